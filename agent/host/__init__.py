@@ -1,0 +1,1 @@
+"""Sensors and probes of the host under a root folder. Reads, never tunes."""

@@ -1,0 +1,1 @@
+"""The wire: convert, controller client, MQTT, fetcher, signature checks. Decides nothing."""

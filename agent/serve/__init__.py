@@ -1,0 +1,1 @@
+"""Local inference API (Open Inference Protocol v2). Loads no model itself."""

@@ -1,0 +1,1 @@
+"""Slots, journal and spool: all that must survive a power cut. Decides nothing."""

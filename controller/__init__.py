@@ -1,0 +1,1 @@
+"""The controller: stores models, builds them, decides rollouts. Never imports the agent."""

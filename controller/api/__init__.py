@@ -1,0 +1,1 @@
+"""gRPC servers: convert, servicers, error table, interceptors. Decides nothing."""

@@ -1,0 +1,1 @@
+"""Content-addressed artifacts by digest. Knows bytes, not what they mean."""

@@ -1,0 +1,1 @@
+"""fleetctl: a remote gRPC client, one file per noun. Imports no other room."""

@@ -1,0 +1,1 @@
+"""The supervised broker, ingest and doorbells. Trusts no message for content."""

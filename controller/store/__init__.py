@@ -1,0 +1,1 @@
+"""The only room that knows SQLAlchemy: tables, session, one file per noun. Decides nothing."""

@@ -1,0 +1,1 @@
+"""Certificate authority, tokens and signing as functions of bytes. Persists nothing."""

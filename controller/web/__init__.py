@@ -1,0 +1,1 @@
+"""HTTP: liveness and readiness. Writes nothing."""

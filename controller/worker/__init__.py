@@ -1,0 +1,1 @@
+"""Build worker: client of BuildService, supervisor and sandboxed job. Has no database."""

@@ -1,0 +1,1 @@
+"""Set-up and checks behind make. Never imported by the product."""
