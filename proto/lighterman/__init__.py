@@ -1,1 +1,1 @@
-"""The shared wire contract: protocol stubs, topic names, settings and extras. Holds no decision and no I/O."""
+"""The shared wire contract: protocol stubs, topic names, settings, extras. Decides nothing, no I/O."""

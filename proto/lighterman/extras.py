@@ -1,11 +1,11 @@
-"""Names the extra that a command misses. Imports nothing of the product and nothing outside the standard library."""
+"""Names the extra that a command misses. Imports only the standard library."""
 
 import importlib.util
 import sys
 
 
 def missing_modules(*modules: str) -> list[str]:
-    """Those of the dotted module names that are not installed. Imports no module but their parents."""
+    """Those of the dotted names that are not installed. Imports no module but their parents."""
     absent: list[str] = []
     for module in modules:
         try:
@@ -20,8 +20,8 @@ def missing_modules(*modules: str) -> list[str]:
 def require_extra(extra: str, *modules: str, command: str | None = None) -> None:
     """End the process with exit code 1 and a line to type when a module of the extra is absent.
 
-    `extra` may name several, joined by commas ("agent,onnxruntime"). `command` is what the user typed; without it,
-    the name of the running program.
+    `extra` may name several, joined by commas ("agent,onnxruntime"). `command` is what the user
+    typed; without it, the name of the running program.
     """
     absent = missing_modules(*modules)
     if not absent:

@@ -1,4 +1,4 @@
-"""The shape of a documented setting, shared by controller and agent. Reads no file and no environment."""
+"""The shape of a documented setting, for both sides. Reads no file and no environment."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 class Setting:
     """One row of docs/reference/settings.md.
 
-    `name` is the dotted TOML key and the attribute ("listen.grpc" in TOML, `listen_grpc` in code), `env` the
-    environment variable (`LIGHTERMAN_…`), `default` what holds without either, as the user would write it; `unit` is
-    empty for a plain text or number, else "s", "bytes", "ms", "percent", "path" …
+    `name` is the dotted TOML key ("listen.grpc" in TOML, `listen_grpc` in code), `env` the
+    environment variable (`LIGHTERMAN_…`), `default` what holds without either, as the user would
+    write it; `unit` is empty for a plain text or number, else "s", "bytes", "ms", "path" …
     """
 
     name: str

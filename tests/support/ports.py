@@ -1,4 +1,4 @@
-"""Free loopback ports for tests. Gives a port that was free a moment ago; the caller binds it soon."""
+"""Free loopback ports for tests. They were free a moment ago; bind them soon."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""Waiting on a condition with a deadline, for tests. Never sleeps for a fixed time instead of a condition."""
+"""Waiting on a condition with a deadline. Never sleeps a fixed time instead."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,8 @@ POLL_S = 0.02
 def wait_for(fn: Callable[[], T], timeout_s: float = 10.0, what: str = "the condition") -> T:
     """Call `fn` until it returns something truthy, and return that.
 
-    Raises AssertionError naming `what`, the last value and the last AssertionError of `fn` when `timeout_s` passed.
+    Raises AssertionError with `what`, the last value and the last AssertionError of `fn` when
+    `timeout_s` passed.
     """
     deadline = time.monotonic() + timeout_s
     last_error: AssertionError | None = None
