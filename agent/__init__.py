@@ -1,1 +1,1 @@
-"""The agent: serves models on a device and brings bad versions back. Never imports the controller."""
+"""The agent: serves models on a device, brings bad versions back. Never imports the controller."""

@@ -1,1 +1,1 @@
-"""Pure cores, values and ports of the agent: standard library only, no clock, no I/O, no logging."""
+"""Pure cores, values and ports of the agent: standard library only, no clock, I/O or logging."""

@@ -1,1 +1,1 @@
-"""Pure cores and values of the controller: standard library only, no clock, no I/O, no logging."""
+"""Pure cores and values of the controller: standard library only, no clock, I/O or logging."""

@@ -1,1 +1,1 @@
-"""Parses what is pushed as bytes, one file per format. Never imports torch, never runs what it reads."""
+"""Parses what is pushed as bytes, one file per format. No torch, and runs nothing it reads."""

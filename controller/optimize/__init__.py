@@ -1,1 +1,1 @@
-"""Import, passes, compile, evaluate; one file per heavy library. The controller's only torch room."""
+"""Import, passes, compile, evaluate; one file per heavy library. The only torch room here."""

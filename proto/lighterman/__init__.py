@@ -1,1 +1,1 @@
-"""The shared wire contract: protocol stubs, topic names, settings, extras. Decides nothing, no I/O."""
+"""The shared wire contract: stubs, topic names, settings, extras. Decides nothing, no I/O."""
