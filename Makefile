@@ -7,35 +7,40 @@ KEEP ?=
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix proto docs migration clean
+.PHONY: help setup venv demo test check fix proto docs migration clean
+
+SETUP = PYTHON='$(PYTHON)' TORCH_INDEX='$(TORCH_INDEX)' sh tools/setup.sh
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: ## Create .venv and install what is missing (TORCH_INDEX=URL of PyTorch's CPU wheels, PYTHON=python3.12)
-	@PYTHON='$(PYTHON)' TORCH_INDEX='$(TORCH_INDEX)' sh tools/setup.sh dev
+	@$(SETUP) dev broker
+
+venv:
+	@$(SETUP) dev
 
 demo: ## The main job end to end on this machine (JSON=FILE writes the figures, KEEP=1 leaves it running)
-	@PYTHON='$(PYTHON)' TORCH_INDEX='$(TORCH_INDEX)' sh tools/setup.sh demo
+	@$(SETUP) demo broker
 	@$(PY) -m examples.demo $(if $(JSON),--json '$(JSON)') $(if $(KEEP),--keep)
 
 test: setup ## Run the tests (TESTS='tests/unit -k ladder' for some of them)
 	@$(PY) -m pytest $(TESTS)
 
-check: setup ## Format, lint, types, import rules, stubs, migrations, docs
+check: venv ## Format, lint, types, import rules, stubs, migrations, docs
 	@$(PY) -m tools.check
 
-fix: setup ## Format and repair what ruff can repair
+fix: venv ## Format and repair what ruff can repair
 	@$(PY) -m ruff check --fix-only --quiet .
 	@$(PY) -m ruff format --quiet .
 
-proto: setup ## Generate the protocol stubs and the descriptor golden file
+proto: venv ## Generate the protocol stubs and the descriptor golden file
 	@$(PY) -m tools.stubs
 
-docs: setup ## Regenerate docs/reference from the code
+docs: venv ## Regenerate docs/reference from the code
 	@$(PY) -m tools.check_docs --write
 
-migration: setup ## Make a migration from the tables (m='add x to y')
+migration: venv ## Make a migration from the tables (m='add x to y')
 	@test -n "$(m)" || { echo "error: say what it does: make migration m='add x to y'" >&2; exit 2; }
 	@$(PY) -m tools.check_migrations --make '$(m)'
 

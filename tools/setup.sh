@@ -1,0 +1,101 @@
+#!/bin/sh
+# Sets up .venv and Mosquitto for `make`. Installs nothing that is already there, changes nothing outside .venv but
+# the system package `mosquitto`, and that only as root.
+#   setup.sh dev|demo [broker]     dev: everything for checks and tests; demo: the product and its example models
+# Environment: PYTHON (interpreter, at least 3.11), TORCH_INDEX (index of PyTorch's CPU wheels; without it the default
+# index decides, which on x86 Linux may mean a CUDA build of several GB).
+set -eu
+
+mode=${1:-dev}
+broker=${2:-}
+cd "$(dirname "$0")/.."
+venv=.venv
+constraints=constraints/constraints.txt
+
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    shift
+    for line in "$@"; do printf '  %s\n' "$line" >&2; done
+    exit 1
+}
+
+# ---- the interpreter --------------------------------------------------------------------------------------------
+is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+
+find_python() {
+    for candidate in "${PYTHON:-python3}" python3 python3.13 python3.12 python3.11 python3.14; do
+        if command -v "$candidate" >/dev/null 2>&1 && is_new_enough "$candidate"; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    found=$("${PYTHON:-python3}" --version 2>&1 || true)
+    fail "Lighterman needs Python 3.11 or newer, found: ${found:-none}" \
+        "install one and name it, for example: make $mode PYTHON=python3.12"
+}
+
+# ---- the environment --------------------------------------------------------------------------------------------
+# The stamp holds what an installation depends on; the folder is part of it, for an editable install points there.
+fingerprint() {
+    { pwd; cat pyproject.toml constraints/*.txt tools/setup.sh; } | cksum | tr ' ' '-'
+}
+
+make_venv() {
+    if [ -x "$venv/bin/python" ] && is_new_enough "$venv/bin/python"; then return; fi
+    python=$(find_python)
+    printf 'setup: creating %s with %s\n' "$venv" "$("$python" --version)"
+    "$python" -m venv --clear "$venv" >/dev/null 2>&1 || fail "$python cannot create a virtual environment" \
+        "on Debian and Ubuntu: apt-get install python3-venv"
+}
+
+pip_install() {
+    "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-input \
+        --constraint "$constraints" "$@" 2>"$venv/setup.log" ||
+        { tail -n 15 "$venv/setup.log" >&2; fail "installing the Python packages failed" "the log: $venv/setup.log"; }
+}
+
+install_packages() {
+    stamp="$venv/.setup-$mode"
+    want=$(fingerprint)
+    if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then return; fi
+    make_venv
+    printf 'setup: installing the Python packages for %s (some minutes the first time)\n' "$mode"
+    if [ -n "${TORCH_INDEX:-}" ]; then pip_install --index-url "$TORCH_INDEX" torch; fi
+    case $mode in
+        dev) pip_install --editable '.[dev]' ;;
+        demo)
+            pip_install --editable '.[cli,controller,optimize,agent,onnxruntime]'
+            pip_install --no-deps --requirement constraints/demo.txt
+            ;;
+        *) fail "unknown set-up: $mode" "one of: dev demo" ;;
+    esac
+    printf '%s\n' "$want" >"$stamp"
+}
+
+# ---- the broker -------------------------------------------------------------------------------------------------
+has_mosquitto() { PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null 2>&1; }
+
+install_mosquitto() {
+    if has_mosquitto; then return; fi
+    if [ "$(id -u)" != 0 ]; then
+        fail "the MQTT broker Mosquitto is not installed" \
+            "as root, one of: apt-get install mosquitto mosquitto-clients" \
+            "                 dnf install mosquitto" \
+            "                 apk add mosquitto mosquitto-clients"
+    fi
+    log="$venv/mosquitto.log"
+    printf 'setup: installing the system package mosquitto\n'
+    if command -v apt-get >/dev/null 2>&1; then
+        { DEBIAN_FRONTEND=noninteractive && export DEBIAN_FRONTEND && apt-get update &&
+            apt-get install -y --no-install-recommends mosquitto mosquitto-clients; } >"$log" 2>&1 </dev/null || true
+    elif command -v dnf >/dev/null 2>&1; then
+        dnf install -y mosquitto >"$log" 2>&1 </dev/null || true
+    elif command -v apk >/dev/null 2>&1; then
+        apk add mosquitto mosquitto-clients >"$log" 2>&1 </dev/null || true
+    fi
+    has_mosquitto || fail "Mosquitto could not be installed by the system's package manager" \
+        "install the package mosquitto by hand; what was tried: $log"
+}
+
+install_packages
+if [ "$broker" = broker ]; then install_mosquitto; fi
