@@ -1,1 +1,4 @@
-"""Pure cores, values and ports of the agent: standard library only, no clock, I/O or logging."""
+"""What the agent decides, as pure functions of frozen values.
+
+Refuses clocks, I/O, randomness, threads, logging and every import outside the standard library.
+"""

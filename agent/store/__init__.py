@@ -1,1 +1,4 @@
-"""Slots, journal and spool: all that must survive a power cut. Decides nothing."""
+"""Everything of the agent that must survive a power cut.
+
+Refuses to decide anything: it keeps, finds and verifies what the loop hands it.
+"""

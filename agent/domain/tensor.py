@@ -1,0 +1,172 @@
+"""Tensors as the Open Inference Protocol v2 names them: buffers with a type and a shape.
+
+Refuses to look inside a buffer beyond its length: numbers belong to the runtimes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import prod
+
+from agent.errors import RequestError
+
+Buffer = bytes | bytearray | memoryview
+Axis = int | str | None
+
+
+class DType(StrEnum):
+    """Element types that travel as raw little-endian bytes (BYTES has no fixed size)."""
+
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    UINT16 = "UINT16"
+    UINT32 = "UINT32"
+    UINT64 = "UINT64"
+    INT8 = "INT8"
+    INT16 = "INT16"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP16 = "FP16"
+    FP32 = "FP32"
+    FP64 = "FP64"
+    BF16 = "BF16"
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one element."""
+        return _ITEM_BYTES[self]
+
+
+_ITEM_BYTES = {
+    DType.BOOL: 1,
+    DType.UINT8: 1,
+    DType.UINT16: 2,
+    DType.UINT32: 4,
+    DType.UINT64: 8,
+    DType.INT8: 1,
+    DType.INT16: 2,
+    DType.INT32: 4,
+    DType.INT64: 8,
+    DType.FP16: 2,
+    DType.FP32: 4,
+    DType.FP64: 8,
+    DType.BF16: 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output: an axis is a fixed size, or None or a name when it is dynamic."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model takes and gives; the same for every rung of its ladder."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named buffer in row-major order, little-endian."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    data: Buffer
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the buffer, whatever its view's item size."""
+        return self.data.nbytes if isinstance(self.data, memoryview) else len(self.data)
+
+
+def parse_dtype(text: str) -> DType:
+    """The element type named `text`; RequestError names those that exist."""
+    try:
+        return DType(text)
+    except ValueError:
+        raise RequestError(
+            f"datatype {text!r} is not supported", f"supported: {', '.join(DType)}"
+        ) from None
+
+
+def show_shape(shape: Iterable[Axis]) -> str:
+    """A shape for people: `[batch,3,224,224]`, `-1` for a nameless dynamic axis."""
+    return "[" + ",".join("-1" if a is None else str(a) for a in shape) + "]"
+
+
+def wire_shape(spec: TensorSpec) -> tuple[int, ...]:
+    """The shape as the protocol's metadata gives it: dynamic axes are -1."""
+    return tuple(a if isinstance(a, int) else -1 for a in spec.shape)
+
+
+def check_request(
+    signature: Signature, inputs: Sequence[Tensor], outputs: Sequence[str] = ()
+) -> None:
+    """Hold a request against the signature; RequestError says which tensor and what is expected.
+
+    Every input exactly once, type and shape fitting, as many bytes as the shape needs; a dynamic
+    axis that is named has the same size wherever the name stands. `outputs` may be empty (all).
+    """
+    wanted = {spec.name: spec for spec in signature.inputs}
+    given: set[str] = set()
+    axes: dict[str, tuple[int, str]] = {}
+    for tensor in inputs:
+        spec = wanted.get(tensor.name)
+        if spec is None:
+            raise RequestError(
+                f"input {tensor.name!r} is unknown", f"inputs: {', '.join(wanted) or 'none'}"
+            )
+        if tensor.name in given:
+            raise RequestError(f"input {tensor.name!r} is given twice")
+        given.add(tensor.name)
+        check_tensor(spec, tensor)
+        _same_axes(spec, tensor, axes)
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise RequestError(f"missing input: {', '.join(missing)}")
+    known = {spec.name for spec in signature.outputs}
+    for name in outputs:
+        if name not in known:
+            raise RequestError(
+                f"output {name!r} is unknown",
+                f"outputs: {', '.join(s.name for s in signature.outputs)}",
+            )
+
+
+def check_tensor(spec: TensorSpec, tensor: Tensor) -> None:
+    """Hold one tensor against its spec: type, rank, sizes, bytes; RequestError when it differs."""
+    where = f"input {tensor.name!r}"
+    if tensor.dtype is not spec.dtype:
+        raise RequestError(f"{where} is {tensor.dtype}, expected {spec.dtype}")
+    fits = len(tensor.shape) == len(spec.shape) and all(
+        size >= 0 and (not isinstance(axis, int) or axis == size)
+        for axis, size in zip(spec.shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        raise RequestError(
+            f"{where} has shape {show_shape(tensor.shape)}, expected {show_shape(spec.shape)}"
+        )
+    need = prod(tensor.shape) * tensor.dtype.item_bytes
+    if need != tensor.nbytes:
+        raise RequestError(
+            f"{where} has {tensor.nbytes} bytes,"
+            f" {tensor.dtype} {show_shape(tensor.shape)} needs {need}"
+        )
+
+
+def _same_axes(spec: TensorSpec, tensor: Tensor, axes: dict[str, tuple[int, str]]) -> None:
+    for axis, size in zip(spec.shape, tensor.shape, strict=True):
+        if not isinstance(axis, str):
+            continue
+        seen, other = axes.setdefault(axis, (size, tensor.name))
+        if seen != size:
+            raise RequestError(
+                f"axis {axis!r} is {seen} in input {other!r} but {size} in {tensor.name!r}"
+            )
