@@ -1,0 +1,1 @@
+"""Generated stubs of the Open Inference Protocol v2. Holds no code of ours."""
