@@ -1,0 +1,247 @@
+"""The doors of the agent's rooms: what the loop asks of the host, the store, the wire and the clock.
+
+Refuses implementations. All calls are synchronous; each says which errors it raises.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from agent.domain.assignment import ModelState, Slot
+from agent.domain.desired import DesiredModel, Signature, Target
+from agent.domain.ladder import Pressure
+from agent.domain.probation import LadderPosition, RollBack, RowState, StepDown, Trial
+from agent.domain.tensor import Tensor
+
+
+class Clock(Protocol):
+    """Reads time."""
+
+    def now(self) -> datetime:
+        """Wall time, aware UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InferResult:
+    """The outputs, and who made them. `service_s` is the runtime call alone, `queue_s` the wait."""
+
+    outputs: tuple[Tensor, ...]
+    version: str
+    rung: str
+    service_s: float
+    queue_s: float = 0.0
+
+
+class Infer(Protocol):
+    """Answers requests; safe to call from many threads."""
+
+    def infer(
+        self, model: str, inputs: Sequence[Tensor], outputs: Sequence[str] = ()
+    ) -> InferResult:
+        """Run one request on whatever serves now.
+
+        Raises RequestError, UnknownModelError, UnavailableError, InferenceError.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the host did inline after an inference, or that `verdict` is due from the loop."""
+
+    model: str
+    slot_id: str
+    verdict: RollBack | StepDown
+    swapped_to: str | None
+    at_s: float
+    done_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What serves one model now; `row` are the counters of the running trial."""
+
+    model: str
+    version: str
+    slot_id: str
+    rung: str
+    trial: Trial
+    row: RowState
+    resident: tuple[str, ...]
+    position: LadderPosition
+
+
+class ModelHost(Infer, Protocol):
+    """Holds loaded models. Slots are named by `DesiredModel.slot_id`."""
+
+    def load(self, release: DesiredModel, paths: Mapping[str, str]) -> None:
+        """Load a release beside what serves; `paths` gives the file of every target digest.
+
+        Heavy to light as memory allows, at least one local rung. LoadError; then nothing is kept.
+        """
+        ...
+
+    def warm(self, model: str, slot_id: str) -> None:
+        """Run every loaded rung once. LoadError when one fails or gives wrong shapes."""
+        ...
+
+    def swap(
+        self, model: str, slot_id: str, trial: Trial, row: RowState, fallback: str | None
+    ) -> str | None:
+        """Let a loaded slot answer from now on; gives the slot id it replaced.
+
+        `fallback` is the loaded slot that an inline RollBack swaps back to (None: only tell).
+        No request in flight fails. LoadError when the slot is not loaded.
+        """
+        ...
+
+    def settle(self, model: str, slot_id: str, *, latched: bool) -> None:
+        """From now on the slot is judged as committed."""
+        ...
+
+    def reconfigure(self, release: DesiredModel) -> None:
+        """Take over policy, params, labels and remote endpoints of a loaded slot."""
+        ...
+
+    def set_rung(self, model: str, rung: str) -> None:
+        """Answer with this rung from now on. UnavailableError when it is not resident."""
+        ...
+
+    def unload(self, model: str, slot_id: str) -> None:
+        """Drain and free a slot that does not answer any more; unknown slots are fine."""
+        ...
+
+    def signature(self, model: str) -> Signature:
+        """What the serving version takes and gives. UnknownModelError."""
+        ...
+
+    def serving(self, model: str) -> Serving | None:
+        """What answers now."""
+        ...
+
+
+class Journal(Protocol):
+    """Facts that survive a power cut: the last value per (kind, key) counts."""
+
+    def append(self, kind: str, key: str, value: Mapping[str, object]) -> None:
+        """Make one record durable; on a StoreError nothing was recorded."""
+        ...
+
+    def latest(self, kind: str) -> Mapping[str, Mapping[str, object]]:
+        """The newest value per key of this kind."""
+        ...
+
+
+class SlotStore(Protocol):
+    """Verified files by digest, and the pointers of each model."""
+
+    def free_bytes(self) -> int:
+        """Bytes that can still be written."""
+        ...
+
+    def has(self, digest: str) -> bool:
+        """Whether the whole file is there (its bytes were verified when it came)."""
+        ...
+
+    def path(self, digest: str) -> str:
+        """Where the file lies. NotStoredError."""
+        ...
+
+    def partial_bytes(self, digest: str) -> int:
+        """From which byte a download goes on."""
+        ...
+
+    def receive(self, target: Target, chunks: Iterable[bytes]) -> int:
+        """Append to the partial file; gives the bytes it has now. Never beyond the signed length.
+
+        DiskFullError, WriteFailedError, DigestMismatchError (too long).
+        """
+        ...
+
+    def finish(self, target: Target) -> None:
+        """Hash the partial file from disk and make it a file of the store. DigestMismatchError."""
+        ...
+
+    def verify(self, target: Target) -> bool:
+        """Hash a stored file again; a wrong one is removed."""
+        ...
+
+    def set_slots(
+        self, model: str, current: Slot | None, previous: Slot | None, staged: Slot | None
+    ) -> None:
+        """Write the pointers of one model in one atomic step."""
+        ...
+
+    def slots(self, model: str) -> tuple[Slot | None, Slot | None, Slot | None]:
+        """Current, previous, staged."""
+        ...
+
+    def models(self) -> tuple[str, ...]:
+        """Models that have pointers."""
+        ...
+
+    def collect(self, keep: frozenset[str]) -> int:
+        """Remove files (and partial ones) that neither `keep` nor a pointer names; bytes freed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolEntry:
+    """One report or event as it was written; `kind` is "report" or "event"."""
+
+    boot_id: str
+    seq: int
+    kind: str
+    payload: bytes
+
+
+class Spool(Protocol):
+    """Reports and events until the controller has stored them."""
+
+    def append(self, kind: str, payload: bytes) -> SpoolEntry:
+        """Number and keep one entry, durable on return. SpoolFullError, StoreError."""
+        ...
+
+    def pending(self, limit: int = 100) -> tuple[SpoolEntry, ...]:
+        """The oldest entries not acknowledged, older boots first."""
+        ...
+
+    def ack(self, boot_id: str, seq: int) -> int:
+        """Everything of this boot up to `seq` is stored there; gives the entries dropped."""
+        ...
+
+
+class Sensors(Protocol):
+    """Reads the host."""
+
+    def read(self) -> Pressure:
+        """Temperature, memory, CPU, throttling; None for what this host cannot tell."""
+        ...
+
+
+class Fetcher(Protocol):
+    """Brings the bytes of a target."""
+
+    def fetch(self, target: Target, offset: int) -> Iterator[bytes]:
+        """Chunks from `offset` on. FetchError says whether trying again can help."""
+        ...
+
+
+def keep_of(states: Iterable[ModelState]) -> frozenset[str]:
+    """Digests that any slot or order of these states names: never garbage."""
+    digests: set[str] = set()
+    for state in states:
+        for slot in (state.current, state.previous, state.staged):
+            if slot is not None:
+                digests.update(t.digest for t in slot.release.targets)
+        orders = [state.order, state.pending.order if state.pending else None]
+        for order in orders:
+            if order is not None:
+                digests.update(t.digest for t in order.targets)
+    return frozenset(digests)
