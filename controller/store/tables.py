@@ -6,6 +6,7 @@ Every key holds ``project`` except the device id, which is unique in the control
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -130,7 +131,7 @@ artifact = Table(
     metadata,
     Column("project", Text, nullable=False),
     Column("digest", Text, nullable=False),
-    Column("length", Integer, nullable=False),
+    Column("length", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     PrimaryKeyConstraint("project", "digest"),
     CheckConstraint("length >= 0", name="length"),
@@ -171,7 +172,7 @@ variant = Table(
     Column("variant", Text, nullable=False),
     Column("position", Integer, nullable=False),  # 0 is the heaviest
     Column("digest", Text, nullable=False),
-    Column("length", Integer, nullable=False),
+    Column("length", BigInteger, nullable=False),
     Column("format", Text, nullable=False),
     Column("file_name", Text, nullable=False, default=""),
     PrimaryKeyConstraint("project", "model", "version", "variant"),
@@ -214,7 +215,7 @@ build = Table(
     Column("state", Text, nullable=False),  # QUEUED RUNNING COMPILED FAILED
     Column("reason", Text, nullable=False, default=""),
     Column("digest", Text),
-    Column("length", Integer),
+    Column("length", BigInteger),
     Column("media_type", Text),
     Column("evidence", JSON),
     Column("created_at", UtcDateTime, nullable=False),
