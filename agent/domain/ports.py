@@ -10,6 +10,7 @@ from typing import Protocol
 
 from agent.domain.assignment import ModelState, Slot
 from agent.domain.desired import DesiredModel, Signature, Target
+from agent.domain.histogram import Histogram
 from agent.domain.ladder import Pressure
 from agent.domain.probation import LadderPosition, RollBack, RowState, StepDown, Trial
 from agent.domain.tensor import Tensor
@@ -75,6 +76,29 @@ class Serving:
     row: RowState
     resident: tuple[str, ...]
     position: LadderPosition
+    p95_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RungWindow:
+    """What one build did on one rung since it was last taken; `digest` is empty when remote."""
+
+    model: str
+    version: str
+    rung: str
+    digest: str
+    service: Histogram
+    errors: int = 0
+    non_finite: int = 0
+    queue_age_max_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How the current rung does: p95 of its last `window_s`, age of the oldest waiting request."""
+
+    p95_s: float | None
+    queue_age_s: float | None
 
 
 class ModelHost(Infer, Protocol):
@@ -122,7 +146,23 @@ class ModelHost(Infer, Protocol):
         ...
 
     def serving(self, model: str) -> Serving | None:
-        """What answers now."""
+        """What answers now. `p95_s` is of the service times since the swap."""
+        ...
+
+    def measure(self, model: str) -> Measured:
+        """Readings for the ladder, of the current rung alone. UnknownModelError."""
+        ...
+
+    def feel(self, pressure: Pressure) -> None:
+        """The newest readings of the host: they set the pressure mark of the next inferences."""
+        ...
+
+    def take_windows(self) -> tuple[RungWindow, ...]:
+        """Everything inferred since the last call, per build and rung, for telemetry."""
+        ...
+
+    def close(self) -> None:
+        """Let requests in flight end, then free every model."""
         ...
 
 
@@ -222,6 +262,26 @@ class Sensors(Protocol):
 
     def read(self) -> Pressure:
         """Temperature, memory, CPU, throttling; None for what this host cannot tell."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinkReading:
+    """The link to a remote rung: round trip of the last answers, share of probes without one."""
+
+    rtt_s: float | None
+    loss_pct: float
+
+
+class LinkProbe(Protocol):
+    """Looks at the links of remote rungs by itself, in a thread of its own."""
+
+    def watch(self, endpoints: frozenset[str]) -> None:
+        """Look at exactly these from now on."""
+        ...
+
+    def read(self, endpoint: str) -> LinkReading | None:
+        """The newest reading; None before the first probe ended."""
         ...
 
 

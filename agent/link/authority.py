@@ -1,0 +1,151 @@
+"""Finds the controller's certificate authority by the fingerprint that an enrolment token carries.
+
+Refuses to trust what the server says: of the chain it sends, only the certificate whose sha256 is
+in the token counts, and the real connection is then verified against exactly that one.
+"""
+
+import contextlib
+import hashlib
+import re
+import socket
+import ssl
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from agent.link.errors import EnrolError, LinkFault
+
+DEFAULT_PORT = 7444
+_TOKEN = re.compile(r"lm1\.([A-Za-z2-7=]{8,128})\.([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where something listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An enrolment token: the secret the controller checks, the CA the device checks."""
+
+    secret: str
+    ca_fingerprint: str
+
+
+def parse_token(text: str) -> Token:
+    """Read `lm1.SECRET.FINGERPRINT`; EnrolError says what it should look like."""
+    match = _TOKEN.fullmatch(text.strip())
+    if match is None:
+        raise EnrolError(
+            "this is not an enrolment token",
+            "it looks like lm1.SECRET.FINGERPRINT; `fleetctl admin token create` shows one once",
+            fault=LinkFault.REFUSED,
+        )
+    return Token(match.group(1), match.group(2))
+
+
+def parse_url(text: str) -> Endpoint:
+    """Read `https://HOST[:7444]`; EnrolError for anything else."""
+    parts = urlsplit(text.strip())
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if (
+        parts.scheme != "https"
+        or not parts.hostname
+        or port == -1
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.username
+    ):
+        raise EnrolError(
+            f"{text!r} is not the address of a controller",
+            f"it looks like https://fleet.example:{DEFAULT_PORT}",
+            fault=LinkFault.REFUSED,
+        )
+    return Endpoint(parts.hostname, port or DEFAULT_PORT)
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Read `HOST:PORT` or `[V6]:PORT`; ValueError for anything else."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"not an address: {text!r}")
+    return Endpoint(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def find_authority(endpoint: Endpoint, fingerprint: str, timeout_s: float = 10.0) -> str:
+    """The PEM of the CA whose sha256 is `fingerprint`, from the chain that `endpoint` sends.
+
+    EnrolError when nothing answers, or when no certificate of the chain has that fingerprint.
+    """
+    chain = _received_chain(endpoint, timeout_s)
+    for der in chain:
+        if hashlib.sha256(der).hexdigest() == fingerprint:
+            return ssl.DER_cert_to_PEM_cert(der)
+    seen = ", ".join(hashlib.sha256(der).hexdigest()[:12] for der in chain) or "none"
+    raise EnrolError(
+        f"{endpoint} is not the controller that made this token",
+        f"the token names the authority {fingerprint[:12]}, the server sent {seen};"
+        " check the address, or make a new token there",
+        fault=LinkFault.UNTRUSTED,
+    )
+
+
+def _received_chain(endpoint: Endpoint, timeout_s: float) -> list[bytes]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # nothing is trusted here but the fingerprint
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((endpoint.host, endpoint.port), timeout_s) as raw,
+            _quiet_close(),
+            context.wrap_socket(raw, server_hostname=endpoint.host) as tls,
+        ):
+            return list(_chain_of(tls))
+    except (OSError, ssl.SSLError) as error:
+        raise EnrolError(
+            f"controller at {endpoint} does not answer ({reason_of(error)})",
+            "check the address, and that `lighterman-controller serve` runs there",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_close() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+
+
+def _chain_of(tls: ssl.SSLSocket) -> Iterator[bytes]:
+    # Public from Python 3.13 on; before, the same list stands behind the private object.
+    public = getattr(tls, "get_unverified_chain", None)
+    if public is not None:
+        yield from public()
+        return
+    for certificate in tls._sslobj.get_unverified_chain() or ():  # type: ignore[attr-defined]
+        yield ssl.PEM_cert_to_DER_cert(certificate.public_bytes())
+
+
+def reason_of(error: BaseException) -> str:
+    """The system's words for a failed connection, short."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, socket.gaierror):
+        return "the name is unknown"
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "TLS failed").replace("_", " ").lower()
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
