@@ -1,0 +1,63 @@
+"""What must still be told over MQTT, written by the transaction that decided it. Tells nobody."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import Connection, delete, insert, select
+
+from controller.store.tables import outbox
+
+
+class OutboxKind(StrEnum):
+    """How a row is told: published on its topic, or done to the broker."""
+
+    DOORBELL = "doorbell"
+    FEED = "feed"
+    ACK = "ack"
+    KICK = "kick"  # payload: common name whose certificates were revoked
+    ACL = "acl"  # the lists that the broker reads have changed
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """One thing to tell, in the order of `number`."""
+
+    number: int
+    kind: OutboxKind
+    topic: str
+    payload: bytes
+    retain: bool
+
+
+def append(
+    conn: Connection,
+    at: datetime,
+    kind: OutboxKind,
+    topic: str = "",
+    payload: bytes = b"",
+    *,
+    retain: bool = False,
+) -> int:
+    """Add a row and return its number."""
+    result = conn.execute(
+        insert(outbox)
+        .values(kind=str(kind), topic=topic, payload=payload, retain=retain, created_at=at)
+        .returning(outbox.c.number)
+    )
+    return int(result.scalar_one())
+
+
+def take(conn: Connection, limit: int = 200) -> list[OutboxRow]:
+    """The oldest rows; they stay until `done` names them."""
+    rows = conn.execute(select(outbox).order_by(outbox.c.number).limit(limit))
+    return [
+        OutboxRow(row.number, OutboxKind(row.kind), row.topic, bytes(row.payload), row.retain)
+        for row in rows
+    ]
+
+
+def done(conn: Connection, numbers: list[int]) -> None:
+    """Forget rows that were told."""
+    if numbers:
+        conn.execute(delete(outbox).where(outbox.c.number.in_(numbers)))
