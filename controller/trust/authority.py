@@ -1,7 +1,7 @@
-"""The local certificate authority: bytes in, bytes out. Persists nothing and knows no revocation list.
+"""The local certificate authority: bytes in, bytes out. Persists nothing, reads no clock.
 
-EC P-256 throughout. The common name is what the broker sees; the URI subject alternative name carries
-the role. Callers give the time.
+EC P-256 throughout. The common name is what the broker sees; the URI subject alternative name
+carries the role.
 """
 
 import hashlib
@@ -86,7 +86,7 @@ def read_request(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
         request = x509.load_pem_x509_csr(csr_pem)
         key = request.public_key()
         genuine = request.is_signature_valid
-    except Exception as error:  # noqa: BLE001 - foreign bytes: whatever the parser raises is "invalid"
+    except Exception as error:  # foreign bytes: whatever the parser raises
         raise InvalidError("the certificate request cannot be read") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise InvalidError("the certificate request does not hold an EC P-256 key")

@@ -1,4 +1,4 @@
-"""Ed25519 signatures over manifests. Signs bytes as given; never looks inside, never stores a key."""
+"""Ed25519 signatures over manifests. Signs bytes as given; stores no key."""
 
 import hashlib
 from dataclasses import dataclass

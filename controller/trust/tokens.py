@@ -1,4 +1,4 @@
-"""Enrolment tokens as text: made, split, hashed. Knows neither the store nor whether one is still good."""
+"""Enrolment tokens as text: made, split, hashed. Does not know whether one is still good."""
 
 import base64
 import hashlib
@@ -35,7 +35,7 @@ def parse_token(text: str) -> Token:
     if found is None:
         raise InvalidError(
             "this is not an enrolment token",
-            "a token looks like lm1.<secret>.<fingerprint>; `fleetctl admin token create` makes one",
+            "it looks like lm1.<secret>.<fingerprint>; `fleetctl admin token create` makes one",
         )
     return Token(found.group(1), found.group(2))
 
