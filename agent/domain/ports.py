@@ -1,4 +1,4 @@
-"""The doors of the agent's rooms: what the loop asks of the host, the store, the wire and the clock.
+"""The doors of the agent's rooms: what the loop asks of host, store, wire and clock.
 
 Refuses implementations. All calls are synchronous; each says which errors it raises.
 """
@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import Protocol
 
 from agent.domain.assignment import ModelState, Slot
-from agent.domain.desired import DesiredModel, Signature, Target
+from agent.domain.desired import DesiredModel, Target
 from agent.domain.histogram import Histogram
 from agent.domain.ladder import Pressure
 from agent.domain.probation import LadderPosition, RollBack, RowState, StepDown, Trial
-from agent.domain.tensor import Tensor
+from agent.domain.tensor import Signature, Tensor
 
 
 class Clock(Protocol):

@@ -23,7 +23,7 @@ class Backoff:
         return self._tries
 
     def failed(self, retry_after_s: float = 0.0) -> float:
-        """Seconds to wait after one more failure; at least `retry_after_s`, which gets jitter too."""
+        """Seconds to wait after one more failure; `retry_after_s` is the least, jitter on top."""
         ceiling = min(self._cap_s, self._base_s * 2.0 ** min(self._tries, 32))
         self._tries += 1
         wait_s = self._chance.uniform(0.0, ceiling)
