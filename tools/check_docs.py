@@ -50,11 +50,11 @@ def commands_page() -> str:
     """docs/reference/commands.md as it should be."""
     import agent.__main__
     import controller.__main__
-    from controller.cli.app import cli
+    from controller.cli.root import fleetctl
 
     parts = ["# Commands\n", NOTE]
     for title, commands in (
-        ("fleetctl (also lightermanctl)", click_commands("fleetctl", cli)),
+        ("fleetctl (also lightermanctl)", click_commands("fleetctl", fleetctl)),
         (
             "lighterman-controller",
             parser_commands(controller.__main__.build_parser()),
