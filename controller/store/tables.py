@@ -337,7 +337,8 @@ assignment = Table(
     Column("state", Text, nullable=False),
     Column("reason", Text, nullable=False, default=""),
     Column("previous_version", Text),
-    Column("generation", Integer),  # with which it was offered
+    Column("previous_entry", JSON),  # of the manifest before the offer: what a rollback restores
+    Column("generation", Integer),  # of the last order: with which it was offered or called back
     Column("exposed", Boolean, nullable=False, default=False),  # was ever offered: the ledger
     Column("evidence", JSON),
     Column("baseline", JSON),  # merged histogram of the same device before the offer
