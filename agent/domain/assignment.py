@@ -177,9 +177,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The runtime refused the order, or (after activation) lost it."""
+    """The runtime refused the slot `slot_id`: the staged one, or the one that should serve."""
 
     ticket: int
+    slot_id: str
     reason: str
 
 
