@@ -19,6 +19,11 @@ fail() {
     exit 1
 }
 
+case $mode in
+    dev | demo) ;;
+    *) fail "unknown set-up: $mode" "one of: dev demo" ;;
+esac
+
 # ---- the interpreter --------------------------------------------------------------------------------------------
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -67,7 +72,6 @@ install_packages() {
             pip_install --editable '.[cli,controller,optimize,agent,onnxruntime]'
             pip_install --no-deps --requirement constraints/demo.txt
             ;;
-        *) fail "unknown set-up: $mode" "one of: dev demo" ;;
     esac
     printf '%s\n' "$want" >"$stamp"
 }
