@@ -1,0 +1,95 @@
+"""Reads the ``spec`` of documented objects: sizes, numbers, lists. Fails closed; knows no object's meaning."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from controller.errors import InvalidError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)?", re.IGNORECASE)
+_FACTORS = {"b": 1} | {
+    f"{letter}{suffix}": base ** (power + 1)
+    for power, letter in enumerate("kmgt")
+    for suffix, base in (("b", 1000), ("ib", 1024))
+}
+
+
+def parse_size(value: object, where: str) -> int:
+    """Bytes of ``512MiB``, ``1.5GB`` or a plain number."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise InvalidError(f"{where} is {value!r}, a size is needed", "for example 512MiB")
+    return round(float(match[1]) * _FACTORS[(match[2] or "B").lower()])
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A mapping and its place, for messages: ``Profile pi: spec.match``."""
+
+    body: Mapping[str, object]
+    where: str
+
+    def only(self, *known: str) -> "Spec":
+        """Refuse keys that nobody reads: a typo must not be silently the default."""
+        unknown = sorted(set(self.body) - set(known))
+        if unknown:
+            raise InvalidError(
+                f"{self.where} has unknown keys: {', '.join(unknown)}",
+                f"known are {', '.join(known)}",
+            )
+        return self
+
+    def sub(self, key: str) -> "Spec":
+        """The mapping under ``key``; empty where it is absent."""
+        value = self.body.get(key)
+        if value is None:
+            value = {}
+        if not isinstance(value, Mapping):
+            raise InvalidError(f"{self.where}.{key} is not a mapping")
+        return Spec(value, f"{self.where}.{key}")
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Text under ``key``."""
+        value = self.body.get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str) or (not value and default is None):
+            raise InvalidError(f"{self.where}.{key} is {value!r}, text is needed")
+        return value
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """True or false under ``key``."""
+        value = self.body.get(key, default)
+        if not isinstance(value, bool):
+            raise InvalidError(f"{self.where}.{key} is {value!r}, true or false is needed")
+        return value
+
+    def number(self, key: str, default: float | None = None, least: float = 0.0) -> float:
+        """A number of at least ``least`` under ``key``."""
+        value = self.body.get(key, default)
+        bad = isinstance(value, bool) or not isinstance(value, int | float)
+        if bad or not least <= float(value) < 1e12:  # type: ignore[arg-type]
+            raise InvalidError(f"{self.where}.{key} is {value!r}, a number from {least:g} is needed")
+        return float(value)  # type: ignore[arg-type]
+
+    def optional(self, key: str) -> float | None:
+        """A number under ``key``, or None where it is absent or null."""
+        return None if self.body.get(key) is None else self.number(key)
+
+    def whole(self, key: str, default: int | None = None, least: int = 0) -> int:
+        """A whole number of at least ``least`` under ``key``."""
+        value = self.body.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InvalidError(f"{self.where}.{key} is {value!r}, a whole number from {least} is needed")
+        return value
+
+    def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """A list of texts under ``key``."""
+        value = self.body.get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) and v for v in value):
+            raise InvalidError(f"{self.where}.{key} is {value!r}, a list of texts is needed")
+        return tuple(value)
