@@ -442,6 +442,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("previous_version", sa.Text(), nullable=True),
+        sa.Column("previous_entry", sa.JSON(), nullable=True),
         sa.Column("generation", sa.Integer(), nullable=True),
         sa.Column("exposed", sa.Boolean(), nullable=False),
         sa.Column("evidence", sa.JSON(), nullable=True),
