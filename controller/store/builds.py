@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, insert, select, update
 
+from controller.domain.build import PassedBuild
 from controller.store.tables import build, build_gate, build_job, variant
 
 
@@ -44,7 +45,7 @@ class GateKey:
 
 @dataclass(frozen=True, slots=True)
 class GateRow:
-    """The verdict on one build for one version and profile; without a build it was refused before."""
+    """The verdict on one build for a version and profile; without a build, refused before it."""
 
     key: GateKey
     build_id: str | None
@@ -70,23 +71,6 @@ class SeenRow:
     progress_pct: float
     step: str
     last_lines: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PassedBuild:
-    """A build that may be released to a profile: it passed, or a person overrode the gate."""
-
-    build_id: str
-    variant: str
-    position: int
-    recipe: str
-    runtime: str
-    digest: str
-    length: int
-    media_type: str
-    peak_rss_bytes: int
-    p50_ms: float | None
-    overridden: bool
 
 
 def add_build(
@@ -243,14 +227,13 @@ def passed_builds(
         PassedBuild(
             build_id=seen.build.build_id,
             variant=seen.gate.key.variant,
-            position=seen.position,
             recipe=seen.build.recipe,
             runtime=seen.build.runtime,
             digest=seen.build.digest,
             length=seen.build.length or 0,
             media_type=seen.build.media_type or "application/onnx",
-            peak_rss_bytes=int((seen.build.evidence or {}).get("peak_rss_bytes") or 0),
             p50_ms=(seen.build.evidence or {}).get("p50_ms"),
+            peak_rss_bytes=(seen.build.evidence or {}).get("peak_rss_bytes"),
             overridden=seen.gate.verdict == "OVERRIDDEN",
         )
         for seen in list_seen(conn, project, model, version, profile)
