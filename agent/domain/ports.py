@@ -257,6 +257,63 @@ class Spool(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this device is and whom it believes. PEM; `signing_keys` are raw Ed25519 by key id."""
+
+    device_id: str
+    project: str
+    certificate_pem: bytes
+    key_pem: bytes
+    ca_pem: bytes
+    signing_keys: Mapping[str, bytes]
+    grpc_endpoint: str
+    mqtt_endpoint: str
+
+
+class IdentityStore(Protocol):
+    """Keys and certificates. Working ones stay until the new ones worked once."""
+
+    def current(self) -> Identity | None:
+        """The identity in use; None before enrolment. IdentityError when it is damaged."""
+        ...
+
+    def certificate_path(self) -> str:
+        """The current certificate as a PEM file, for libraries that read files."""
+        ...
+
+    def key_path(self) -> str:
+        """The current private key as a PEM file, mode 0600."""
+        ...
+
+    def request(self, purpose: str) -> tuple[bytes, bytes] | None:
+        """Key and certificate request (PEM) that wait for an answer, by purpose."""
+        ...
+
+    def keep_request(self, purpose: str, key_pem: bytes, csr_pem: bytes) -> None:
+        """Make a key and its request durable before anything is asked with it.
+
+        `purpose` is the fingerprint of the enrolment token, or "renewal".
+        """
+        ...
+
+    def drop_request(self, purpose: str) -> None:
+        """The request was answered or is of no use any more."""
+        ...
+
+    def keep_next(self, identity: Identity) -> None:
+        """Keep a new identity beside the current one, durable."""
+        ...
+
+    def next(self) -> Identity | None:
+        """The new identity that has not proven itself yet."""
+        ...
+
+    def promote(self) -> None:
+        """The next identity worked: it becomes the current one in one atomic step."""
+        ...
+
+
 class Sensors(Protocol):
     """Reads the host."""
 

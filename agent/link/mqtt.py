@@ -1,0 +1,202 @@
+"""The MQTT road: doorbell and acknowledgements down, presence, reports, events, telemetry up.
+
+Refuses to believe content: a doorbell is a number that makes the agent ask, an acknowledgement
+only drops what the controller says it stored. One paho client per connection: what was in flight
+when a connection died is sent again from the spool, not from a queue that nobody can see.
+"""
+
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from agent.link.authority import Endpoint, reason_of
+from agent.link.backoff import Backoff
+from agent.link.convert import AckPoint, parse_ack, parse_doorbell
+from lighterman.v1 import topics
+
+KEEPALIVE_S = 20
+CONNECT_S = 10.0
+MAX_QUEUED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """What the TLS library reads itself. The CA is PEM, the others are paths."""
+
+    ca_pem: bytes
+    certificate_path: str
+    key_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class MqttEvents:
+    """Who is told; called on the MQTT thread, so each must return at once."""
+
+    doorbell: Callable[[int], None]
+    ack: Callable[[AckPoint], None]
+    connected: Callable[[bool, str], None]
+
+
+class MqttLink:
+    """Keeps one connection up from `start` to `stop`, with full jitter between tries."""
+
+    def __init__(
+        self,
+        device_id: str,
+        endpoint: Callable[[], Endpoint],
+        tls: Callable[[], TlsFiles],
+        presence: Callable[[bool], bytes],
+        events: MqttEvents,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._device_id = device_id
+        self._endpoint = endpoint
+        self._tls = tls
+        self._presence = presence
+        self._events = events
+        self._backoff = backoff or Backoff()
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._client: paho.Client | None = None
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has taken this connection and the subscription was asked for."""
+        return self._up.is_set()
+
+    def start(self) -> None:
+        """Begin to connect, in a thread of its own."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 3.0) -> None:
+        """Say goodbye (presence offline) and end the thread."""
+        self._stopping.set()
+        self._wake.set()
+        client = self._client
+        if client is not None and self._up.is_set():
+            self._say_presence(client, online=False, wait_s=min(1.0, timeout_s))
+            client.disconnect()
+        elif client is not None:
+            client.disconnect()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def reconnect(self) -> None:
+        """Take a new certificate or endpoint into use."""
+        self._wake.set()
+        client = self._client
+        if client is not None and self._up.is_set():
+            client.disconnect()
+
+    def publish_up(self, suffix: str, payload: bytes, qos: int) -> bool:
+        """Hand one message to the connection; False when there is none or its queue is full."""
+        client = self._client
+        if client is None or not self._up.is_set():
+            return False
+        topic = topics.device(self._device_id, suffix)
+        return client.publish(topic, payload, qos=qos).rc == paho.MQTT_ERR_SUCCESS
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            was_up = self._one_connection()
+            if self._stopping.is_set():
+                return
+            if was_up:
+                self._backoff.succeeded()
+            if not self._wake.is_set():
+                self._wake.wait(self._backoff.failed())
+
+    def _one_connection(self) -> bool:
+        """Connect and stay until it breaks. True when it was up."""
+        came_up = False
+        endpoint: Endpoint | None = None
+        try:
+            endpoint = self._endpoint()
+            client = self._new_client()
+            self._client = client
+            client.connect(endpoint.host, endpoint.port, keepalive=KEEPALIVE_S)
+            client.loop_forever()
+        except (OSError, ValueError) as error:
+            where = f"broker at {endpoint}" if endpoint else "the broker"
+            self._events.connected(False, f"{where} does not answer ({reason_of(error)})")
+        finally:
+            came_up = self._up.is_set()
+            self._up.clear()
+            self._client = None
+            if came_up:
+                self._events.connected(False, f"connection to the broker at {endpoint} ended")
+        return came_up
+
+    def _new_client(self) -> paho.Client:
+        files = self._tls()
+        context = ssl.create_default_context(
+            ssl.Purpose.SERVER_AUTH, cadata=files.ca_pem.decode("ascii")
+        )
+        context.load_cert_chain(files.certificate_path, files.key_path)
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._device_id,
+            protocol=paho.MQTTv5,
+            reconnect_on_failure=False,
+        )
+        client.tls_set_context(context)
+        client.connect_timeout = CONNECT_S
+        client.max_queued_messages_set(MAX_QUEUED)
+        client.will_set(
+            topics.device(self._device_id, topics.UP_PRESENCE),
+            self._presence(False),
+            qos=1,
+            retain=True,
+        )
+        client.on_connect = self._on_connect
+        client.on_message = self._on_message
+        return client
+
+    def _on_connect(
+        self,
+        client: paho.Client,
+        userdata: object,
+        flags: paho.ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._events.connected(False, f"the broker refused this device ({reason})")
+        if reason.is_failure or self._stopping.is_set():
+            client.disconnect()
+            return
+        client.subscribe(topics.device_down(self._device_id), qos=1)
+        self._say_presence(client, online=True)
+        self._up.set()
+        self._events.connected(True, "")
+
+    def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
+        if message.topic == topics.device(self._device_id, topics.DOWN_DESIRED):
+            generation = parse_doorbell(bytes(message.payload))
+            if generation is not None:
+                self._events.doorbell(generation)
+        elif message.topic == topics.device(self._device_id, topics.DOWN_ACK):
+            ack = parse_ack(bytes(message.payload))
+            if ack is not None:
+                self._events.ack(ack)
+
+    def _say_presence(self, client: paho.Client, online: bool, wait_s: float = 0.0) -> None:
+        info = client.publish(
+            topics.device(self._device_id, topics.UP_PRESENCE),
+            self._presence(online),
+            qos=1,
+            retain=True,
+        )
+        if wait_s > 0.0 and info.rc == paho.MQTT_ERR_SUCCESS:
+            info.wait_for_publish(wait_s)

@@ -1,0 +1,161 @@
+"""Sends what the spool holds until the controller says that it stored it.
+
+MQTT first; where the broker is away, or takes messages that nobody acknowledges, over gRPC.
+Refuses to drop anything without an acknowledgement, and to change the order within a boot.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError
+
+from agent.domain.ports import Clock, Spool, SpoolEntry
+from agent.errors import StoreError
+from agent.link.backoff import Backoff
+from agent.link.convert import AckPoint, numbered
+from agent.link.errors import LinkError
+from lighterman.v1 import topics
+
+_SUFFIX = {"report": topics.UP_REPORT, "event": topics.UP_EVENT}
+
+Publish = Callable[[str, bytes, int], bool]
+ReportCall = Callable[[list[SpoolEntry]], AckPoint]
+
+
+class SpoolSender:
+    """A thread between the spool and the two roads up."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        publish: Publish,
+        report: ReportCall,
+        connected: Callable[[], bool],
+        clock: Clock,
+        on_trouble: Callable[[str], None],
+        *,
+        ack_wait_s: float = 5.0,
+        slow_road_after_s: float = 3.0,
+        batch: int = 100,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._spool = spool
+        self._publish = publish
+        self._report = report
+        self._connected = connected
+        self._clock = clock
+        self._on_trouble = on_trouble
+        self._ack_wait_s = ack_wait_s
+        self._slow_road_after_s = slow_road_after_s
+        self._batch = batch
+        self._backoff = backoff or Backoff(base_s=1.0, cap_s=30.0)
+        self._acks: deque[AckPoint] = deque()
+        self._sent: dict[tuple[str, int], float] = {}
+        self._missed = 0
+        self._away_since: float | None = clock.monotonic()
+        self._slow_road_at = 0.0
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send, in a thread of its own."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 3.0) -> None:
+        """End the thread; what is not acknowledged stays in the spool."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def wake(self) -> None:
+        """Something was appended, or the connection changed."""
+        self._wake.set()
+
+    def acked(self, point: AckPoint) -> None:
+        """The controller stored everything up to here. Returns at once; any thread."""
+        self._acks.append(point)
+        self._wake.set()
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                wait_s = self._look()
+            except (StoreError, DecodeError) as error:
+                self._on_trouble(str(error))
+                wait_s = self._ack_wait_s
+            self._wake.wait(wait_s)
+            self._wake.clear()
+
+    def _look(self) -> float:
+        """Send what is due; gives the seconds until there can be something new to do."""
+        now = self._clock.monotonic()
+        while self._acks:
+            self._drop(self._acks.popleft())
+        entries = self._spool.pending(self._batch)
+        if self._connected():
+            self._away_since = None
+        else:
+            self._sent.clear()  # that connection is gone, and what it carried with it
+            if self._away_since is None:
+                self._away_since = now
+        if not entries:
+            self._missed = 0
+            return 3600.0
+        if self._slow_road_due(now):
+            return self._by_grpc(entries, now)
+        if self._away_since is not None:
+            return max(0.05, self._away_since + self._slow_road_after_s - now)
+        return self._by_mqtt(entries, now)
+
+    def _drop(self, point: AckPoint) -> None:
+        self._spool.ack(point.boot_id, point.seq)
+        self._missed = 0
+        for key in [k for k in self._sent if k[0] == point.boot_id and k[1] <= point.seq]:
+            del self._sent[key]
+
+    def _slow_road_due(self, now: float) -> bool:
+        if now < self._slow_road_at:
+            return False
+        if self._away_since is not None:
+            return now >= self._away_since + self._slow_road_after_s
+        return self._missed >= 2
+
+    def _by_mqtt(self, entries: tuple[SpoolEntry, ...], now: float) -> float:
+        oldest = self._sent.get(_key(entries[0]))
+        if oldest is not None and now >= oldest + self._ack_wait_s:
+            self._missed += 1
+            self._sent.clear()
+        for entry in entries:
+            if _key(entry) in self._sent:
+                continue
+            payload = numbered(entry).SerializeToString()
+            if not self._publish(_SUFFIX[entry.kind], payload, 1):
+                break
+            self._sent[_key(entry)] = now
+        return self._ack_wait_s
+
+    def _by_grpc(self, entries: tuple[SpoolEntry, ...], now: float) -> float:
+        boot_id = entries[0].boot_id
+        try:
+            point = self._report([e for e in entries if e.boot_id == boot_id])
+        except LinkError as error:
+            wait_s = self._backoff.failed(error.retry_after_s)
+            self._slow_road_at = now + wait_s
+            self._on_trouble(error.message)
+            return max(0.05, wait_s)
+        self._backoff.succeeded()
+        self._drop(point)
+        if point.boot_id != boot_id or point.seq < entries[0].seq:
+            # Nothing moved: the controller misses what came before. Do not hammer it.
+            self._slow_road_at = now + self._ack_wait_s
+            return self._ack_wait_s
+        return 0.0
+
+
+def _key(entry: SpoolEntry) -> tuple[str, int]:
+    return entry.boot_id, entry.seq
