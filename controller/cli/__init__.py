@@ -1,1 +1,1 @@
-"""fleetctl: a remote gRPC client, one file per noun. Imports no other room."""
+"""fleetctl: a remote client of FleetService, a file per noun. Decides nothing, has no database."""

@@ -1,0 +1,15 @@
+"""Entry point of ``fleetctl``. Names the missing extra before importing what it needs."""
+
+from lighterman.extras import require_extra
+
+
+def main() -> None:
+    """Run fleetctl and end the process with its exit code."""
+    require_extra("cli", "click", "rich", "grpc", "google.protobuf", "yaml", command="fleetctl")
+    from controller.cli.root import run
+
+    raise SystemExit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""``fleetctl device``: list, show, label, accept, retire, explain."""
+
+import click
+
+from controller.cli import units
+from controller.cli.session import Session, common, selector_option, yes_option
+from lighterman.v1 import fleet_pb2
+
+
+@click.group()
+def device() -> None:
+    """Devices: what is out there, what it runs, why."""
+
+
+def _labels(item: fleet_pb2.Device) -> str:
+    return ",".join(f"{name}={item.labels[name]}" for name in sorted(item.labels)) or units.UNKNOWN
+
+
+def _runs(item: fleet_pb2.Device) -> str:
+    return (
+        ", ".join(f"{m.model}:{m.version} {m.rung}".strip() for m in item.models) or units.UNKNOWN
+    )
+
+
+def _state(item: fleet_pb2.Device) -> str:
+    if item.state != "active":
+        return item.state
+    return "online" if item.online else "offline"
+
+
+@device.command("list")
+@selector_option
+@click.option("--limit", type=int, default=0, help="At most so many.")
+@common
+def list_devices(session: Session, selector: str, limit: int) -> None:
+    """List devices."""
+    request = fleet_pb2.ListDevicesRequest(selector=selector, limit=limit)
+    items = list(session.stub.ListDevices(request, timeout=30).devices)
+
+    def render() -> None:
+        columns = ["device", "profile", "state", "seen", "runs", ">°C"]
+        wide = session.output == "wide"
+        columns += [">memory %", ">cpu %", ">generation", "labels"] if wide else []
+        session.table(columns, [_row(session, item, wide) for item in items])
+
+    empty = (
+        "no device matches" if selector else "no device yet; enrol one: fleetctl admin token create"
+    )
+    session.show_list("device", items, lambda item: str(item.device_id), render, empty)
+
+
+def _row(session: Session, item: fleet_pb2.Device, wide: bool) -> list[str]:
+    row = [
+        item.device_id,
+        item.profile or units.UNKNOWN,
+        _state(item),
+        units.ago(item.last_seen_at, session.now()),
+        _runs(item),
+        _optional(item, "temperature_c"),
+    ]
+    if wide:
+        row += [
+            _optional(item, "memory_used_pct"),
+            _optional(item, "cpu_used_pct"),
+            f"{item.applied_generation} of {item.desired_generation}",
+            _labels(item),
+        ]
+    return row
+
+
+def _optional(item: fleet_pb2.Device, field: str) -> str:
+    return f"{getattr(item, field):.0f}" if item.HasField(field) else units.UNKNOWN  # type: ignore[arg-type]
+
+
+@device.command("show")
+@click.argument("device_id", metavar="DEVICE")
+@common
+def show(session: Session, device_id: str) -> None:
+    """Show one device: hardware, models, health."""
+    item = session.stub.GetDevice(fleet_pb2.GetDeviceRequest(device_id=device_id), timeout=30)
+    session.show("device", item, item.device_id, lambda: _show(session, item))
+
+
+def _show(session: Session, item: fleet_pb2.Device) -> None:
+    seen = units.ago(item.last_seen_at, session.now())
+    session.say(
+        f"{item.device_id}   {item.profile or 'no profile matches'}   {_labels(item)}  "
+        f" {_state(item)}, seen {seen}"
+    )
+    capabilities = item.capabilities
+    simulated = "  (simulated host)" if capabilities.host_simulated else ""
+    rows = [
+        ("hardware", f"{capabilities.device_model or units.UNKNOWN}{simulated}"),
+        ("cpu", f"{capabilities.cpu_model or units.UNKNOWN}, {capabilities.arch}"),
+        (
+            "memory",
+            (
+                f"{units.size(capabilities.memory_bytes)}, disk free"
+                f" {units.size(capabilities.disk_bytes)}"
+            ),
+        ),
+        ("runtimes", ", ".join(f"{k} {v}" for k, v in sorted(capabilities.runtimes.items()))),
+        ("accelerators", ", ".join(capabilities.accelerators)),
+        ("os", capabilities.os),
+        ("agent", f"{capabilities.agent_version}, Python {capabilities.python}"),
+        (
+            "health",
+            (
+                f"{_optional(item, 'temperature_c')} °C, memory"
+                f" {_optional(item, 'memory_used_pct')} %, cpu {_optional(item, 'cpu_used_pct')} %"
+            ),
+        ),
+        ("generation", f"{item.applied_generation} applied of {item.desired_generation}"),
+        ("certificate", f"until {units.local(item.certificate_expires_at)}"),
+        ("enrolled", units.local(item.enrolled_at)),
+    ]
+    for name, text in rows:
+        session.say(f"{name:<13}{text or units.UNKNOWN}")
+    for running in item.models:
+        back = f", can return to {running.previous_version}" if running.previous_version else ""
+        reason = f" ({running.rung_reason})" if running.rung_reason else ""
+        session.say(
+            f"{'runs':<13}{running.model}:{running.version}  {running.phase}  rung"
+            f" {running.rung}{reason}{back}"
+        )
+
+
+@device.command("explain")
+@click.argument("device_id", metavar="DEVICE")
+@common
+def explain(session: Session, device_id: str) -> None:
+    """Say why a device runs what it runs, with evidence."""
+    answer = session.stub.ExplainDevice(fleet_pb2.DeviceRequest(device_id=device_id), timeout=30)
+
+    def render() -> None:
+        item = answer.device
+        seen = units.ago(item.last_seen_at, session.now())
+        session.say(
+            f"{item.device_id}   {item.profile or 'no profile'}   {_labels(item)}   {_state(item)},"
+            f" seen {seen}"
+        )
+        show_facts(session, list(answer.facts))
+
+    session.show("device_explanation", answer, device_id, render)
+
+
+def show_facts(session: Session, facts: list[fleet_pb2.Fact]) -> None:
+    """Facts as ``topic      text`` lines, a repeated topic named once."""
+    last = ""
+    for fact in facts:
+        topic = fact.topic if fact.topic != last else ""
+        session.say(f"{topic:<12}{fact.text}")
+        last = fact.topic
+
+
+@device.command("label")
+@click.argument("words", metavar="[DEVICE]… NAME=VALUE… NAME-…", nargs=-1, required=True)
+@selector_option
+@yes_option
+@common
+def label(session: Session, words: tuple[str, ...], selector: str, yes: int | None) -> None:
+    """Set NAME=VALUE or remove NAME- on devices, or on all that a selector picks."""
+    setting = dict(word.split("=", 1) for word in words if "=" in word)
+    removing = [word[:-1] for word in words if "=" not in word and word.endswith("-")]
+    ids = [word for word in words if "=" not in word and not word.endswith("-")]
+    if not setting and not removing:
+        raise click.UsageError("give at least one NAME=VALUE or NAME-")
+    if bool(ids) == bool(selector):
+        raise click.UsageError("name devices, or pick them by --selector, not both")
+    if selector:
+        request = fleet_pb2.ListDevicesRequest(selector=selector)
+        count = len(session.stub.ListDevices(request, timeout=30).devices)
+        session.confirm_count(count, yes, f"{count} devices match {selector}")
+    response = session.stub.LabelDevices(
+        fleet_pb2.LabelDevicesRequest(
+            selector=selector, device_ids=ids, set=setting, remove=removing
+        ),
+        timeout=60,
+    )
+    if session.machine:
+        session.dump({"schema_version": 1, "kind": "device_label", "devices": response.devices})
+    session.say(f"labelled {response.devices} devices")
+
+
+@device.command("accept")
+@click.argument("device_id", metavar="DEVICE")
+@common
+def accept(session: Session, device_id: str) -> None:
+    """Let a pending device in."""
+    item = session.stub.AcceptDevice(fleet_pb2.DeviceRequest(device_id=device_id), timeout=30)
+    session.show("device", item, device_id, lambda: session.say(f"accepted {device_id}"))
+
+
+@device.command("retire")
+@click.argument("device_id", metavar="DEVICE")
+@yes_option
+@common
+def retire(session: Session, device_id: str, yes: int | None) -> None:
+    """Revoke a device's certificate for good; it serves on what it has."""
+    session.confirm_count(1, yes, f"{device_id} will be cut off and must enrol anew to return")
+    item = session.stub.RetireDevice(fleet_pb2.DeviceRequest(device_id=device_id), timeout=30)
+    session.show(
+        "device", item, device_id, lambda: session.say(f"retired {device_id}, certificate revoked")
+    )

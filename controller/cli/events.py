@@ -1,0 +1,94 @@
+"""``fleetctl event``: what happened, gapless and in order."""
+
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from controller.cli import records, units
+from controller.cli.session import Session, common
+from lighterman.v1 import fleet_pb2
+
+
+@click.group()
+def event() -> None:
+    """Events: what happened, to what, why."""
+
+
+def _filters(function: Any) -> Any:
+    options = [
+        click.option("--device", default="", help="Of one device."),
+        click.option("--rollout", default="", help="Of one rollout."),
+        click.option("--model", default="", help="Of one model."),
+        click.option("--kind", "kinds", multiple=True, help="Of these kinds, e.g. rung_changed."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def event_line(item: fleet_pb2.Event) -> list[str]:
+    """One event as table cells."""
+    what = f"{item.model}:{item.version}" if item.version else item.model
+    where = item.device_id or item.rollout_id
+    who = item.actor if item.actor != item.device_id else ""
+    details = "  ".join(f"{name}={item.details[name]}" for name in sorted(item.details))
+    return [
+        str(item.number),
+        units.local(item.at),
+        where or units.UNKNOWN,
+        item.kind,
+        what or units.UNKNOWN,
+        "  ".join(part for part in (item.reason, details, f"by {who}" if who else "") if part),
+    ]
+
+
+@event.command("list")
+@_filters
+@click.option("--since", type=units.DURATION, default=None, help="Not older than, e.g. 2h.")
+@click.option("--limit", type=int, default=100, show_default=True)
+@common
+def list_events(
+    session: Session,
+    device: str,
+    rollout: str,
+    model: str,
+    kinds: tuple[str, ...],
+    since: float | None,
+    limit: int,
+) -> None:
+    """List the newest events, oldest first."""
+    request = fleet_pb2.ListEventsRequest(
+        device_id=device, rollout_id=rollout, model=model, kinds=kinds, limit=limit
+    )
+    if since is not None:
+        request.since.FromDatetime(session.now() - timedelta(seconds=since))
+    items = list(session.stub.ListEvents(request, timeout=30).events)
+
+    def render() -> None:
+        session.table(
+            [">number", "at", "where", "kind", "what", "why"], [event_line(item) for item in items]
+        )
+
+    session.show_list("event", items, lambda item: str(item.number), render, "no event matches")
+
+
+@event.command("tail")
+@_filters
+@common
+def tail(session: Session, device: str, rollout: str, model: str, kinds: tuple[str, ...]) -> None:
+    """Follow events as they are stored, until interrupted."""
+    request = fleet_pb2.ListEventsRequest(
+        device_id=device, rollout_id=rollout, model=model, kinds=kinds
+    )
+    for item in session.stub.TailEvents(request):
+        if session.output == "json":
+            import json
+
+            session.out.file.write(json.dumps(records.document("event", item)) + "\n")
+            session.out.file.flush()
+        elif session.output == "name":
+            session.out.print(str(item.number))
+        else:
+            _, at, where, kind, what, why = event_line(item)
+            session.out.print(f"{at}  {where}  {kind}  {what}  {why}", markup=False)

@@ -1,0 +1,184 @@
+"""``fleetctl model``: push a version, list and show. Reads files, never opens a model."""
+
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from controller.cli import units
+from controller.cli.problem import CliError
+from controller.cli.session import Session, common, parse_ref
+from lighterman.v1 import common_pb2, fleet_pb2
+
+FORMAT_WORDS = {"torch_export": "torch.export", "onnx": "ONNX"}
+
+
+@click.group()
+def model() -> None:
+    """Model versions: push, list, show."""
+
+
+def tensor_text(tensor: common_pb2.TensorSpec) -> str:
+    """``image[batch,3,224,224] FP32``."""
+    return f"{tensor.name}[{','.join(tensor.shape)}] {tensor.dtype}"
+
+
+def upload_all(session: Session, files: dict[str, Path]) -> dict[str, str]:
+    """Upload each file with a progress bar on a terminal; returns digests by the same keys."""
+    for path in files.values():
+        if not path.is_file():
+            raise CliError(f"{path} is no file\nnothing was pushed")
+    _ = session.stub
+    total = sum(path.stat().st_size for path in files.values())
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    hidden = session.quiet or session.machine or not session.err.is_terminal
+    with Progress(*columns, console=session.err, transient=True, disable=hidden) as progress:
+        task = progress.add_task("sending", total=total)
+        return {
+            key: session.connection.upload(path, lambda sent: progress.advance(task, sent))
+            for key, path in files.items()
+        }
+
+
+def _read_labels(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(f"labels file {path} cannot be read as UTF-8 text: {error}") from None
+    labels = [line.strip() for line in lines if line.strip()]
+    if not labels:
+        raise CliError(
+            f"labels file {path} holds no label; one label a line, in the order of the outputs"
+        )
+    return labels
+
+
+def _variants(pairs: tuple[tuple[str, str], ...]) -> dict[str, Path]:
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise click.UsageError(f"variant {twice[0]} is given twice")
+    return {name: Path(file) for name, file in pairs}
+
+
+@model.command("push")
+@click.argument("ref", metavar="NAME:VERSION")
+@click.option(
+    "--variant",
+    "variants",
+    type=units.KEY_VALUE,
+    multiple=True,
+    required=True,
+    metavar="NAME=FILE",
+    help="A .pt2 (torch.export) or .onnx file; heaviest first, repeat for lighter ones.",
+)
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="Text file, one label a line.", metavar="FILE"
+)
+@click.option("--licence", default="", help="Licence of the weights, kept with the version.")
+@common
+def push(
+    session: Session,
+    ref: str,
+    variants: tuple[tuple[str, str], ...],
+    labels: Path | None,
+    licence: str,
+) -> None:
+    """Push an immutable version with one or more variants."""
+    name, version = parse_ref(ref)
+    files = _variants(variants)
+    label_list = _read_labels(labels)
+    digests = upload_all(session, files)
+    request = fleet_pb2.PushModelRequest(
+        model=name,
+        version=version,
+        variants=[
+            fleet_pb2.VariantUpload(variant=key, digest=digests[key], file_name=path.name)
+            for key, path in files.items()
+        ],
+        labels=label_list,
+        licence=licence,
+    )
+    response = session.stub.PushModel(request, timeout=300)
+
+    def render() -> None:
+        _show_variants(session, response.version, first_in_full=True)
+        done = "was pushed before, with the same content" if response.existed else ""
+        session.say(f"{name}:{version} {done}" if done else f"pushed {name}:{version}")
+
+    session.show("model_version", response.version, f"{name}:{version}", render)
+
+
+def _show_variants(session: Session, version: fleet_pb2.ModelVersion, first_in_full: bool) -> None:
+    inputs = ", ".join(tensor_text(tensor) for tensor in version.signature.inputs)
+    names = max((len(variant.variant) for variant in version.variants), default=0)
+    files = max((len(variant.file_name) for variant in version.variants), default=0)
+    for index, variant in enumerate(version.variants):
+        kind = FORMAT_WORDS.get(variant.format, variant.format)
+        signature = f"input {inputs}" if index == 0 and first_in_full else "same signature"
+        session.say(
+            f"{variant.variant:<{names}}  {variant.file_name:<{files}} "
+            f" {units.size(variant.length):>9}  {kind}, {signature}"
+        )
+
+
+@model.command("list")
+@click.argument("name", metavar="[NAME]", default="")
+@common
+def list_models(session: Session, name: str) -> None:
+    """List versions, newest first."""
+    response = session.stub.ListModels(fleet_pb2.ListModelsRequest(model=name), timeout=30)
+    versions = list(response.versions)
+
+    def render() -> None:
+        session.table(
+            ["model", "version", "variants", ">size", ">devices", "pushed", "by"],
+            [
+                [
+                    version.model,
+                    version.version,
+                    ", ".join(variant.variant for variant in version.variants),
+                    units.size(sum(variant.length for variant in version.variants)),
+                    str(version.device_count),
+                    units.local(version.created_at),
+                    version.created_by,
+                ]
+                for version in versions
+            ],
+        )
+
+    session.show_list(
+        "model_version",
+        versions,
+        lambda version: f"{version.model}:{version.version}",
+        render,
+        "no model yet; push one: fleetctl model push NAME:VERSION --variant heavy=FILE",
+    )
+
+
+@model.command("show")
+@click.argument("ref", metavar="NAME[:VERSION]")
+@common
+def show(session: Session, ref: str) -> None:
+    """Show one version: variants, signature, labels, devices."""
+    name, version = parse_ref(ref, need_version=False)
+    found = session.stub.GetModel(
+        fleet_pb2.GetModelRequest(model=name, version=version), timeout=30
+    )
+
+    def render() -> None:
+        session.say(f"{found.model}:{found.version}   on {found.device_count} devices")
+        _show_variants(session, found, first_in_full=False)
+        for title, tensors in (
+            ("input", found.signature.inputs),
+            ("output", found.signature.outputs),
+        ):
+            for tensor in tensors:
+                session.say(f"{title:<9}{tensor_text(tensor)}")
+        session.say(f"labels   {found.labels_count or units.UNKNOWN}")
+        session.say(f"licence  {found.licence or units.UNKNOWN}")
+        session.say(f"pushed   {units.local(found.created_at)} by {found.created_by}")
+
+    session.show("model_version", found, f"{found.model}:{found.version}", render)

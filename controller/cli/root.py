@@ -1,0 +1,72 @@
+"""The command tree of fleetctl and the one place where errors become text and exit codes."""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+import grpc
+
+from controller.cli import admin, apply, builds, devices, events, models, rollouts, status
+from controller.cli.problem import EXIT_USAGE, CliError, from_rpc, render
+from controller.cli.session import Session
+
+
+def _version() -> str:
+    try:
+        return version("lighterman")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--context", "context_name", metavar="NAME|FILE", help="Controller to ask.")
+@click.version_option(_version(), prog_name="fleetctl")
+@click.pass_context
+def fleetctl(ctx: click.Context, context_name: str | None) -> None:
+    """Bring models to devices in waves, watch them, bring a bad version back."""
+    ctx.obj = Session(context_name)
+    ctx.call_on_close(ctx.obj.close)
+
+
+fleetctl.add_command(status.status)
+fleetctl.add_command(models.model)
+fleetctl.add_command(devices.device)
+fleetctl.add_command(builds.build)
+fleetctl.add_command(rollouts.rollout)
+fleetctl.add_command(events.event)
+fleetctl.add_command(apply.apply)
+fleetctl.add_command(admin.admin)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run with these arguments (default: the process's own); returns the exit code."""
+    session: Session | None = None
+    try:
+        with fleetctl.make_context(
+            "fleetctl", list(sys.argv[1:] if arguments is None else arguments)
+        ) as ctx:
+            try:
+                result = fleetctl.invoke(ctx)
+            finally:
+                session = ctx.find_object(Session)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        click.echo("", err=True)
+        return 130
+    except click.ClickException as usage:
+        usage.show()
+        return EXIT_USAGE
+    except CliError as problem:
+        click.echo(render(problem.text), err=True)
+        return problem.exit_code
+    except grpc.RpcError as error:
+        known = from_rpc(error, session.controller if session else "the controller")
+        click.echo(render(known.text), err=True)
+        return known.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
