@@ -1,0 +1,165 @@
+"""Rows of devices, their capabilities and their boots. Decides nothing about them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+
+from controller.store.tables import capability, desired, device
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRow:
+    """One device as stored. `status` is its last telemetry, as in the health feed."""
+
+    device_id: str
+    project: str
+    state: str
+    hardware_id: str
+    profile: str | None
+    protocol: int
+    boot_id: str | None
+    online: bool
+    last_seen_at: datetime | None
+    applied_generation: int
+    status: dict[str, Any] | None
+    enrolled_at: datetime
+
+
+def get_device(conn: Connection, device_id: str) -> DeviceRow | None:
+    """The device, or None."""
+    row = conn.execute(select(device).where(device.c.device_id == device_id)).first()
+    return _row(row) if row is not None else None
+
+
+def list_devices(
+    conn: Connection, project: str, device_ids: Iterable[str] | None = None
+) -> list[DeviceRow]:
+    """Devices of the project in order of their id; with `device_ids` only those."""
+    query = select(device).where(device.c.project == project).order_by(device.c.device_id)
+    if device_ids is None:
+        return [_row(row) for row in conn.execute(query)]
+    found: list[DeviceRow] = []
+    wanted = sorted(device_ids)
+    for start in range(0, len(wanted), 500):  # bounded number of parameters
+        part = wanted[start : start + 500]
+        found += [_row(row) for row in conn.execute(query.where(device.c.device_id.in_(part)))]
+    return found
+
+
+def insert_device(
+    conn: Connection,
+    device_id: str,
+    project: str,
+    state: str,
+    hardware_id: str,
+    protocol: int,
+    now: datetime,
+) -> None:
+    """Add a device that just enrolled."""
+    conn.execute(
+        insert(device).values(
+            device_id=device_id,
+            project=project,
+            state=state,
+            hardware_id=hardware_id,
+            protocol=protocol,
+            enrolled_at=now,
+        )
+    )
+
+
+def update_device(conn: Connection, device_id: str, **values: object) -> None:
+    """Set columns of one device."""
+    conn.execute(update(device).where(device.c.device_id == device_id).values(**values))
+
+
+def raise_applied(conn: Connection, device_id: str, generation: int) -> bool:
+    """Set the applied generation if it is higher than the stored one; says whether it was."""
+    result = conn.execute(
+        update(device)
+        .where(device.c.device_id == device_id, device.c.applied_generation < generation)
+        .values(applied_generation=generation)
+    )
+    return result.rowcount > 0
+
+
+def mark_unseen_offline(conn: Connection, before: datetime) -> list[DeviceRow]:
+    """Mark online devices that did not speak since `before` offline, and return them."""
+    stale = device.c.online & or_(device.c.last_seen_at.is_(None), device.c.last_seen_at < before)
+    rows = [_row(row) for row in conn.execute(select(device).where(stale))]
+    if rows:
+        conn.execute(update(device).where(stale).values(online=False))
+    return rows
+
+
+def count_by_state(conn: Connection, project: str) -> dict[tuple[str, bool], int]:
+    """How many devices there are by (state, online)."""
+    query = (
+        select(device.c.state, device.c.online, func.count())
+        .where(device.c.project == project)
+        .group_by(device.c.state, device.c.online)
+    )
+    return {(state, bool(online)): int(count) for state, online, count in conn.execute(query)}
+
+
+def put_capabilities(
+    conn: Connection, device_id: str, reported: Mapping[str, object], now: datetime
+) -> None:
+    """Store what a device reported of itself, in place of what it reported before."""
+    conn.execute(delete(capability).where(capability.c.device_id == device_id))
+    conn.execute(
+        insert(capability).values(device_id=device_id, reported=dict(reported), reported_at=now)
+    )
+
+
+def capabilities_of(
+    conn: Connection, device_ids: Iterable[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Reported capabilities by device id; with `device_ids` only those."""
+    query = select(capability.c.device_id, capability.c.reported)
+    if device_ids is None:
+        return {row.device_id: dict(row.reported) for row in conn.execute(query)}
+    found: dict[str, dict[str, Any]] = {}
+    wanted = sorted(device_ids)
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        for row in conn.execute(query.where(capability.c.device_id.in_(part))):
+            found[row.device_id] = dict(row.reported)
+    return found
+
+
+def desired_generations(conn: Connection) -> dict[str, int]:
+    """The desired generation of every device that has one."""
+    rows = conn.execute(select(desired.c.device_id, desired.c.generation))
+    return {row.device_id: int(row.generation) for row in rows}
+
+
+def behind(conn: Connection) -> list[tuple[str, int, str]]:
+    """(device, desired generation, manifest digest) where the device applied less than desired."""
+    query = (
+        select(device.c.device_id, desired.c.generation, desired.c.manifest_digest)
+        .join(desired, desired.c.device_id == device.c.device_id)
+        .where(device.c.applied_generation < desired.c.generation, device.c.state == "ACTIVE")
+        .order_by(device.c.device_id)
+    )
+    return [(row[0], int(row[1]), row[2]) for row in conn.execute(query)]
+
+
+def _row(row: Row[Any]) -> DeviceRow:
+    return DeviceRow(
+        device_id=row.device_id,
+        project=row.project,
+        state=row.state,
+        hardware_id=row.hardware_id,
+        profile=row.profile,
+        protocol=row.protocol,
+        boot_id=row.boot_id,
+        online=bool(row.online),
+        last_seen_at=row.last_seen_at,
+        applied_generation=row.applied_generation,
+        status=dict(row.status) if row.status else None,
+        enrolled_at=row.enrolled_at,
+    )
