@@ -157,7 +157,9 @@ class PassedBuild:
 def parse_recipe(name: str, spec: Mapping[str, object]) -> Recipe:
     """The ``spec`` of ``kind: Recipe``; InvalidError names the key that is wrong."""
     top = Spec(spec, f"Recipe {name}: spec").only("runtime", "precision", "quantization", "gate")
-    rule = top.sub("gate").only("max_accuracy_drop_pts", "min_agreement_pct", "not_slower_than_fp32")
+    rule = top.sub("gate").only(
+        "max_accuracy_drop_pts", "min_agreement_pct", "not_slower_than_fp32"
+    )
     precision = top.text("precision")
     if precision not in tuple(Precision):
         raise InvalidError(
@@ -176,7 +178,9 @@ def parse_recipe(name: str, spec: Mapping[str, object]) -> Recipe:
     )
 
 
-def refuse_early(recipe: Recipe, profile: Profile, dataset: str | None, wanted: str) -> GateResult | None:
+def refuse_early(
+    recipe: Recipe, profile: Profile, dataset: str | None, wanted: str
+) -> GateResult | None:
     """A refusal that needs no compile, or None.
 
     ``dataset`` is the one found, ``wanted`` the name that was looked for.
@@ -196,9 +200,9 @@ def refuse_early(recipe: Recipe, profile: Profile, dataset: str | None, wanted: 
 def gate(evidence: Evidence, profile: Profile, recipe: Recipe, host_matches: bool) -> GateResult:
     """Judge one build for one profile.
 
-    Agreement has to be proven: the lower end of its interval meets the bound. The accuracy drop is judged
-    on the paired difference itself, since its interval on some hundred rows is wider than any useful bound;
-    the reason says n and interval, so that nobody takes it for more.
+    Agreement has to be proven: the lower end of its interval meets the bound. The accuracy drop
+    is judged on the paired difference itself, since its interval on some hundred rows is wider
+    than any useful bound; the reason says n and interval, so that nobody takes it for more.
     The latency budget binds only where the measuring host is of the profile's class.
     """
     notes: list[str] = []
@@ -253,7 +257,9 @@ def _speed(evidence: Evidence, recipe: Recipe) -> list[_Finding]:
         return []
     if evidence.fp32_p50_ms is None:
         return [(False, f"fp32 of {recipe.runtime} was not measured beside it")]
-    pair = f"p50 {evidence.p50_ms:.1f} ms, fp32 {evidence.fp32_p50_ms:.1f} ms, n={evidence.latency_n}"
+    pair = (
+        f"p50 {evidence.p50_ms:.1f} ms, fp32 {evidence.fp32_p50_ms:.1f} ms, n={evidence.latency_n}"
+    )
     if evidence.p50_ms > evidence.fp32_p50_ms:
         return [(False, f"slower than fp32 of {recipe.runtime}: {pair}")]
     return [(True, pair)]

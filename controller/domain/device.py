@@ -1,4 +1,7 @@
-"""Devices, what they can do, and the profile that fits. Refuses typed labels: only reported facts match."""
+"""Devices, what they can do, and the profile that fits.
+
+Refuses typed labels: only reported facts match.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -130,7 +133,9 @@ def fits(capabilities: Capabilities, profile: Profile) -> bool:
     )
     if not all(_glob(value, pattern) for value, pattern in globs):
         return False
-    if not all(any(_glob(a, wanted) for a in capabilities.accelerators) for wanted in profile.accelerators):
+    if not all(
+        any(_glob(a, wanted) for a in capabilities.accelerators) for wanted in profile.accelerators
+    ):
         return False
     return any(runtime in capabilities.runtimes for runtime in profile.runtimes)
 

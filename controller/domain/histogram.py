@@ -1,7 +1,8 @@
 """Latency histograms with base-2 exponential buckets, sparse and mergeable.
 
-The layout is that of OpenTelemetry and of Prometheus native histograms: bucket ``i`` holds values in
-``(base^i, base^(i+1)]`` seconds with ``base = 2^(2^-scale)``. Refuses to average: quantiles come from merged data.
+The layout is that of OpenTelemetry and of Prometheus native histograms: bucket ``i`` holds values
+in ``(base^i, base^(i+1)]`` seconds with ``base = 2^(2^-scale)``. Refuses to average: quantiles come
+from merged data.
 """
 
 import math
@@ -46,7 +47,7 @@ class Histogram:
     def quantile(self, q: float) -> float | None:
         """The value below which the share ``q`` (0–1) lies, in seconds; None without data.
 
-        Interpolated geometrically within its bucket, so at most one bucket width (9 % at scale 3) off.
+        Interpolated geometrically within its bucket: at most one bucket width off, 9 % at scale 3.
         """
         if self.count == 0:
             return None
@@ -82,7 +83,8 @@ class Histogram:
         """Read :meth:`to_json`; InvalidError where it does not add up."""
         try:
             raw = value.get("buckets") or {}
-            assert isinstance(raw, Mapping)
+            if not isinstance(raw, Mapping):
+                raise TypeError("buckets is no mapping")
             histogram = cls(
                 scale=int(value["scale"]),  # type: ignore[call-overload]
                 count=int(value["count"]),  # type: ignore[call-overload]
@@ -90,7 +92,7 @@ class Histogram:
                 zero_count=int(value.get("zero_count") or 0),  # type: ignore[call-overload]
                 buckets={int(index): int(count) for index, count in raw.items()},
             )
-        except (KeyError, TypeError, ValueError, AssertionError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise InvalidError(f"not a histogram: {error!r}") from None
         histogram.check()
         return histogram
@@ -106,7 +108,7 @@ class Histogram:
 
 def index_of(value_s: float, scale: int = SCALE) -> int:
     """The bucket of a positive value in seconds."""
-    return math.ceil(math.log2(value_s) * 2**scale) - 1
+    return math.ceil(math.log2(value_s) * float(2**scale)) - 1
 
 
 def histogram_of(values_s: Iterable[float], scale: int = SCALE) -> Histogram:

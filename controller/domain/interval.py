@@ -31,7 +31,7 @@ class Interval:
 
 
 def share_pct(successes: int, n: int) -> Interval:
-    """Percent of ``n`` with Wilson's interval. ValueError where ``n`` is 0 or does not hold ``successes``."""
+    """Percent of ``n`` with Wilson's interval. ValueError on impossible counts."""
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} of {n} is no share")
     p = successes / n
@@ -45,9 +45,9 @@ def share_pct(successes: int, n: int) -> Interval:
 def paired_difference_pts(gained: int, lost: int, n: int) -> Interval:
     """Points of accuracy won by the second of two classifiers on the same ``n`` rows.
 
-    ``gained`` rows only the second got right, ``lost`` rows only the first did. Interval after Bonett and
-    Price (2012): Wald with one added to both discordant counts, sound on small n. ValueError on
-    impossible counts.
+    ``gained`` rows only the second got right, ``lost`` rows only the first did. Interval after
+    Bonett and Price (2012): Wald with one added to both discordant counts, sound on small n.
+    ValueError on impossible counts.
     """
     if min(gained, lost) < 0 or gained + lost > n or n == 0:
         raise ValueError(f"{gained} gained and {lost} lost of {n} rows is impossible")

@@ -1,4 +1,7 @@
-"""Models, versions and signatures as values. Refuses names and shapes that could not travel as files or topics."""
+"""Models, versions and signatures as values.
+
+Refuses names and shapes that could not travel as files or topics.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -51,7 +54,7 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
 
     def to_json(self) -> dict[str, object]:
-        """The form stored and signed: ``{"inputs": [{"name", "dtype", "shape"}], "outputs": […]}``."""
+        """The form stored and signed: lists of ``{"name", "dtype", "shape"}`` per side."""
         return {
             "inputs": [_spec_to_json(spec) for spec in self.inputs],
             "outputs": [_spec_to_json(spec) for spec in self.outputs],
@@ -72,7 +75,7 @@ def parse_name(text: str, what: str = "model") -> str:
     if not NAME.fullmatch(text):
         raise InvalidError(
             f"{text!r} is not a {what} name",
-            "lower case letters, digits, dot, underscore and dash, at most 64, letter or digit first",
+            "lower case letters, digits and ._- , at most 64, letter or digit first",
         )
     return text
 
@@ -91,7 +94,9 @@ def parse_ref(text: str) -> ModelRef:
     """``photo:1.0.0`` as a reference; InvalidError says which half is missing or wrong."""
     model, colon, version = text.partition(":")
     if not colon or not version:
-        raise InvalidError(f"{text!r} names no version", "write NAME:VERSION, for example photo:1.0.0")
+        raise InvalidError(
+            f"{text!r} names no version", "write NAME:VERSION, for example photo:1.0.0"
+        )
     return ModelRef(parse_name(model), parse_version(version))
 
 

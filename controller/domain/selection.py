@@ -1,7 +1,8 @@
 """Which devices a selector picks, and in which order.
 
-The order is a hash of seed and device id: stable for one rollout, different between rollouts, so that not
-always the same device is the canary. Refuses grammar it does not know; an empty selector is not "all" here.
+The order is a hash of seed and device id: stable for one rollout, different between rollouts, so
+that not always the same device is the canary. Refuses grammar it does not know; an empty selector
+is not "all" here.
 """
 
 import re
@@ -64,7 +65,10 @@ class Subject:
 
 
 def parse_selector(text: str) -> Selector:
-    """``all``, or comma-separated ``name=value``, ``name!=value``, ``name``, ``!name``. InvalidError otherwise."""
+    """``all``, or comma-separated ``name=value``, ``name!=value``, ``name``, ``!name``.
+
+    InvalidError otherwise.
+    """
     stripped = text.strip()
     if stripped == "all":
         return Selector()

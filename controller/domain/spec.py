@@ -1,4 +1,7 @@
-"""Reads the ``spec`` of documented objects: sizes, numbers, lists. Fails closed; knows no object's meaning."""
+"""Reads the ``spec`` of documented objects: sizes, numbers, lists.
+
+Fails closed; knows no object's meaning.
+"""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from controller.errors import InvalidError
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)?", re.IGNORECASE)
-_FACTORS = {"b": 1} | {
+_FACTORS: dict[str, int] = {"b": 1} | {
     f"{letter}{suffix}": base ** (power + 1)
     for power, letter in enumerate("kmgt")
     for suffix, base in (("b", 1000), ("ib", 1024))
@@ -21,7 +24,8 @@ def parse_size(value: object, where: str) -> int:
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise InvalidError(f"{where} is {value!r}, a size is needed", "for example 512MiB")
-    return round(float(match[1]) * _FACTORS[(match[2] or "B").lower()])
+    factor: int = _FACTORS[(match[2] or "B").lower()]
+    return round(float(match[1]) * factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,9 @@ class Spec:
         value = self.body.get(key, default)
         bad = isinstance(value, bool) or not isinstance(value, int | float)
         if bad or not least <= float(value) < 1e12:  # type: ignore[arg-type]
-            raise InvalidError(f"{self.where}.{key} is {value!r}, a number from {least:g} is needed")
+            raise InvalidError(
+                f"{self.where}.{key} is {value!r}, a number from {least:g} is needed"
+            )
         return float(value)  # type: ignore[arg-type]
 
     def optional(self, key: str) -> float | None:
@@ -82,7 +88,9 @@ class Spec:
         """A whole number of at least ``least`` under ``key``."""
         value = self.body.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InvalidError(f"{self.where}.{key} is {value!r}, a whole number from {least} is needed")
+            raise InvalidError(
+                f"{self.where}.{key} is {value!r}, a whole number from {least} is needed"
+            )
         return value
 
     def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
