@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from agent.domain.assignment import ModelState, Slot
+from agent.domain.assignment import CLOSED, ModelState, Slot
 from agent.domain.desired import DesiredModel, Target
 from agent.domain.histogram import Histogram
 from agent.domain.ladder import Pressure
@@ -53,8 +53,47 @@ class Infer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a client may know of a model; `not_ready` is empty when it can infer, else the reason."""
+
+    model: str
+    version: str
+    platform: str
+    signature: Signature
+    labels: tuple[str, ...]
+    rung: str
+    not_ready: str = ""
+
+
+class Served(Infer, Protocol):
+    """What the inference API serves. `waited_s` is how long a request waited before it came here."""
+
+    def infer(
+        self,
+        model: str,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[str] = (),
+        waited_s: float = 0.0,
+    ) -> InferResult:
+        """See `Infer.infer`."""
+        ...
+
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that have something loaded, in stable order."""
+        ...
+
+    def card(self, model: str) -> ModelCard:
+        """What the model is and whether it can infer now. UnknownModelError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """What the host did inline after an inference, or that `verdict` is due from the loop."""
+    """What the host did inline after an inference, or that `verdict` is due from the loop.
+
+    `swapped_to` is what answers since: a slot id after a RollBack, a rung after a StepDown; None
+    when the host could not (nothing loaded to go to) and the loop has to.
+    """
 
     model: str
     slot_id: str
@@ -66,7 +105,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What serves one model now; `row` are the counters of the running trial."""
+    """What serves one model now; `row` are the counters of the running trial.
+
+    `resident` rungs answer at once; `usable` ones also count those that `set_rung` would load first,
+    remote ones and off: they are the rungs to choose from, heavy to light.
+    """
 
     model: str
     version: str
@@ -77,6 +120,7 @@ class Serving:
     resident: tuple[str, ...]
     position: LadderPosition
     p95_s: float | None = None
+    usable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +178,11 @@ class ModelHost(Infer, Protocol):
         ...
 
     def set_rung(self, model: str, rung: str) -> None:
-        """Answer with this rung from now on. UnavailableError when it is not resident."""
+        """Answer with this rung from now on, loading it first where memory kept it out.
+
+        UnavailableError when there is no such rung; LoadError when it cannot be loaded. Nothing
+        changed then.
+        """
         ...
 
     def unload(self, model: str, slot_id: str) -> None:
@@ -357,7 +405,9 @@ def keep_of(states: Iterable[ModelState]) -> frozenset[str]:
         for slot in (state.current, state.previous, state.staged):
             if slot is not None:
                 digests.update(t.digest for t in slot.release.targets)
-        orders = [state.order, state.pending.order if state.pending else None]
+        orders = [state.pending.order if state.pending else None]
+        if state.phase not in CLOSED:
+            orders.append(state.order)
         for order in orders:
             if order is not None:
                 digests.update(t.digest for t in order.targets)
