@@ -12,9 +12,11 @@ from controller.domain.ladder import parse_policy
 from controller.domain.model import parse_name
 from controller.errors import InvalidError, NotFoundError
 from controller.services.context import Ctx, Deps
+from controller.services.shipped import shipped_objects
 from controller.services.suggestions import suggest_names
 from controller.store import events
 from controller.store.objects import ObjectRow, find_object, list_objects, put_object
+from controller.store.projects import ensure_project
 
 
 class ObjectKind(StrEnum):
@@ -125,14 +127,18 @@ def get_object(deps: Deps, ctx: Ctx, kind: str, name: str) -> ObjectView:
     )
 
 
-def load_shipped(deps: Deps, ctx: Ctx, objects: Sequence[NewObject]) -> int:
-    """Bring shipped objects up to this release; what a person changed stays. Returns a count.
+def load_shipped(deps: Deps, ctx: Ctx) -> int:
+    """Bring shipped objects up to this release; what a person changed stays.
+
+    Creates the project where it is missing; returns how many objects changed.
 
     Raises InvalidError when a shipped object is wrong.
     """
     changed = 0
+    objects = [NewObject(kind, name, spec) for kind, name, spec in shipped_objects()]
     recipes = {one.name for one in objects if one.kind == ObjectKind.RECIPE}
     with deps.store.write() as conn:
+        ensure_project(conn, ctx.project, ctx.now)
         for one in objects:
             kind = parse_kind(one.kind)
             _check(kind, one, recipes)
