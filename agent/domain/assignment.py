@@ -3,6 +3,7 @@
 Refuses to decide: `update.step` does.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -94,3 +95,19 @@ class ModelState:
     elapsed_s: float = 0.0
     reason: str = ""
     pending: NewDesired | None = None
+
+
+def keep_of(states: Iterable[ModelState]) -> frozenset[str]:
+    """Digests that any slot or order of these states names: never garbage."""
+    digests: set[str] = set()
+    for state in states:
+        for slot in (state.current, state.previous, state.staged):
+            if slot is not None:
+                digests.update(t.digest for t in slot.release.targets)
+        orders = [state.pending.order if state.pending else None]
+        if state.phase not in CLOSED:
+            orders.append(state.order)
+        for order in orders:
+            if order is not None:
+                digests.update(t.digest for t in order.targets)
+    return frozenset(digests)

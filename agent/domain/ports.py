@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from agent.domain.assignment import CLOSED, ModelState, Slot
+from agent.domain.assignment import Slot
 from agent.domain.desired import DesiredModel, Target
 from agent.domain.histogram import Histogram
 from agent.domain.ladder import Pressure
@@ -396,19 +396,3 @@ class Fetcher(Protocol):
     def fetch(self, target: Target, offset: int) -> Iterator[bytes]:
         """Chunks from `offset` on. FetchError says whether trying again can help."""
         ...
-
-
-def keep_of(states: Iterable[ModelState]) -> frozenset[str]:
-    """Digests that any slot or order of these states names: never garbage."""
-    digests: set[str] = set()
-    for state in states:
-        for slot in (state.current, state.previous, state.staged):
-            if slot is not None:
-                digests.update(t.digest for t in slot.release.targets)
-        orders = [state.pending.order if state.pending else None]
-        if state.phase not in CLOSED:
-            orders.append(state.order)
-        for order in orders:
-            if order is not None:
-                digests.update(t.digest for t in order.targets)
-    return frozenset(digests)
