@@ -1,0 +1,31 @@
+"""The door every runtime comes through: buffers in, buffers out.
+
+Refuses shared objects: arrays, sessions and devices of a runtime never leave its own file, so that
+a backend can as well stand in another process.
+
+A runtime is one file with `load(path, options) -> Backend`, registered under the entry point group
+`lighterman.runtimes` with the name that recipes use.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from agent.domain.tensor import Signature, Tensor
+
+Options = Mapping[str, str | int | float | bool]
+
+
+class Backend(Protocol):
+    """One loaded build, or a remote endpoint. `run` may come from several threads at once."""
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Infer once; every output by name. Any exception is a failed inference."""
+        ...
+
+    def signature(self) -> Signature | None:
+        """What the file itself says it takes and gives; None when it cannot tell."""
+        ...
+
+    def close(self) -> None:
+        """Free it. Nothing runs in it any more."""
+        ...

@@ -1,0 +1,124 @@
+"""ONNX Runtime behind the backend door. Imported library: only inside `load`.
+
+Refuses custom operators (none are registered) and element types that have no buffer form.
+One intra-op thread: several requests beat one wide one on small devices, and the CPU time of the
+calling thread then tells whether it was starved.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.domain.tensor import DType, Signature, Tensor, TensorSpec
+from agent.errors import LoadError
+from agent.runtime.backend import Backend, Options
+
+_DTYPES = {
+    "tensor(bool)": DType.BOOL,
+    "tensor(uint8)": DType.UINT8,
+    "tensor(uint16)": DType.UINT16,
+    "tensor(uint32)": DType.UINT32,
+    "tensor(uint64)": DType.UINT64,
+    "tensor(int8)": DType.INT8,
+    "tensor(int16)": DType.INT16,
+    "tensor(int32)": DType.INT32,
+    "tensor(int64)": DType.INT64,
+    "tensor(float16)": DType.FP16,
+    "tensor(float)": DType.FP32,
+    "tensor(double)": DType.FP64,
+}
+_NUMPY = {
+    DType.BOOL: "?",
+    DType.UINT8: "u1",
+    DType.UINT16: "<u2",
+    DType.UINT32: "<u4",
+    DType.UINT64: "<u8",
+    DType.INT8: "i1",
+    DType.INT16: "<i2",
+    DType.INT32: "<i4",
+    DType.INT64: "<i8",
+    DType.FP16: "<f2",
+    DType.FP32: "<f4",
+    DType.FP64: "<f8",
+}
+
+
+def load(path: str, options: Options) -> Backend:
+    """Open a build; options: `intra_op_threads` (1). LoadError says why not."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise LoadError(
+            f"runtime 'onnxruntime' is not installed ({error})",
+            "pip install 'lighterman[onnxruntime]'",
+        ) from error
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = int(options.get("intra_op_threads", 1))
+    settings.inter_op_num_threads = 1
+    settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Idle workers must not burn what other processes of a small device need.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            path, sess_options=settings, providers=["CPUExecutionProvider"]
+        )
+    # Its exceptions have no common base below Exception, by build and version.
+    except Exception as error:
+        raise LoadError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
+    return OnnxRuntimeBackend(session, path)
+
+
+class OnnxRuntimeBackend:
+    """One inference session. Inputs are read in place; outputs are views of its arrays."""
+
+    def __init__(self, session: Any, path: str) -> None:
+        import numpy
+
+        self._numpy = numpy
+        self._session = session
+        self._signature = Signature(
+            tuple(_spec(node, path) for node in session.get_inputs()),
+            tuple(_spec(node, path) for node in session.get_outputs()),
+        )
+        self._names = [spec.name for spec in self._signature.outputs]
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Infer once; the session itself is safe for many threads."""
+        feed = {
+            name: self._numpy.frombuffer(tensor.data, dtype=_NUMPY[tensor.dtype]).reshape(
+                tensor.shape
+            )
+            for name, tensor in inputs.items()
+        }
+        arrays = self._session.run(self._names, feed)
+        return {
+            spec.name: self._tensor(spec, array)
+            for spec, array in zip(self._signature.outputs, arrays, strict=True)
+        }
+
+    def signature(self) -> Signature:
+        """Inputs and outputs as the file names them."""
+        return self._signature
+
+    def close(self) -> None:
+        """Drop the session; its memory goes when the last output is dropped."""
+        self._session = None
+
+    def _tensor(self, spec: TensorSpec, array: Any) -> Tensor:
+        array = self._numpy.ascontiguousarray(array)
+        # An empty array cannot be cast by memoryview.
+        data = memoryview(array).cast("B") if array.size else b""
+        return Tensor(spec.name, spec.dtype, tuple(array.shape), data)
+
+
+def _spec(node: Any, path: str) -> TensorSpec:
+    dtype = _DTYPES.get(node.type)
+    if dtype is None:
+        raise LoadError(f"{path}: {node.name} is {node.type}, which has no buffer form here")
+    shape = tuple(axis if isinstance(axis, int | str) else None for axis in node.shape)
+    return TensorSpec(node.name, dtype, shape)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,31 @@
+"""Finds runtimes by entry point. Refuses to guess: a missing runtime is a LoadError with its name.
+
+    open_backend(runtime, path, options) -> Backend        # satisfies `slot.OpenBackend`
+"""
+
+from collections.abc import Callable
+from importlib import metadata
+from typing import cast
+
+from agent.errors import LoadError
+from agent.runtime.backend import Backend, Options
+
+GROUP = "lighterman.runtimes"
+
+Load = Callable[[str, Options], Backend]
+
+
+def open_backend(runtime: str, path: str, options: Options) -> Backend:
+    """Load the build at `path`; LoadError when the runtime is missing or refuses the file."""
+    return find_load(runtime)(path, options)
+
+
+def find_load(runtime: str) -> Load:
+    """The `load` of a registered runtime; imports its file, not yet its library."""
+    found = {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+    if runtime not in found:
+        raise LoadError(
+            f"runtime {runtime!r} is not known to this agent",
+            f"registered: {', '.join(sorted(found)) or 'none'}",
+        )
+    return cast("Load", found[runtime].load())
