@@ -24,6 +24,7 @@ class Limits:
     job_memory_bytes: int = 6 * 1024**3
     job_time_s: float = 1800.0
     job_lease_s: float = 30.0
+    device_certificate_s: float = 30 * 86400.0  # never more than 30 days, whatever stands here
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
-from controller.store.tables import capability, desired, device
+from controller.store.tables import assignment, capability, desired, device
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,30 @@ def behind(conn: Connection) -> list[tuple[str, int, str]]:
         .order_by(device.c.device_id)
     )
     return [(row[0], int(row[1]), row[2]) for row in conn.execute(query)]
+
+
+def previous_versions(
+    conn: Connection, device_ids: Iterable[str]
+) -> dict[tuple[str, str, str], str]:
+    """What (device, model, version) replaced when it was activated, where something was."""
+    columns = (
+        assignment.c.device_id,
+        assignment.c.model,
+        assignment.c.version,
+        assignment.c.previous_version,
+    )
+    query = (
+        select(*columns)
+        .where(assignment.c.activated_at.is_not(None), assignment.c.previous_version.is_not(None))
+        .order_by(assignment.c.activated_at)
+    )
+    found: dict[tuple[str, str, str], str] = {}
+    wanted = sorted(device_ids)
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        for row in conn.execute(query.where(assignment.c.device_id.in_(part))):
+            found[row.device_id, row.model, row.version] = row.previous_version
+    return found
 
 
 def _row(row: Row[Any]) -> DeviceRow:

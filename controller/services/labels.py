@@ -1,0 +1,24 @@
+"""The grammar of labels. Names that a selector reads elsewhere are refused."""
+
+import re
+
+from controller.domain.selection import RESERVED
+from controller.errors import InvalidError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+_VALUE = re.compile(r"[A-Za-z0-9._:/@ -]{0,63}")
+
+
+def check_label(name: str, value: str = "") -> None:
+    """InvalidError where a label could not be selected by."""
+    if not _NAME.fullmatch(name):
+        raise InvalidError(
+            f"{name[:80]!r} is no label name", "names are 1 to 63 letters, digits and . _ / -"
+        )
+    if name in RESERVED or name == "all":
+        raise InvalidError(f"the label name {name!r} is reserved; selectors give it a meaning")
+    if not _VALUE.fullmatch(value):
+        raise InvalidError(
+            f"{value[:80]!r} is no label value",
+            "values are up to 63 letters, digits and . _ : / @ -",
+        )

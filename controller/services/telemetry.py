@@ -1,0 +1,193 @@
+"""What telemetry and presence make of a device's status: the health document of the feed.
+
+Windows are merged as histograms; nothing here averages a quantile.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from controller.domain.histogram import Histogram
+from controller.services.context import Ctx, Deps
+from controller.services.devices import select_ids
+from controller.services.samples import StatusUpdate
+from controller.store import devices, events
+from controller.store.samples import SampleRow
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RungSample:
+    """One rung's service times in one window."""
+
+    model: str
+    version: str
+    rung: str
+    build_digest: str
+    service: Histogram
+    errors: int
+    non_finite: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """What the device says of one model."""
+
+    model: str
+    version: str
+    rung: str
+    phase: str
+    rung_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """One message of a device. Temperatures in °C, shares in percent; None is unknown."""
+
+    samples: Sequence[RungSample] = ()
+    models: Sequence[ModelStatus] = ()
+    temperature_c: float | None = None
+    memory_used_pct: float | None = None
+    cpu_used_pct: float | None = None
+    applied_generation: int = 0
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the door remembers of a device between two messages."""
+
+    profile: str
+    project: str
+    status: dict[str, Any] = field(default_factory=dict)
+
+
+def find_seen(deps: Deps, device_id: str) -> Seen | None:
+    """A device's stored facts, or None when it may not speak (unknown, retired, quarantined)."""
+    with deps.store.read() as conn:
+        row = devices.get_device(conn, device_id)
+    if row is None or row.state not in ("ACTIVE", "PENDING"):
+        return None
+    return Seen(row.profile or "", row.project, row.status or {})
+
+
+def take_telemetry(
+    deps: Deps, now: datetime, device_id: str, seen: Seen, telemetry: Telemetry
+) -> dict[str, Any]:
+    """Put a message into the window and return the device's health document."""
+    minute_at = now.replace(second=0, microsecond=0)
+    for one in telemetry.samples:
+        if one.service.count or one.errors or one.non_finite:
+            deps.samples.add(
+                SampleRow(
+                    device_id=device_id,
+                    model=one.model,
+                    version=one.version,
+                    rung=one.rung,
+                    minute_at=minute_at,
+                    build_digest=one.build_digest,
+                    histogram=one.service,
+                    errors=one.errors,
+                    non_finite=one.non_finite,
+                    last_at=now,
+                )
+            )
+    status = health_document(device_id, seen.profile, now, True, telemetry)
+    seen.status = status
+    deps.samples.note(StatusUpdate(device_id, now, status, telemetry.applied_generation))
+    return status
+
+
+def health_document(
+    device_id: str, profile: str, now: datetime, online: bool, telemetry: Telemetry
+) -> dict[str, Any]:
+    """The document of ``lighterman/v1/feed/<project>/device/<device>/health``."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "device": device_id,
+        "profile": profile,
+        "at": now.isoformat(timespec="milliseconds"),
+        "online": online,
+        "temperature_c": telemetry.temperature_c,
+        "memory_used_pct": telemetry.memory_used_pct,
+        "cpu_used_pct": telemetry.cpu_used_pct,
+        "models": [_model(one, telemetry.samples) for one in telemetry.models],
+    }
+
+
+def _model(one: ModelStatus, samples: Sequence[RungSample]) -> dict[str, Any]:
+    service, errors = Histogram(), 0
+    for sample in samples:
+        if (sample.model, sample.version, sample.rung) == (one.model, one.version, one.rung):
+            service = service.merge(sample.service)
+            errors += sample.errors
+    return {
+        "model": one.model,
+        "version": one.version,
+        "rung": one.rung,
+        "rung_reason": one.rung_reason,
+        "phase": one.phase,
+        "p50_ms": _ms(service.quantile(0.50)),
+        "p95_ms": _ms(service.quantile(0.95)),
+        "inferences": service.count,
+        "errors": errors,
+    }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000.0, 3)
+
+
+def set_online(deps: Deps, ctx: Ctx, device_id: str, online: bool) -> bool:
+    """Store a device's presence; True when it changed (which is an event)."""
+    with deps.store.write() as conn:
+        row = devices.get_device(conn, device_id)
+        if row is None or row.state == "RETIRED":
+            return False
+        values: dict[str, object] = {"online": online}
+        if online:
+            values["last_seen_at"] = ctx.now
+        if row.status is not None:
+            values["status"] = {**row.status, "online": online}
+        devices.update_device(conn, device_id, **values)
+        if row.online == online:
+            return False
+        kind = "device_online" if online else "device_offline"
+        events.append(conn, row.project, ctx.now, kind, device_id, device_id=device_id)
+    deps.wake()
+    return True
+
+
+def mark_silent_offline(deps: Deps, ctx: Ctx, before: datetime) -> list[str]:
+    """Devices that were online before a restart and did not speak since `before` are offline."""
+    with deps.store.write() as conn:
+        rows = devices.mark_unseen_offline(conn, before)
+        for row in rows:
+            events.append(
+                conn,
+                row.project,
+                ctx.now,
+                "device_offline",
+                ctx.actor,
+                device_id=row.device_id,
+                reason="not heard of since the controller listens again",
+            )
+    if rows:
+        deps.wake()
+    return [row.device_id for row in rows]
+
+
+def tail_telemetry(
+    deps: Deps, ctx: Ctx, selector: str, wait_s: float
+) -> Iterator[tuple[str, dict[str, Any]] | None]:
+    """(device, health document) as they come; None after `wait_s` without one. Never ends."""
+    chosen = None if selector in ("", "all") else select_ids(deps, ctx, selector)
+    after = deps.samples.newest()
+    while True:
+        after, statuses = deps.samples.wait_newer(after, wait_s)
+        for status in statuses:
+            if chosen is None or status["device"] in chosen:
+                yield status["device"], status
+        if not statuses:
+            yield None

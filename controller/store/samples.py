@@ -1,0 +1,132 @@
+"""Latency samples: one row per device, model, version, rung and minute. Merges, never averages."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
+
+from controller.domain.histogram import Histogram
+from controller.store.tables import sample
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """What one rung of one device did in one minute; `histogram` holds service times."""
+
+    device_id: str
+    model: str
+    version: str
+    rung: str
+    minute_at: datetime
+    build_digest: str
+    histogram: Histogram
+    errors: int
+    non_finite: int
+    last_at: datetime
+
+    @property
+    def key(self) -> tuple[str, str, str, str, datetime]:
+        """What a row is found by."""
+        return (self.device_id, self.model, self.version, self.rung, self.minute_at)
+
+    def merge(self, newer: "SampleRow") -> "SampleRow":
+        """Both together; the newer one names the build."""
+        return SampleRow(
+            *self.key,
+            build_digest=newer.build_digest or self.build_digest,
+            histogram=self.histogram.merge(newer.histogram),
+            errors=self.errors + newer.errors,
+            non_finite=self.non_finite + newer.non_finite,
+            last_at=max(self.last_at, newer.last_at),
+        )
+
+
+def add_samples(conn: Connection, rows: Iterable[SampleRow]) -> None:
+    """Add rows to what is stored of the same minutes. At most one row per key."""
+    fresh: list[dict[str, Any]] = []
+    merged: list[dict[str, Any]] = []
+    for row in rows:
+        stored = conn.execute(
+            select(sample).where(
+                sample.c.device_id == row.device_id,
+                sample.c.model == row.model,
+                sample.c.version == row.version,
+                sample.c.rung == row.rung,
+                sample.c.minute_at == row.minute_at,
+            )
+        ).first()
+        if stored is None:
+            fresh.append(_values(row))
+        else:
+            values = _values(_row(stored).merge(row))
+            merged.append({f"b_{name}": value for name, value in values.items()})
+    if fresh:
+        conn.execute(insert(sample), fresh)
+    if merged:
+        keys = ("device_id", "model", "version", "rung", "minute_at")
+        others = ("build_digest", "count", "errors", "non_finite", "histogram", "last_at")
+        conn.execute(
+            update(sample)
+            .where(*(sample.c[name] == bindparam(f"b_{name}") for name in keys))
+            .values({name: bindparam(f"b_{name}") for name in others}),
+            merged,
+        )
+
+
+def list_samples(
+    conn: Connection,
+    *,
+    device_ids: Collection[str] | None = None,
+    model: str | None = None,
+    version: str | None = None,
+    since: datetime | None = None,
+) -> list[SampleRow]:
+    """Rows that match, oldest first; `since` compares with the last sample of a row."""
+    query = select(sample).order_by(sample.c.minute_at, sample.c.device_id, sample.c.rung)
+    if model is not None:
+        query = query.where(sample.c.model == model)
+    if version is not None:
+        query = query.where(sample.c.version == version)
+    if since is not None:
+        query = query.where(sample.c.last_at >= since)
+    if device_ids is None:
+        return [_row(row) for row in conn.execute(query)]
+    found: list[SampleRow] = []
+    wanted = sorted(device_ids)
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        found += [_row(row) for row in conn.execute(query.where(sample.c.device_id.in_(part)))]
+    return found
+
+
+def _values(row: SampleRow) -> dict[str, Any]:
+    return {
+        "device_id": row.device_id,
+        "model": row.model,
+        "version": row.version,
+        "rung": row.rung,
+        "minute_at": row.minute_at,
+        "build_digest": row.build_digest,
+        "count": row.histogram.count,
+        "errors": row.errors,
+        "non_finite": row.non_finite,
+        "histogram": row.histogram.to_json(),
+        "last_at": row.last_at,
+    }
+
+
+def _row(row: Row[Any]) -> SampleRow:
+    return SampleRow(
+        device_id=row.device_id,
+        model=row.model,
+        version=row.version,
+        rung=row.rung,
+        minute_at=row.minute_at,
+        build_digest=row.build_digest,
+        histogram=Histogram.from_json(row.histogram),
+        errors=row.errors,
+        non_finite=row.non_finite,
+        last_at=row.last_at,
+    )
