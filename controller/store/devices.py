@@ -137,6 +137,24 @@ def desired_generations(conn: Connection) -> dict[str, int]:
     return {row.device_id: int(row.generation) for row in rows}
 
 
+@dataclass(frozen=True, slots=True)
+class DesiredRow:
+    """What one device should run, as signed; `models` holds the manifest's entries by model."""
+
+    generation: int
+    models: dict[str, Any]
+    manifest: bytes
+    signatures: list[dict[str, str]]
+
+
+def get_desired(conn: Connection, device_id: str) -> DesiredRow | None:
+    """The desired state of a device, or None when it never got an order."""
+    row = conn.execute(select(desired).where(desired.c.device_id == device_id)).first()
+    if row is None:
+        return None
+    return DesiredRow(row.generation, dict(row.models), bytes(row.manifest), list(row.signatures))
+
+
 def behind(conn: Connection) -> list[tuple[str, int, str]]:
     """(device, desired generation, manifest digest) where the device applied less than desired."""
     query = (
