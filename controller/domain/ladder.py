@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from controller.domain.build import PassedBuild
-from controller.domain.selection import Selector, Subject, matches, parse_filter
+from controller.domain.selection import EVERYTHING, Selector, Subject, matches, parse_filter
 from controller.domain.spec import Spec
 from controller.errors import InvalidError
 
@@ -65,7 +65,7 @@ class Policy:
 
     name: str
     model: str = "*"
-    selector: Selector = Selector()
+    selector: Selector = EVERYTHING
     priority: int = 0
     slow_threshold_ms: float = 100.0
     slow_count: int = 5

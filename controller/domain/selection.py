@@ -54,6 +54,9 @@ class Selector:
         return ",".join(str(term) for term in self.terms) or "all"
 
 
+EVERYTHING = Selector()
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What a selector looks at."""
@@ -71,7 +74,7 @@ def parse_selector(text: str) -> Selector:
     """
     stripped = text.strip()
     if stripped == "all":
-        return Selector()
+        return EVERYTHING
     if not stripped:
         raise InvalidError("the selector is empty", "write all, or for example site=berlin")
     return Selector(tuple(_term(part.strip(), text) for part in stripped.split(",")))
