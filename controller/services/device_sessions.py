@@ -102,20 +102,20 @@ def greet_device(deps: Deps, ctx: Ctx, device_id: str, facts: HelloFacts) -> Hel
     protocol = negotiate(facts.protocol_min, facts.protocol_max)
     counter = boot_counter(facts.boot_id)
     clone: DeniedError | None = None
+    profile: str | None = None
     with deps.store.write() as conn:
         row = admit_device(conn, device_id, pending_too=True)
-        if not _is_newest(row, facts.boot_id, counter):
-            clone = _quarantine(conn, ctx, row, facts.boot_id)
-        else:
+        if _is_newest(row, facts.boot_id, counter):
             profile = _take_facts(conn, ctx, row, protocol, facts)
-            generation = devices.desired_generations(conn).get(device_id, 0)
-    if clone is not None:
-        deps.wake()
-        raise clone
+        else:  # stored, not rolled back: the error is raised behind the transaction
+            clone = _quarantine(conn, ctx, row, facts.boot_id)
+        desired = devices.get_desired(conn, device_id)
     deps.wake()
+    if clone is not None:
+        raise clone
     return HelloView(
         protocol=protocol,
-        desired_generation=generation,
+        desired_generation=desired.generation if desired is not None else 0,
         signing_keys=deps.signer.public_keys(),
         profile=profile or "",
         pending=row.state == DeviceState.PENDING,

@@ -1,0 +1,98 @@
+"""Stands before every call: the role in the certificate must fit the service, errors are mapped.
+
+Holds no knowledge of any single method.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import grpc
+
+from controller.api.base import Caller, caller_of
+from controller.api.errors import abort_with
+from controller.errors import DeniedError
+from controller.services.context import Ctx
+
+NewCtx = Callable[[str], Ctx]
+Admit = Callable[[Caller], None]
+
+ROLES: Mapping[str, str] = {
+    "lighterman.v1.DeviceService": "device",
+    "lighterman.v1.BuildService": "worker",
+    "lighterman.v1.FleetService": "operator",
+}
+
+
+def check_role(method: str, caller: Caller) -> None:
+    """DeniedError when the caller's certificate is not for this service."""
+    service = method.strip("/").partition("/")[0]
+    wanted = ROLES.get(service)
+    if caller.role != wanted:
+        raise DeniedError(
+            f"the certificate of {caller.name} has the role {caller.role}",
+            f"{service.rpartition('.')[2] or 'this service'} is for the role {wanted or 'none'}",
+        )
+
+
+class Gate(grpc.ServerInterceptor):
+    """Checks who calls (unless `open_to_all`), then maps what the servicer raises.
+
+    `admit` raises for certificates that were revoked since.
+    """
+
+    def __init__(self, new_ctx: NewCtx, admit: Admit | None = None) -> None:
+        self._new_ctx = new_ctx
+        self._admit = admit
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the method's handler."""
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        return self._wrapped(handler, method)
+
+    def _wrapped(self, handler: Any, method: str) -> Any:
+        serializers = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.response_streaming:
+            inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+            def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+                try:
+                    self._check(method, context)
+                    yield from inner(request, context)
+                except Exception as error:  # noqa: BLE001 - mapped, never swallowed
+                    self._abort(context, error, method)
+
+            if handler.request_streaming:
+                return grpc.stream_stream_rpc_method_handler(stream, **serializers)
+            return grpc.unary_stream_rpc_method_handler(stream, **serializers)
+        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+        def single(request: Any, context: grpc.ServicerContext) -> Any:
+            try:
+                self._check(method, context)
+                return inner(request, context)
+            except Exception as error:  # noqa: BLE001 - mapped, never swallowed
+                self._abort(context, error, method)
+
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(single, **serializers)
+        return grpc.unary_unary_rpc_method_handler(single, **serializers)
+
+    def _check(self, method: str, context: grpc.ServicerContext) -> None:
+        if self._admit is None:
+            return
+        caller = caller_of(context)
+        check_role(method, caller)
+        self._admit(caller)
+
+    def _abort(self, context: grpc.ServicerContext, error: Exception, method: str) -> NoReturn:
+        abort_with(context, error, self._new_ctx(context.peer()), method)
