@@ -253,7 +253,7 @@ def resume(session: Session, rollout_id: str, reason: str) -> None:
 @common
 def abort(session: Session, rollout_id: str, reason: str) -> None:
     """Stop for good: withdraw it where it is not active yet, leave the rest."""
-    said = "is being aborted; where it is not active yet it is withdrawn, the rest stays"
+    said = "is being aborted; not active yet: withdrawn; active: stays"
     _set_intent(session, rollout_id, fleet_pb2.ROLLOUT_INTENT_ABORT, reason, said)
 
 

@@ -6,9 +6,16 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 import grpc
 
-from controller.cli import admin, apply, builds, devices, events, models, rollouts, status
+from controller.cli.admin import admin
+from controller.cli.apply import apply
+from controller.cli.builds import build
+from controller.cli.devices import device
+from controller.cli.events import event
+from controller.cli.models import model
 from controller.cli.problem import EXIT_USAGE, CliError, from_rpc, render
+from controller.cli.rollouts import rollout
 from controller.cli.session import Session
+from controller.cli.status import status
 
 
 def _version() -> str:
@@ -28,14 +35,14 @@ def fleetctl(ctx: click.Context, context_name: str | None) -> None:
     ctx.call_on_close(ctx.obj.close)
 
 
-fleetctl.add_command(status.status)
-fleetctl.add_command(models.model)
-fleetctl.add_command(devices.device)
-fleetctl.add_command(builds.build)
-fleetctl.add_command(rollouts.rollout)
-fleetctl.add_command(events.event)
-fleetctl.add_command(apply.apply)
-fleetctl.add_command(admin.admin)
+fleetctl.add_command(status)
+fleetctl.add_command(model)
+fleetctl.add_command(device)
+fleetctl.add_command(build)
+fleetctl.add_command(rollout)
+fleetctl.add_command(event)
+fleetctl.add_command(apply)
+fleetctl.add_command(admin)
 
 
 def run(arguments: list[str] | None = None) -> int:
