@@ -1,4 +1,4 @@
-"""Holds docs/reference against the code: settings and commands. `--write` regenerates both pages.
+"""Holds docs/reference against the code: settings, commands, JSON. `--write` regenerates the pages.
 
 Reads the commands from their parsers and the settings from their tables; runs no command.
 """
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from lighterman.settings import Setting
+from tools.cli_json import cli_json_page
 from tools.commands import Command, click_commands, parser_commands
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,6 +87,7 @@ def pages() -> dict[Path, str]:
     return {
         REFERENCE / "settings.md": settings_page(),
         REFERENCE / "commands.md": commands_page(),
+        REFERENCE / "cli-json.md": cli_json_page(NOTE),
     }
 
 
