@@ -1,6 +1,7 @@
 """Errors of the controller: what was wrong, where, and what to do. They know no transport.
 
-``message`` is one line; ``lines`` add detail and the way out. ``api`` maps kinds to status codes in one table.
+``message`` is one line; ``lines`` add detail and the way out. ``api`` maps kinds to status codes
+in one table.
 """
 
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Ids that people can read out on the phone: ``r-7k2m9q``. Unique by retry on conflict, not by length."""
+"""Ids that people can read out on the phone: ``r-7k2m9q``. Unique by retry, not by length."""
 
 import secrets
 from typing import Protocol

@@ -1,7 +1,7 @@
 """MQTT topic names: part of the wire contract, used by both sides and by nobody else's guess.
 
-Every device topic carries one ``Envelope`` (or, downwards, ``Doorbell`` and ``Ack``); feed topics carry JSON
-for consumers. Nothing here publishes or subscribes.
+Every device topic carries one ``Envelope`` (or, downwards, ``Doorbell`` and ``Ack``); feed topics
+carry JSON for consumers. Nothing here publishes or subscribes.
 """
 
 import re
