@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -40,11 +41,28 @@ class Blobs:
         self._store = LocalStore(self._root)
 
     def sweep(self) -> int:
-        """Remove what interrupted uploads left, return how many files. Only at start."""
+        """Remove what interrupted uploads left; at start only, by the lock's holder."""
         left = list(self._incoming.iterdir())
         for path in left:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         return len(left)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder beside the artifacts for files in the making; gone when the context ends.
+
+        Raises ExhaustedError when the disk gets full inside.
+        """
+        with tempfile.TemporaryDirectory(dir=self._incoming) as folder:
+            try:
+                yield Path(folder)
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise _full(error) from error
+                raise
 
     def exists(self, digest: str) -> bool:
         """Whether the artifact is here, whole."""
@@ -191,11 +209,15 @@ def _named_full(call: Callable[[], T]) -> T:
         return call()
     except OSError as error:
         if error.errno in _FULL:
-            raise ExhaustedError(
-                f"the disk of the controller is full ({error.strerror})",
-                "nothing of this artifact was kept; free disk space and send it again",
-            ) from error
+            raise _full(error) from error
         raise
+
+
+def _full(error: OSError) -> ExhaustedError:
+    return ExhaustedError(
+        f"the disk of the controller is full ({error.strerror})",
+        "nothing of this artifact was kept; free disk space and send it again",
+    )
 
 
 def _sync_folder(folder: Path) -> None:

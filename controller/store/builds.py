@@ -1,14 +1,15 @@
 """Builds (one compile each) and their gates (one version and profile each). Judges nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, insert, select, update
 
 from controller.domain.build import PassedBuild
-from controller.store.tables import build, build_gate, build_job, variant
+from controller.store.session import fresh_id
+from controller.store.tables import build, build_gate, build_job, device, variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,11 @@ def add_build(
     )
 
 
+def new_build_id(conn: Connection, new: Callable[[], str]) -> str:
+    """An id that no build has."""
+    return fresh_id(conn, build.c.build_id, new)
+
+
 def find_build(conn: Connection, project: str, target_key: str) -> BuildRow | None:
     """The compile for that target, or None."""
     query = select(build).where(build.c.project == project, build.c.target_key == target_key)
@@ -166,14 +172,7 @@ def set_failed(conn: Connection, build_id: str, reason: str, now: datetime) -> N
 
 def put_gate(conn: Connection, project: str, row: GateRow) -> None:
     """Write the gate, over an older one."""
-    key = and_(
-        build_gate.c.project == project,
-        build_gate.c.model == row.key.model,
-        build_gate.c.version == row.key.version,
-        build_gate.c.variant == row.key.variant,
-        build_gate.c.recipe == row.key.recipe,
-        build_gate.c.profile == row.key.profile,
-    )
+    key = _gate_key(project, row.key)
     values = {
         "build_id": row.build_id,
         "verdict": row.verdict,
@@ -198,6 +197,13 @@ def put_gate(conn: Connection, project: str, row: GateRow) -> None:
         )
 
 
+def find_gate(conn: Connection, project: str, key: GateKey) -> GateRow | None:
+    """One gate, or None."""
+    query = select(build_gate).where(_gate_key(project, key))
+    row = conn.execute(query).first()
+    return None if row is None else _gate(row)
+
+
 def gates_of_build(conn: Connection, build_id: str) -> list[tuple[str, GateRow]]:
     """(project, gate) of every version and profile that uses the build."""
     query = select(build_gate).where(build_gate.c.build_id == build_id)
@@ -217,6 +223,21 @@ def list_seen(
         if wanted:
             query = query.where(column == wanted)
     return [_seen_row(row) for row in conn.execute(query)]
+
+
+def enrolled_profiles(conn: Connection, project: str) -> list[str]:
+    """Profiles of devices that are enrolled and not retired, by name."""
+    query = (
+        select(device.c.profile)
+        .where(
+            device.c.project == project,
+            device.c.profile.is_not(None),
+            device.c.state.in_(("PENDING", "ACTIVE", "QUARANTINED")),
+        )
+        .distinct()
+        .order_by(device.c.profile)
+    )
+    return [str(name) for name in conn.execute(query).scalars()]
 
 
 def passed_builds(
@@ -241,6 +262,17 @@ def passed_builds(
         and seen.build is not None
         and seen.build.digest is not None
     ]
+
+
+def _gate_key(project: str, key: GateKey) -> ColumnElement[bool]:
+    return and_(
+        build_gate.c.project == project,
+        build_gate.c.model == key.model,
+        build_gate.c.version == key.version,
+        build_gate.c.variant == key.variant,
+        build_gate.c.recipe == key.recipe,
+        build_gate.c.profile == key.profile,
+    )
 
 
 def _seen() -> Select[Any]:

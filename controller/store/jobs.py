@@ -1,11 +1,13 @@
 """The queue of build jobs with their leases. Decides nothing: services say when a lease ran out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from controller.store.session import fresh_id
 from controller.store.tables import build_job as table
 
 
@@ -41,6 +43,11 @@ def add_job(
             updated_at=now,
         )
     )
+
+
+def new_job_id(conn: Connection, new: Callable[[], str]) -> str:
+    """An id that no job has."""
+    return fresh_id(conn, table.c.job_id, new)
 
 
 def find_job(conn: Connection, job_id: str) -> JobRow | None:

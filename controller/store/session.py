@@ -12,16 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Engine,
-    create_engine,
-    event,
-    make_url,
-    select,
-    text,
-)
+from sqlalchemy import Column, Engine, create_engine, event, make_url, select, text
+
+# Services name the type of what `Store` gives them without importing SQLAlchemy.
+from sqlalchemy import Connection as Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from controller.errors import (

@@ -1,0 +1,250 @@
+"""Builds: start, retry, override, list. Compiles nothing: it queues jobs for workers.
+
+A compile is made once per target and shared; the gate runs for every version and profile.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from controller.domain.build import Evidence, GateVerdict
+from controller.domain.device import Profile
+from controller.errors import InvalidError, RefusedError
+from controller.services.build_plans import plan_builds, queue_job
+from controller.services.context import Ctx, Deps
+from controller.services.gates import load_profiles, measured_on_class
+from controller.services.models import require_version
+from controller.store import events
+from controller.store.builds import SeenRow, list_seen, put_gate
+from controller.store.session import Connection
+
+MAX_REASON_CHARS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class BuildView:
+    """One build as one profile sees it; ``evidence`` is None where nothing was measured."""
+
+    build_id: str
+    model: str
+    version: str
+    variant: str
+    recipe: str
+    profile: str
+    state: str
+    progress_pct: float
+    step: str
+    reason: str
+    digest: str
+    size_bytes: int
+    source_size_bytes: int
+    evidence: Evidence | None
+    measured_on_class: bool
+    dataset: str
+    override_reason: str
+    override_by: str
+    cached: bool
+    job_id: str
+    last_lines: tuple[str, ...]
+    updated_at: datetime
+
+
+def start_build(
+    deps: Deps,
+    ctx: Ctx,
+    *,
+    model: str,
+    version: str,
+    profiles: Sequence[str] = (),
+    dataset: str = "",
+    recipes: Sequence[str] = (),
+) -> list[BuildView]:
+    """Build a version for profiles (default: those of enrolled devices); failed ones run again.
+
+    ``dataset`` defaults to the one named like the model. What was compiled before is only gated.
+    Raises NotFoundError for unknown names, RefusedError when no profile is given or enrolled.
+    """
+    with deps.store.write() as conn:
+        row = require_version(conn, ctx.project, model, version)
+        plan_builds(conn, ctx, deps.limits, row, profiles, dataset, recipes)
+        return _views(conn, ctx.project, model, row.version)
+
+
+def retry_build(deps: Deps, ctx: Ctx, *, model: str, version: str) -> list[BuildView]:
+    """Queue again what failed to compile. Raises RefusedError when nothing did."""
+    with deps.store.write() as conn:
+        row = require_version(conn, ctx.project, model, version)
+        seen = list_seen(conn, ctx.project, model, row.version)
+        again = False
+        for variant in row.variants:
+            failed = {
+                one.build.build_id: one.build
+                for one in seen
+                if one.gate.key.variant == variant.variant
+                and one.build is not None
+                and one.build.state == "FAILED"
+            }
+            if failed:
+                queue_job(conn, ctx, deps.limits, row, variant, list(failed.values()))
+                again = True
+        if not again:
+            raise RefusedError(
+                f"no build of {model}:{row.version} failed",
+                f"fleetctl build list {model}:{row.version} shows their states",
+            )
+        return _views(conn, ctx.project, model, row.version)
+
+
+def list_builds(
+    deps: Deps, ctx: Ctx, *, model: str = "", version: str = "", profile: str = ""
+) -> list[BuildView]:
+    """Builds as profiles see them; empty names mean all. NotFoundError for an unknown model."""
+    with deps.store.read() as conn:
+        if model:
+            require_version(conn, ctx.project, model, version)
+        return _views(conn, ctx.project, model, version, profile)
+
+
+def override_build(
+    deps: Deps,
+    ctx: Ctx,
+    *,
+    model: str,
+    version: str,
+    profile: str,
+    reason: str,
+    variant: str = "",
+    recipe: str = "",
+) -> list[BuildView]:
+    """Let refused builds be released to one profile all the same; an event says who and why.
+
+    Raises InvalidError without a reason, RefusedError when there is nothing to override.
+    """
+    reason = reason.strip()
+    if not reason or len(reason) > MAX_REASON_CHARS:
+        raise InvalidError(
+            "an override needs a reason", f"--reason TEXT, at most {MAX_REASON_CHARS} characters"
+        )
+    if not profile:
+        raise InvalidError("an override speaks of one profile", "name it with --profile")
+    with deps.store.write() as conn:
+        row = require_version(conn, ctx.project, model, version)
+        seen = [
+            one
+            for one in list_seen(conn, ctx.project, model, row.version, profile)
+            if variant in ("", one.gate.key.variant) and recipe in ("", one.gate.key.recipe)
+        ]
+        chosen = [one for one in seen if _overridable(one)]
+        if not chosen:
+            raise _nothing_to_override(f"{model}:{row.version}", profile, seen)
+        for one in chosen:
+            _override(conn, ctx, one, reason)
+        names = {one.gate.key for one in chosen}
+        views = _views(conn, ctx.project, model, row.version, profile)
+    return [view for view in views if any(_same(view, key) for key in names)]
+
+
+def _overridable(one: SeenRow) -> bool:
+    compiled = one.build is not None and one.build.state == "COMPILED"
+    return one.gate.verdict == GateVerdict.REFUSED and compiled
+
+
+def _override(conn: Connection, ctx: Ctx, one: SeenRow, reason: str) -> None:
+    key = one.gate.key
+    put_gate(
+        conn,
+        ctx.project,
+        replace(
+            one.gate,
+            verdict=GateVerdict.OVERRIDDEN.value,
+            override_reason=reason,
+            override_by=ctx.actor,
+            override_at=ctx.now,
+            updated_at=ctx.now,
+        ),
+    )
+    events.append(
+        conn,
+        ctx.project,
+        ctx.now,
+        "build_overridden",
+        ctx.actor,
+        model=key.model,
+        version=key.version,
+        reason=reason,
+        details={
+            "variant": key.variant,
+            "recipe": key.recipe,
+            "profile": key.profile,
+            "build": one.gate.build_id,
+            "refused": one.gate.reason,
+        },
+    )
+
+
+def _nothing_to_override(ref: str, profile: str, seen: Sequence[SeenRow]) -> RefusedError:
+    if not seen:
+        return RefusedError(
+            f"{ref} was not built for {profile}", f"fleetctl build run {ref} --profile {profile}"
+        )
+    return RefusedError(
+        f"no build of {ref} for {profile} was refused by its gate",
+        *(
+            f"{one.gate.key.variant}  {one.gate.key.recipe}  {_state(one)}"
+            + (f": {one.gate.reason}" if one.gate.reason else "")
+            for one in seen
+        ),
+        "only a build that was compiled and refused can be overridden",
+    )
+
+
+def _same(view: BuildView, key: Any) -> bool:
+    return (view.variant, view.recipe, view.profile) == (key.variant, key.recipe, key.profile)
+
+
+def _views(
+    conn: Connection, project: str, model: str, version: str, profile: str = ""
+) -> list[BuildView]:
+    profiles = load_profiles(conn, project)
+    seen = list_seen(conn, project, model, version, profile)
+    return [_view(one, profiles) for one in seen]
+
+
+def _state(one: SeenRow) -> str:
+    if one.gate.verdict != GateVerdict.PENDING or one.build is None:
+        return one.gate.verdict.lower()
+    return "running" if one.build.state == "RUNNING" else "queued"
+
+
+def _view(one: SeenRow, profiles: Mapping[str, Profile]) -> BuildView:
+    gate, build = one.gate, one.build
+    state = _state(one)
+    evidence = build.evidence if build is not None and build.state == "COMPILED" else None
+    profile = profiles.get(gate.key.profile)
+    return BuildView(
+        build_id=gate.build_id or "",
+        model=gate.key.model,
+        version=gate.key.version,
+        variant=gate.key.variant,
+        recipe=gate.key.recipe,
+        profile=gate.key.profile,
+        state=state,
+        progress_pct={"queued": 0.0, "running": one.progress_pct}.get(state, 100.0),
+        step=one.step if state == "running" else "",
+        reason=gate.reason,
+        digest=(build.digest or "") if build is not None else "",
+        size_bytes=(build.length or 0) if build is not None else 0,
+        source_size_bytes=one.source_length,
+        evidence=None if evidence is None else Evidence.from_json(evidence),
+        measured_on_class=bool(
+            evidence is not None and profile is not None and measured_on_class(evidence, profile)
+        ),
+        dataset=(build.dataset or "") if build is not None else "",
+        override_reason=gate.override_reason or "",
+        override_by=gate.override_by or "",
+        cached=gate.cached,
+        job_id=one.job_id or "",
+        last_lines=one.last_lines if state == "failed" else (),
+        updated_at=gate.updated_at,
+    )

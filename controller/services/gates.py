@@ -1,0 +1,105 @@
+"""The gate of a build for a version and profile: asks the domain, stores what it said.
+
+An override by a person stays as long as it speaks of the same build.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from controller.domain.build import Evidence, GateVerdict, Recipe, gate, parse_recipe
+from controller.domain.device import Capabilities, Profile, host_matches, parse_profile
+from controller.services.context import Ctx
+from controller.store import events
+from controller.store.builds import BuildRow, GateKey, GateRow, find_gate, gates_of_build, put_gate
+from controller.store.objects import list_objects
+from controller.store.session import Connection
+
+
+def load_profiles(conn: Connection, project: str) -> dict[str, Profile]:
+    """All profiles by name."""
+    rows = list_objects(conn, project, "Profile")
+    return {row.name: parse_profile(row.name, row.spec) for row in rows}
+
+
+def judge_build(conn: Connection, ctx: Ctx, project: str, build: BuildRow) -> None:
+    """Write the gate of every version and profile that waits for the build, with an event each."""
+    profiles = load_profiles(conn, project)
+    for gate_project, row in gates_of_build(conn, build.build_id):
+        if gate_project != project or row.verdict == GateVerdict.OVERRIDDEN:
+            continue
+        verdict, reason = judge(build, profiles.get(row.key.profile))
+        put_gate(
+            conn,
+            project,
+            replace(row, verdict=verdict.value, reason=reason, updated_at=ctx.now),
+        )
+        events.append(
+            conn,
+            project,
+            ctx.now,
+            f"build_{verdict.lower()}",
+            ctx.actor,
+            model=row.key.model,
+            version=row.key.version,
+            reason=reason,
+            details={
+                "variant": row.key.variant,
+                "recipe": row.key.recipe,
+                "profile": row.key.profile,
+                "build": build.build_id,
+            },
+        )
+
+
+def judge(build: BuildRow, profile: Profile | None) -> tuple[GateVerdict, str]:
+    """Verdict and reason of one build for one profile; PENDING while it is being made."""
+    match build.state:
+        case "FAILED":
+            return GateVerdict.FAILED, build.reason
+        case "COMPILED":
+            if profile is None:
+                return GateVerdict.REFUSED, "the profile does not exist any more"
+            recipe = recipe_of(build)
+            evidence = build.evidence or {}
+            result = gate(
+                Evidence.from_json(evidence), profile, recipe, measured_on_class(evidence, profile)
+            )
+            return result.verdict, result.reason
+        case _:
+            return GateVerdict.PENDING, ""
+
+
+def recipe_of(build: BuildRow) -> Recipe:
+    """The recipe as it was when the build was asked for."""
+    return parse_recipe(build.recipe, build.recipe_spec)
+
+
+def measured_on_class(evidence: Mapping[str, object], profile: Profile) -> bool:
+    """Whether the host that measured is of the profile's class."""
+    host = evidence.get("host")
+    return isinstance(host, Mapping) and host_matches(Capabilities.from_json(host), profile)
+
+
+def write_gate(
+    conn: Connection,
+    ctx: Ctx,
+    key: GateKey,
+    *,
+    build_id: str | None,
+    verdict: GateVerdict,
+    reason: str,
+    cached: bool = False,
+) -> None:
+    """Store a gate; an override of the same build stays."""
+    before = find_gate(conn, ctx.project, key)
+    if (
+        before is not None
+        and before.verdict == GateVerdict.OVERRIDDEN
+        and before.build_id == build_id
+    ):
+        return
+    put_gate(
+        conn,
+        ctx.project,
+        GateRow(key, build_id, verdict.value, reason, None, None, None, cached, ctx.now),
+    )

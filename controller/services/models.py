@@ -1,0 +1,291 @@
+"""Models: push, list, show. Versions never change; what is stored was parsed whole first."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, assert_never
+
+from controller.domain.model import ModelFormat, ModelRef, Signature, parse_name, parse_version
+from controller.errors import ConflictError, InvalidError, NotFoundError
+from controller.intake.models import check_one_signature, parse_model
+from controller.intake.torch_export import sanitize_pt2
+from controller.services.context import Ctx, Deps
+from controller.services.suggestions import size_text, suggest_names
+from controller.store import events
+from controller.store.artifacts import record_artifact
+from controller.store.models import (
+    VariantRow,
+    VersionRow,
+    add_version,
+    count_running,
+    find_version,
+    list_model_names,
+    list_versions,
+)
+from controller.store.session import Connection
+
+MAX_LABELS = 100_000
+MAX_LABEL_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class NewVariant:
+    """A variant to push: an artifact that is stored already."""
+
+    variant: str
+    digest: str
+    file_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """A version to push; variants heavy to light."""
+
+    model: str
+    version: str
+    variants: Sequence[NewVariant]
+    labels: Sequence[str] = ()
+    params: Mapping[str, Any] | None = None
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionView:
+    """A version as people see it; ``devices`` run it now."""
+
+    model: str
+    version: str
+    variants: tuple[VariantRow, ...]
+    signature: Signature
+    labels: tuple[str, ...]
+    params: Mapping[str, Any]
+    licence: str
+    created_at: datetime
+    created_by: str
+    devices: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """The result of a push; ``existed``: the same content was pushed before."""
+
+    version: VersionView
+    existed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Understood:
+    """An uploaded file after intake; the digest is that of what is stored."""
+
+    row: VariantRow
+    signature: Signature
+
+
+def push_model(deps: Deps, ctx: Ctx, new: NewVersion) -> Pushed:
+    """Store a version. The same content again changes nothing.
+
+    Raises InvalidError for what intake refuses or variants of different signatures, NotFoundError
+    for files that were not uploaded, ConflictError when the version exists with other content.
+    """
+    ref = ModelRef(parse_name(new.model), parse_version(new.version))
+    _check_new(new)
+    understood = [_understand(deps, one, position) for position, one in enumerate(new.variants)]
+    signature = check_one_signature({one.row.variant: one.signature for one in understood})
+    variants = tuple(one.row for one in understood)
+    row = VersionRow(
+        model=ref.model,
+        version=ref.version,
+        content_digest=_content_digest(new, variants),
+        signature=signature.to_json(),
+        labels=list(new.labels),
+        params=dict(new.params or {}),
+        licence=new.licence,
+        created_at=ctx.now,
+        created_by=ctx.actor,
+        variants=variants,
+    )
+    with deps.store.write() as conn:
+        stored = find_version(conn, ctx.project, ref.model, ref.version)
+        if stored is not None:
+            if stored.content_digest != row.content_digest:
+                raise _conflict(conn, ctx.project, row, stored)
+            return Pushed(_view(stored, count_running(conn, ctx.project)), existed=True)
+        for one in row.variants:
+            record_artifact(conn, ctx.project, one.digest, one.length, ctx.now)
+        add_version(conn, ctx.project, row)
+        events.append(
+            conn,
+            ctx.project,
+            ctx.now,
+            "model_pushed",
+            ctx.actor,
+            model=ref.model,
+            version=ref.version,
+            details={one.variant: one.digest for one in row.variants},
+        )
+    return Pushed(_view(row, {}), existed=False)
+
+
+def list_models(deps: Deps, ctx: Ctx, model: str = "") -> list[VersionView]:
+    """All versions, or those of one model (NotFoundError when it does not exist)."""
+    with deps.store.read() as conn:
+        rows = list_versions(conn, ctx.project, model)
+        if model and not rows:
+            raise unknown_model(conn, ctx.project, model)
+        running = count_running(conn, ctx.project)
+    return [_view(row, running) for row in rows]
+
+
+def get_model(deps: Deps, ctx: Ctx, model: str, version: str = "") -> VersionView:
+    """One version, the newest without ``version``. NotFoundError suggests what was meant."""
+    with deps.store.read() as conn:
+        row = require_version(conn, ctx.project, model, version)
+        return _view(row, count_running(conn, ctx.project))
+
+
+def require_version(conn: Connection, project: str, model: str, version: str = "") -> VersionRow:
+    """One version, the newest without ``version``. NotFoundError suggests what was meant."""
+    rows = list_versions(conn, project, model)
+    if not rows or not model:
+        raise unknown_model(conn, project, model)
+    if not version:
+        return rows[0]
+    for row in rows:
+        if row.version == version:
+            return row
+    raise NotFoundError(
+        f"{model}:{version} does not exist", *suggest_names(version, [r.version for r in rows])
+    )
+
+
+def unknown_model(conn: Connection, project: str, model: str) -> NotFoundError:
+    """The error for a model name that nobody pushed."""
+    return NotFoundError(
+        f"model {model} does not exist",
+        *suggest_names(model, list_model_names(conn, project), "no model was pushed yet"),
+    )
+
+
+def _check_new(new: NewVersion) -> None:
+    if not new.variants:
+        raise InvalidError("a version needs a variant", "for example --variant heavy=FILE")
+    names = [parse_name(one.variant, "variant") for one in new.variants]
+    if len(set(names)) != len(names):
+        raise InvalidError("a variant is named twice", f"given are {', '.join(names)}")
+    if len(new.labels) > MAX_LABELS:
+        raise InvalidError(f"{len(new.labels)} labels, at most {MAX_LABELS} are taken")
+    for number, label in enumerate(new.labels, 1):
+        if len(label) > MAX_LABEL_CHARS or not label.isprintable():
+            raise InvalidError(f"label {number} is longer than {MAX_LABEL_CHARS} or not printable")
+
+
+def _understand(deps: Deps, new: NewVariant, position: int) -> _Understood:
+    """Parse an uploaded file and store the clean form of it."""
+    path = deps.blobs.local_path(new.digest)
+    if path is None:
+        raise NotFoundError(
+            f"variant {new.variant}: {new.digest} was not uploaded", "upload the file first"
+        )
+    parsed = parse_model(path, deps.limits, new.file_name or new.variant)
+    digest, length = new.digest, parsed.length
+    match parsed.format:
+        case ModelFormat.TORCH_EXPORT:
+            digest, length = _clean_torch_export(deps, path)
+        case ModelFormat.ONNX:
+            pass
+        case _:
+            assert_never(parsed.format)
+    row = VariantRow(new.variant, position, digest, length, parsed.format, new.file_name)
+    return _Understood(row, parsed.signature)
+
+
+def _clean_torch_export(deps: Deps, path: Path) -> tuple[str, int]:
+    """Store the file without what is code beyond the format's need; its digest and length."""
+    with deps.blobs.scratch() as folder:
+        clean = folder / "model.pt2"
+        sanitize_pt2(path, clean, deps.limits.artifact_bytes)
+        with clean.open("rb") as stream:
+            digest = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+        return digest, deps.blobs.put_file(clean, digest)
+
+
+def _content_digest(new: NewVersion, variants: Sequence[VariantRow]) -> str:
+    """Digest of what "the same content" means; file names are not part of it."""
+    content = {
+        "variants": [[one.variant, one.digest] for one in variants],
+        "labels": list(new.labels),
+        "params": dict(new.params or {}),
+        "licence": new.licence,
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _conflict(conn: Connection, project: str, now: VersionRow, stored: VersionRow) -> ConflictError:
+    when = f"{stored.created_at:%Y-%m-%d %H:%M} UTC by {stored.created_by}"
+    lines: list[str] = []
+    before = {one.variant: one for one in stored.variants}
+    after = {one.variant: one for one in now.variants}
+    for name in dict.fromkeys([*after, *before]):
+        new, old = after.get(name), before.get(name)
+        if new is not None and old is not None and new.digest == old.digest:
+            continue
+        prefix = f"{name}  " if len(before) + len(after) > 2 else ""
+        lines.append(f"pushed now   {prefix}{_file(new)}")
+        lines.append(f"stored       {prefix}{_file(old)}, {when}")
+    if not lines:
+        different = [
+            name
+            for name, new_value, old_value in (
+                ("variant order", list(after), list(before)),
+                ("labels", now.labels, stored.labels),
+                ("params", now.params, stored.params),
+                ("licence", now.licence, stored.licence),
+            )
+            if new_value != old_value
+        ]
+        lines.append(f"the files are the same, {' and '.join(different)} differ")
+        lines.append(f"stored       {when}")
+    taken = {row.version for row in list_versions(conn, project, now.model)}
+    lines.append(
+        "versions never change; push this as a new one, for example"
+        f" {now.model}:{next_version(now.version, taken)}"
+    )
+    return ConflictError(f"{now.model}:{now.version} exists with other content", *lines)
+
+
+def next_version(version: str, taken: set[str]) -> str:
+    """A version that is not taken: the last number counted up."""
+    found = list(re.finditer(r"\d+", version))
+    if not found:
+        return f"{version}.1"
+    last = found[-1]
+    number = int(last[0])
+    while True:
+        number += 1
+        candidate = f"{version[: last.start()]}{number}{version[last.end() :]}"
+        if candidate not in taken:
+            return candidate
+
+
+def _file(row: VariantRow | None) -> str:
+    return "no such variant" if row is None else f"{row.digest[:13]}…  {size_text(row.length)}"
+
+
+def _view(row: VersionRow, running: Mapping[tuple[str, str], int]) -> VersionView:
+    return VersionView(
+        row.model,
+        row.version,
+        row.variants,
+        Signature.from_json(row.signature),
+        tuple(row.labels),
+        row.params,
+        row.licence,
+        row.created_at,
+        row.created_by,
+        running.get((row.model, row.version), 0),
+    )
