@@ -17,3 +17,8 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds that never go back; meaningful only within this process."""
         return time.monotonic()
+
+
+def thread_cpu_s() -> float:
+    """CPU seconds that the calling thread has used; only differences mean something."""
+    return time.thread_time()

@@ -1,6 +1,6 @@
 """Finds out what this device is and can run. Refuses labels, guesses and importing a runtime.
 
-    detect(root: Path, state_dir: Path) -> agent.domain.capability.Capabilities
+detect(root: Path, state_dir: Path) -> agent.domain.capability.Capabilities
 """
 
 import os

@@ -1,16 +1,15 @@
 """Reads what the device feels: heat, memory, CPU load, throttling. All under one root.
 
-Refuses to judge: thresholds belong to policies. Refuses to invent: without a sensor a value is None.
+Refuses to judge: thresholds belong to policies. Refuses to invent: without a sensor it is None.
 
-    Sensors(root: Path = Path("/"))
-    Sensors.read() -> HostReading                  # about once a second, from one thread
-    HostReading.pressure() -> agent.domain.ladder.Pressure   # p95, queue and link left None
+    Sensors(root: Path = Path("/"))                # satisfies agent.domain.ports.Sensors
+    Sensors.read() -> Pressure                     # about once a second, from one thread;
+                                                   # p95, queue and link are left None
     memory_available_bytes(root) -> int | None     # what could be loaded now
     disk_free_bytes(folder) -> int
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from agent.domain.ladder import Pressure
@@ -26,33 +25,6 @@ _STARVED_STALL_PCT = 80.0
 _PI_THROTTLED_NOW = 0b1110
 
 
-@dataclass(frozen=True, slots=True)
-class HostReading:
-    """One look at the host; shares in percent, None without a sensor.
-
-    `cpu_pct` is busy time since the read before, None at the first one.
-    `cpu_stall_pct` is the kernel's own figure for waiting tasks over ten seconds.
-    """
-
-    temperature_c: float | None
-    memory_pct: float | None
-    memory_available_bytes: int | None
-    cpu_pct: float | None
-    cpu_stall_pct: float | None
-    throttled: bool | None
-
-    def pressure(self) -> Pressure:
-        """The host's share of what the ladder decides by."""
-        stall = self.cpu_stall_pct
-        return Pressure(
-            temperature_c=self.temperature_c,
-            memory_pct=self.memory_pct,
-            cpu_pct=self.cpu_pct,
-            throttled=self.throttled,
-            starved=None if stall is None else stall >= _STARVED_STALL_PCT,
-        )
-
-
 class Sensors:
     """Reads the host; remembers the counters of the read before to make rates of them."""
 
@@ -61,19 +33,22 @@ class Sensors:
         self._cpu: tuple[int, int] | None = None
         self._throttle_count: int | None = None
 
-    def read(self) -> HostReading:
-        """Look once. Costs a few small file reads; never raises."""
+    def read(self) -> Pressure:
+        """Look once. Costs a few small file reads; never raises.
+
+        CPU load is the busy share since the read before, None at the first one.
+        """
         total, available = _memory(self._root)
         used = None
         if total and available is not None:
             used = 100.0 * (total - available) / total
-        return HostReading(
+        stall = _cpu_stall_pct(self._root)
+        return Pressure(
             temperature_c=temperature_c(self._root),
             memory_pct=used,
-            memory_available_bytes=available,
             cpu_pct=self._cpu_pct(),
-            cpu_stall_pct=_cpu_stall_pct(self._root),
             throttled=self._throttled(),
+            starved=None if stall is None else stall >= _STARVED_STALL_PCT,
         )
 
     def _cpu_pct(self) -> float | None:
@@ -89,7 +64,9 @@ class Sensors:
     def _throttled(self) -> bool | None:
         firmware = read_text(
             self._root / "sys/devices/platform/soc/soc:firmware/get_throttled"
-        ) or read_text(self._root / "sys/devices/platform/soc@107c000000/soc:firmware/get_throttled")
+        ) or read_text(
+            self._root / "sys/devices/platform/soc@107c000000/soc:firmware/get_throttled"
+        )
         if firmware is not None:
             try:
                 return bool(int(firmware, 16) & _PI_THROTTLED_NOW)

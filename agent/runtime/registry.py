@@ -1,6 +1,6 @@
 """Finds runtimes by entry point. Refuses to guess: a missing runtime is a LoadError with its name.
 
-    open_backend(runtime, path, options) -> Backend        # satisfies `slot.OpenBackend`
+open_backend(runtime, path, options) -> Backend        # satisfies `slot.OpenBackend`
 """
 
 from collections.abc import Callable
@@ -28,4 +28,7 @@ def find_load(runtime: str) -> Load:
             f"runtime {runtime!r} is not known to this agent",
             f"registered: {', '.join(sorted(found)) or 'none'}",
         )
-    return cast("Load", found[runtime].load())
+    try:
+        return cast("Load", found[runtime].load())
+    except (ImportError, AttributeError) as error:
+        raise LoadError(f"runtime {runtime!r} is registered but broken: {error}") from error

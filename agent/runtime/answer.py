@@ -1,0 +1,167 @@
+"""Answers one request: queue, run, sample, rollback rule, and who else can when it failed.
+
+Refuses to lose a request: what failed on a remote, on a new version or on a rung is tried again by
+who is left. Knows nothing of loading; which slot answers is `served`'s.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from agent.clock import thread_cpu_s
+from agent.domain.desired import RungKind
+from agent.domain.ladder import Pressure, is_pressured
+from agent.domain.policy import Policy
+from agent.domain.ports import Clock, Decision, InferResult
+from agent.domain.probation import ServiceSample
+from agent.domain.tensor import Tensor
+from agent.errors import InferenceError
+from agent.runtime.backend import Backend
+from agent.runtime.finite import all_finite
+from agent.runtime.served import ServedModel
+from agent.runtime.slot import LoadedRung, LoadedSlot, check_outputs, pick_outputs
+
+# Below this share of a CPU an inference was waiting for one, not working.
+STARVED_CPU_SHARE = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One call of one backend: its outputs, or the error; seconds of wall and CPU time."""
+
+    outputs: dict[str, Tensor]
+    error: str
+    ended_s: float
+    service_s: float
+    cpu_s: float
+
+
+class Answerer:
+    """Runs requests on served models and tells what was decided on the way."""
+
+    def __init__(self, clock: Clock, on_decision: Callable[[Decision], None]) -> None:
+        self._clock = clock
+        self._on_decision = on_decision
+        self._pressure = Pressure()
+        self._unstarved = Pressure()
+
+    def feel(self, pressure: Pressure) -> None:
+        """Mark the next inferences by these readings."""
+        self._pressure = pressure
+        # Whether an inference was starved is measured at it, not guessed from the host's load.
+        self._unstarved = replace(pressure, starved=None)
+
+    def answer(
+        self,
+        served: ServedModel,
+        feed: Mapping[str, Tensor],
+        outputs: Sequence[str],
+        waited_s: float,
+    ) -> InferResult:
+        """Answer a request that fits the signature; UnavailableError, InferenceError."""
+        gate = served.gate()
+        queue_s = gate.enter(waited_s)
+        try:
+            # Only now: a swap while the request waited is a swap for it, too.
+            slot, rung, backend = served.enter()
+            ran = self._run(served, slot, rung, backend, feed)
+            self._tell(self._note(served, slot, rung, ran, queue_s))
+        finally:
+            gate.leave()
+        if ran.error:
+            slot, rung, ran = self._retry(served, slot, rung, feed, ran)
+        picked = pick_outputs(slot.release.signature, ran.outputs, outputs)
+        return InferResult(picked, slot.release.version, rung.spec.name, ran.service_s, queue_s)
+
+    def _run(
+        self,
+        served: ServedModel,
+        slot: LoadedSlot,
+        rung: LoadedRung,
+        backend: Backend,
+        feed: Mapping[str, Tensor],
+    ) -> Ran:
+        outputs: dict[str, Tensor] = {}
+        error = ""
+        cpu_began, began = thread_cpu_s(), self._clock.monotonic()
+        try:
+            outputs = backend.run(feed)
+        except Exception as failure:  # noqa: BLE001 - a runtime may raise anything: it is the sample
+            error = str(failure).strip().partition("\n")[0] or type(failure).__name__
+        finally:
+            ended, cpu_ended = self._clock.monotonic(), thread_cpu_s()
+            served.leave(rung)
+        if not error:
+            try:
+                check_outputs(slot.release.signature, outputs)
+            except InferenceError as failure:
+                error = failure.message
+        return Ran(outputs, error, ended, ended - began, cpu_ended - cpu_began)
+
+    def _note(
+        self, served: ServedModel, slot: LoadedSlot, rung: LoadedRung, ran: Ran, queue_s: float
+    ) -> Decision | None:
+        policy = slot.release.policy
+        starved = rung.spec.kind is RungKind.LOCAL and _was_starved(ran, policy)
+        sample = ServiceSample(
+            at_s=ran.ended_s,
+            service_s=ran.service_s,
+            ok=not ran.error,
+            non_finite=not ran.error and not all_finite(ran.outputs.values()),
+            pressured=starved or is_pressured(self._unstarved, policy.ladder),
+        )
+        return served.note(slot, rung, sample, queue_s, self._pressure)
+
+    def _retry(
+        self,
+        served: ServedModel,
+        slot: LoadedSlot,
+        rung: LoadedRung,
+        feed: Mapping[str, Tensor],
+        failed: Ran,
+    ) -> tuple[LoadedSlot, LoadedRung, Ran]:
+        """Answer a request that failed by who else can; InferenceError when nobody could.
+
+        A version on trial is left at once when the previous one answers, or when there is none. If
+        the previous one fails as well it may be the request: then only the row counts.
+        """
+        local = served.gates[RungKind.LOCAL]
+        others = 0
+        for other_slot, other in served.alternatives(slot, rung):
+            others += 1
+            local.enter()
+            try:
+                backend = served.enter_rung(other_slot, other)
+                if backend is None:
+                    continue
+                ran = self._run(served, other_slot, other, backend, feed)
+                self._tell(self._note(served, other_slot, other, ran, 0.0))
+            finally:
+                local.leave()
+            if not ran.error:
+                if rung.spec.kind is RungKind.LOCAL and (
+                    other_slot is not slot or not slot.fallback
+                ):
+                    self._tell(served.crashed(slot, failed.error, ran.ended_s))
+                return other_slot, other, ran
+        if not others and rung.spec.kind is RungKind.LOCAL:
+            self._tell(served.crashed(slot, failed.error, failed.ended_s))
+        raise InferenceError(
+            f"model {served.model}:{slot.release.version} rung {rung.spec.name!r} failed:"
+            f" {failed.error}"
+        )
+
+    def _tell(self, decision: Decision | None) -> None:
+        if decision is not None:
+            self._on_decision(decision)
+
+
+def _was_starved(ran: Ran, policy: Policy) -> bool:
+    """Whether a slow inference was only waiting for a CPU.
+
+    A fast one proves itself all the same, and one whose own CPU time is over the threshold would
+    have been slow with a CPU for itself.
+    """
+    return (
+        ran.service_s > policy.slow_threshold_s >= ran.cpu_s
+        and ran.cpu_s < STARVED_CPU_SHARE * ran.service_s
+    )

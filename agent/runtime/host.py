@@ -1,0 +1,344 @@
+"""Holds loaded models and answers requests; decides nothing that the domain decides.
+
+Applies the rollback rule after every inference, in the thread that ran it: the reference is swapped
+first, then the loop is told. Refuses to lose a request because of a swap, a failed remote or a
+crashing new version: the same request is answered by who else can.
+
+    ModelHost(
+        clock: agent.domain.ports.Clock,               # agent.clock.SystemClock()
+        on_decision: Callable[[Decision], None],       # called in a serving thread, after the swap;
+                                                       # returns at once and raises nothing
+        memory_available: Callable[[], int | None],    # agent.host.sensors.memory_available_bytes
+        parallel: int = 1,                             # inferences of one model at once
+    )
+    # satisfies agent.domain.ports.ModelHost and .Served; all methods are safe from any thread,
+    # those that load (load, warm, set_rung) are meant for one: the loop's.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from agent.domain.desired import DesiredModel, RungKind
+from agent.domain.ladder import Pressure
+from agent.domain.ports import (
+    Clock,
+    Decision,
+    InferResult,
+    Measured,
+    ModelCard,
+    RungWindow,
+    Serving,
+)
+from agent.domain.probation import RowState, Trial
+from agent.domain.tensor import Signature, Tensor, check_request
+from agent.errors import LoadError, UnavailableError, UnknownModelError
+from agent.runtime.answer import Answerer
+from agent.runtime.backend import Backend
+from agent.runtime.registry import open_backend
+from agent.runtime.remote import open_remote
+from agent.runtime.served import ServedModel
+from agent.runtime.slot import (
+    LoadedRung,
+    LoadedSlot,
+    Loader,
+    OpenBackend,
+    OpenRemote,
+    load_slot,
+    open_local,
+    warm_backend,
+)
+from agent.runtime.slot import open_remote as open_remote_rung
+
+# How long unload and close wait for requests in flight; the last of them frees in any case.
+_DRAIN_S = 5.0
+
+
+class ModelHost:
+    """Loaded models of this process; see the module for how it is built."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        on_decision: Callable[[Decision], None],
+        memory_available: Callable[[], int | None],
+        parallel: int = 1,
+        *,
+        open_backend: OpenBackend = open_backend,
+        open_remote: OpenRemote = open_remote,
+    ) -> None:
+        self._clock = clock
+        self._answerer = Answerer(clock, on_decision)
+        self._loader = Loader(open_backend, open_remote, memory_available)
+        self._parallel = parallel
+        self._lock = threading.Lock()
+        self._models: dict[str, ServedModel] = {}
+        self._pressure = Pressure()
+        self._closing = False
+
+    # -- answering ---------------------------------------------------------------------------------
+
+    def infer(
+        self,
+        model: str,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[str] = (),
+        waited_s: float = 0.0,
+    ) -> InferResult:
+        """See `agent.domain.ports.Infer`."""
+        served = self._served(model)
+        if self._closing:
+            raise UnavailableError("this agent is shutting down")
+        active = served.active
+        if active is None:
+            raise UnavailableError(f"model {model} has no version loaded yet")
+        check_request(active.release.signature, inputs, outputs)
+        feed = {tensor.name: tensor for tensor in inputs}
+        return self._answerer.answer(served, feed, outputs, waited_s)
+
+    # -- loading and swapping ----------------------------------------------------------------------
+
+    def load(self, release: DesiredModel, paths: Mapping[str, str]) -> None:
+        """See `agent.domain.ports.ModelHost`."""
+        with self._lock:
+            served = self._models.get(release.model)
+            if served is None:
+                served = ServedModel(release.model, self._clock, self._parallel)
+        if release.slot_id in served.slots:
+            self.reconfigure(release)
+            return
+        slot = load_slot(
+            self._loader, release, paths, self._clock.monotonic(), must=served.active is None
+        )
+        with served.lock:
+            served.slots[release.slot_id] = slot
+        with self._lock:
+            self._models[release.model] = served
+
+    def warm(self, model: str, slot_id: str) -> None:
+        """See `agent.domain.ports.ModelHost`."""
+        slot = self._slot(model, slot_id)
+        for rung in slot.local:
+            if rung.backend is not None:
+                warm_backend(slot.release, rung.spec, rung.backend)
+
+    def swap(
+        self, model: str, slot_id: str, trial: Trial, row: RowState, fallback: str | None
+    ) -> str | None:
+        """See `agent.domain.ports.ModelHost`."""
+        slot = self._slot(model, slot_id)
+        served = self._served(model)
+        with served.lock:
+            before = served.active
+            slot.trial, slot.fallback, slot.latched = trial, fallback, False
+            served.activate(slot, row)
+        return None if before is None or before is slot else before.slot_id
+
+    def settle(self, model: str, slot_id: str, *, latched: bool) -> None:
+        """See `agent.domain.ports.ModelHost`. An unloaded slot is fine: nothing judges it."""
+        served = self._served(model)
+        with served.lock:
+            slot = served.slots.get(slot_id)
+            if slot is not None:
+                slot.trial, slot.latched, slot.told = Trial.COMMITTED, latched, False
+
+    def reconfigure(self, release: DesiredModel) -> None:
+        """See `agent.domain.ports.ModelHost`."""
+        served = self._served(release.model)
+        slot = self._slot(release.model, release.slot_id)
+        rungs: dict[str, LoadedRung] = {}
+        for spec in release.rungs:
+            old = slot.rungs.get(spec.name)
+            same = old is not None and (old.spec.kind, old.spec.endpoint) == (
+                spec.kind,
+                spec.endpoint,
+            )
+            rungs[spec.name] = old if old is not None and same else LoadedRung(spec)
+            if spec.kind is RungKind.REMOTE and not same:
+                rungs[spec.name].backend = open_remote_rung(self._loader, release, spec)
+        with served.lock:
+            gone = [r for r in slot.rungs.values() if r not in rungs.values()]
+            for spec in release.rungs:
+                rungs[spec.name].spec = spec
+            slot.release, slot.rungs, slot.told = release, rungs, False
+            if slot.rung not in rungs:
+                served.take_rung(slot, slot.local[0].spec.name)
+            closing = [served.retire(r) for r in gone]
+        _close(closing)
+
+    def set_rung(self, model: str, rung: str) -> None:
+        """See `agent.domain.ports.ModelHost`."""
+        served = self._served(model)
+        slot = served.active
+        if slot is None or rung not in slot.rungs:
+            raise UnavailableError(f"model {model} has no rung {rung!r} loaded")
+        chosen = slot.rungs[rung]
+        if chosen.spec.kind is RungKind.LOCAL and chosen.backend is None:
+            self._load_rung(slot, chosen)
+        with served.lock:
+            if slot is not served.active or slot.rungs.get(rung) is not chosen:
+                raise UnavailableError(f"model {model} changed its version meanwhile")
+            if slot.rung != rung:
+                served.take_rung(slot, rung)
+            closing = [served.retire(r) for r in self._too_much(slot)]
+        _close(closing)
+
+    def _load_rung(self, slot: LoadedSlot, rung: LoadedRung) -> None:
+        try:
+            backend = open_local(self._loader, slot.release, rung.spec, slot.paths)
+            warm_backend(slot.release, rung.spec, backend)
+        except LoadError as error:
+            rung.broken = error.message
+            raise
+        rung.backend = backend
+
+    def _too_much(self, slot: LoadedSlot) -> list[LoadedRung]:
+        """Local rungs to free: where memory is short, only the one that answers stays."""
+        held = slot.local
+        short = any(r.spec.kind is RungKind.LOCAL and r not in held for r in slot.rungs.values())
+        used = self._pressure.memory_pct
+        if used is not None and used >= slot.release.policy.ladder.memory_down_pct:
+            short = True
+        if not short or slot.current.spec.kind is not RungKind.LOCAL:
+            return []
+        return [r for r in held if r is not slot.current]
+
+    def unload(self, model: str, slot_id: str) -> None:
+        """See `agent.domain.ports.ModelHost`. Unloading what answers withdraws the model."""
+        with self._lock:
+            served = self._models.get(model)
+        slot = None if served is None else served.slots.get(slot_id)
+        if served is None or slot is None:
+            return
+        with served.lock:
+            if served.active is slot:
+                served.active = None
+            for other in served.slots.values():
+                if other.fallback == slot_id:
+                    other.fallback = None
+            del served.slots[slot_id]
+            rungs = list(slot.rungs.values())
+            closing = [served.retire(r) for r in rungs]
+            served.idle.wait_for(lambda: not any(r.in_flight for r in rungs), _DRAIN_S)
+        _close(closing)
+        with self._lock:
+            if not served.slots:
+                self._models.pop(model, None)
+
+    def close(self) -> None:
+        """See `agent.domain.ports.ModelHost`."""
+        self._closing = True
+        for model in self.models():
+            for slot_id in tuple(self._served(model).slots):
+                self.unload(model, slot_id)
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def feel(self, pressure: Pressure) -> None:
+        """See `agent.domain.ports.ModelHost`."""
+        self._pressure = pressure
+        self._answerer.feel(pressure)
+
+    def models(self) -> tuple[str, ...]:
+        """See `agent.domain.ports.Served`."""
+        with self._lock:
+            return tuple(sorted(self._models))
+
+    def card(self, model: str) -> ModelCard:
+        """See `agent.domain.ports.Served`."""
+        served = self._served(model)
+        with served.lock:
+            slot = served.active or next(iter(served.slots.values()))
+            release, rung = slot.release, slot.current.spec
+            runtime = release.local_rungs[0].runtime or ""
+            reason = ""
+            if self._closing:
+                reason = "this agent is shutting down"
+            elif served.active is None:
+                reason = f"model {model} is being loaded"
+            elif rung.kind is RungKind.OFF:
+                reason = f"model {model} is switched off by its ladder"
+            return ModelCard(
+                model=model,
+                version=release.version,
+                platform=f"{runtime}_onnx",
+                signature=release.signature,
+                labels=release.labels,
+                rung=rung.name,
+                not_ready=reason,
+            )
+
+    def signature(self, model: str) -> Signature:
+        """See `agent.domain.ports.ModelHost`."""
+        with self._reading(self._served(model)) as slot:
+            return slot.release.signature
+
+    def serving(self, model: str) -> Serving | None:
+        """See `agent.domain.ports.ModelHost`."""
+        with self._lock:
+            served = self._models.get(model)
+        if served is None or served.active is None:
+            return None
+        with self._reading(served) as slot:
+            return Serving(
+                model=model,
+                version=slot.release.version,
+                slot_id=slot.slot_id,
+                rung=slot.rung,
+                trial=slot.trial,
+                row=slot.row,
+                resident=tuple(r.spec.name for r in slot.rungs.values() if r.backend is not None),
+                position=slot.position,
+                p95_s=slot.since_swap.quantile(0.95),
+                usable=tuple(spec.name for spec in slot.usable),
+            )
+
+    def measure(self, model: str) -> Measured:
+        """See `agent.domain.ports.ModelHost`."""
+        served = self._served(model)
+        now = self._clock.monotonic()
+        with self._reading(served) as slot:
+            since = now - slot.release.policy.ladder.window_s
+            times = sorted(s for at, s in slot.current.recent if at >= since)
+        # Nearest rank: with few samples the slowest one speaks.
+        p95 = times[max(0, -(-len(times) * 95 // 100) - 1)] if times else None
+        return Measured(p95, served.gate().age_s(now))
+
+    def take_windows(self) -> tuple[RungWindow, ...]:
+        """See `agent.domain.ports.ModelHost`."""
+        with self._lock:
+            served = list(self._models.values())
+        return tuple(window for one in served for window in one.take_windows())
+
+    # -- finding -----------------------------------------------------------------------------------
+
+    def _served(self, model: str) -> ServedModel:
+        with self._lock:
+            served = self._models.get(model)
+            known = ", ".join(sorted(self._models))
+        if served is None:
+            raise UnknownModelError(
+                f"model {model!r} is not served here", f"served: {known or '–'}"
+            )
+        return served
+
+    def _slot(self, model: str, slot_id: str) -> LoadedSlot:
+        with self._lock:
+            served = self._models.get(model)
+        slot = None if served is None else served.slots.get(slot_id)
+        if slot is None:
+            raise LoadError(f"slot {slot_id} of model {model} is not loaded")
+        return slot
+
+    @contextmanager
+    def _reading(self, served: ServedModel) -> Iterator[LoadedSlot]:
+        with served.lock:
+            if served.active is None:
+                raise UnknownModelError(f"model {served.model} has no version loaded yet")
+            yield served.active
+
+
+def _close(backends: Sequence[Backend | None]) -> None:
+    for backend in backends:
+        if backend is not None:
+            backend.close()

@@ -1,0 +1,228 @@
+"""One release in memory: its rungs, loaded as far as memory allows, and the counters of its trial.
+
+Refuses to decide and to lock: `host` holds the lock of the model around every change here.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from agent.domain import probation
+from agent.domain.desired import DesiredModel, RungKind, RungSpec
+from agent.domain.histogram import Histogram
+from agent.domain.ladder import position_of
+from agent.domain.probation import LadderPosition, RowState, Trial
+from agent.domain.tensor import Signature, Tensor, show_shape
+from agent.errors import InferenceError, LoadError
+from agent.runtime.backend import Backend, Options
+
+OpenBackend = Callable[[str, str, Options], Backend]
+OpenRemote = Callable[[str, str, float, Signature], Backend]
+MemoryAvailable = Callable[[], int | None]
+
+# Kept free when a rung is loaded: the outputs, the wire and the rest of the device.
+_RESERVE_BYTES = 64 * 1024 * 1024
+_RECENT_KEPT = 2048
+# A remote answer that takes four thresholds is worth less than a local one now.
+_REMOTE_DEADLINE_THRESHOLDS = 4.0
+_REMOTE_DEADLINE_MIN_S = 0.25
+
+
+@dataclass(slots=True, eq=False)
+class LoadedRung:
+    """One rung; `backend` is None while it is not resident (or off).
+
+    `recent` holds (ended, service seconds). `skip_until` is when a failed remote is tried again.
+    `broken` says why it could not be loaded on a step. A retired one is closed by its last user.
+    """
+
+    spec: RungSpec
+    backend: Backend | None = None
+    in_flight: int = 0
+    retired: bool = False
+    skip_until: float = 0.0
+    broken: str = ""
+    recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_RECENT_KEPT))
+
+
+@dataclass(slots=True, eq=False)
+class LoadedSlot:
+    """A release, its rungs heavy to light, and its trial.
+
+    `told` keeps a verdict that the host cannot carry out from being told with every inference.
+    """
+
+    release: DesiredModel
+    paths: Mapping[str, str]
+    rungs: dict[str, LoadedRung]
+    rung: str
+    row: RowState
+    trial: Trial = Trial.PROBATION
+    latched: bool = False
+    told: bool = False
+    fallback: str | None = None
+    since_swap: Histogram = field(default_factory=Histogram)
+
+    @property
+    def slot_id(self) -> str:
+        """The content's name."""
+        return self.release.slot_id
+
+    @property
+    def current(self) -> LoadedRung:
+        """The rung that answers."""
+        return self.rungs[self.rung]
+
+    @property
+    def local(self) -> list[LoadedRung]:
+        """Local rungs that answer at once, heavy to light."""
+        return [
+            r
+            for r in self.rungs.values()
+            if r.spec.kind is RungKind.LOCAL and r.backend is not None
+        ]
+
+    @property
+    def usable(self) -> tuple[RungSpec, ...]:
+        """Rungs to choose from: all but those that failed to load."""
+        return tuple(r.spec for r in self.rungs.values() if not r.broken)
+
+    @property
+    def position(self) -> LadderPosition:
+        """Where the current rung stands, for the rollback rule."""
+        return position_of(self.rung, self.usable)
+
+    def lower(self) -> RungSpec | None:
+        """The next local rung below the current one, resident or not; None at the bottom."""
+        specs = self.usable
+        names = [spec.name for spec in specs]
+        below = specs[names.index(self.rung) + 1 :] if self.rung in names else ()
+        return next((spec for spec in below if spec.kind is RungKind.LOCAL), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """What loading needs from outside."""
+
+    open_backend: OpenBackend
+    open_remote: OpenRemote
+    memory_available: MemoryAvailable
+
+
+def load_slot(
+    loader: Loader, release: DesiredModel, paths: Mapping[str, str], now: float, *, must: bool
+) -> LoadedSlot:
+    """Load rungs heavy to light as memory allows. LoadError: nothing is kept.
+
+    `must`: nothing serves this model yet, so its lightest rung is loaded whatever memory is free.
+    """
+    rungs = {spec.name: LoadedRung(spec) for spec in release.rungs}
+    left = loader.memory_available()
+    try:
+        for rung in rungs.values():
+            need = rung.spec.memory_bytes or 0
+            if rung.spec.kind is RungKind.REMOTE:
+                rung.backend = open_remote(loader, release, rung.spec)
+            elif rung.spec.kind is RungKind.LOCAL and (
+                left is None or need + _RESERVE_BYTES <= left
+            ):
+                rung.backend = open_local(loader, release, rung.spec, paths)
+                left = _left(left, need, loader.memory_available())
+        local = [r for r in rungs.values() if r.spec.kind is RungKind.LOCAL]
+        first = next((r for r in local if r.backend is not None), None)
+        if first is None:
+            first = local[-1]
+            if not must:
+                raise LoadError(
+                    f"not enough memory for {release.model}:{release.version} beside what runs",
+                    f"its lightest rung needs {first.spec.memory_bytes} bytes and"
+                    f" {_RESERVE_BYTES} must stay free, {left} bytes are available",
+                )
+            first.backend = open_local(loader, release, first.spec, paths)
+    except BaseException:
+        for rung in rungs.values():
+            if rung.backend is not None:
+                rung.backend.close()
+        raise
+    return LoadedSlot(release, paths, rungs, first.spec.name, probation.begin(now))
+
+
+def open_remote(loader: Loader, release: DesiredModel, spec: RungSpec) -> Backend:
+    """The remote rung of a release; nothing is connected yet."""
+    deadline_s = max(
+        _REMOTE_DEADLINE_MIN_S, release.policy.slow_threshold_s * _REMOTE_DEADLINE_THRESHOLDS
+    )
+    return loader.open_remote(spec.endpoint or "", release.model, deadline_s, release.signature)
+
+
+def open_local(
+    loader: Loader, release: DesiredModel, spec: RungSpec, paths: Mapping[str, str]
+) -> Backend:
+    """Load one local rung and hold what its file says against the release. LoadError."""
+    if spec.target is None or spec.runtime is None or spec.target.digest not in paths:
+        raise LoadError(f"rung {spec.name!r} of {release.model}:{release.version} has no file")
+    backend = loader.open_backend(spec.runtime, paths[spec.target.digest], {"intra_op_threads": 1})
+    found = backend.signature()
+    where = f"{release.model}:{release.version} rung {spec.name!r}"
+    if found is not None:
+        for kind, wanted, given in (
+            ("input", release.signature.inputs, found.inputs),
+            ("output", release.signature.outputs, found.outputs),
+        ):
+            expect = {s.name: (s.dtype, len(s.shape)) for s in wanted}
+            have = {s.name: (s.dtype, len(s.shape)) for s in given}
+            if expect != have:
+                backend.close()
+                raise LoadError(f"{where}: {kind}s of the file are {have}, signed are {expect}")
+    return backend
+
+
+def warm_backend(release: DesiredModel, rung: RungSpec, backend: Backend) -> None:
+    """Run a local rung once on zeros; LoadError when it fails or its outputs do not fit."""
+    inputs = {}
+    for spec in release.signature.inputs:
+        shape = tuple(axis if isinstance(axis, int) else 1 for axis in spec.shape)
+        data = bytes(prod(shape) * spec.dtype.item_bytes)
+        inputs[spec.name] = Tensor(spec.name, spec.dtype, shape, data)
+    try:
+        check_outputs(release.signature, backend.run(inputs))
+    # A runtime may raise anything; whatever it is, this build does not run here.
+    except Exception as error:
+        raise LoadError(
+            f"{release.model}:{release.version} rung {rung.name!r} fails its first"
+            f" inference: {error}"
+        ) from error
+
+
+def check_outputs(signature: Signature, outputs: Mapping[str, Tensor]) -> None:
+    """Hold outputs against the signature; InferenceError says which one differs."""
+    for spec in signature.outputs:
+        tensor = outputs.get(spec.name)
+        if tensor is None:
+            raise InferenceError(f"output {spec.name!r} is missing")
+        fits = len(tensor.shape) == len(spec.shape) and all(
+            not isinstance(axis, int) or axis == size
+            for axis, size in zip(spec.shape, tensor.shape, strict=True)
+        )
+        need = prod(tensor.shape) * tensor.dtype.item_bytes
+        if tensor.dtype is not spec.dtype or not fits or need != tensor.nbytes:
+            raise InferenceError(
+                f"output {spec.name!r} is {tensor.dtype} {show_shape(tensor.shape)},"
+                f" expected {spec.dtype} {show_shape(spec.shape)}"
+            )
+
+
+def pick_outputs(
+    signature: Signature, outputs: Mapping[str, Tensor], wanted: Sequence[str]
+) -> tuple[Tensor, ...]:
+    """The wanted outputs in the order asked for, or all in the order of the signature."""
+    names = wanted or [spec.name for spec in signature.outputs]
+    return tuple(outputs[name] for name in names)
+
+
+def _left(left: int | None, used: int, measured: int | None) -> int | None:
+    # What was loaded may not show in the kernel's figure yet; a figure that fell says more.
+    if left is None:
+        return measured
+    return left - used if measured is None else min(left - used, measured)

@@ -1,0 +1,110 @@
+"""Open Inference Protocol messages to tensors and back: the only place that knows both.
+
+Refuses to copy raw contents beyond what the protobuf library does, and BYTES tensors: no rung takes
+them. Raw in gives raw out; typed contents in give typed contents out.
+"""
+
+from array import array
+from collections.abc import Sequence
+
+from agent.domain.ports import InferResult, ModelCard
+from agent.domain.tensor import DType, Tensor, parse_dtype, wire_shape
+from agent.errors import RequestError
+from lighterman.oip import inference_pb2 as pb
+
+# Field of InferTensorContents and array type code per element type. FP16 and BF16 have no field.
+_TYPED: dict[DType, tuple[str, str]] = {
+    DType.BOOL: ("bool_contents", "B"),
+    DType.INT8: ("int_contents", "b"),
+    DType.INT16: ("int_contents", "h"),
+    DType.INT32: ("int_contents", "i"),
+    DType.INT64: ("int64_contents", "q"),
+    DType.UINT8: ("uint_contents", "B"),
+    DType.UINT16: ("uint_contents", "H"),
+    DType.UINT32: ("uint_contents", "I"),
+    DType.UINT64: ("uint64_contents", "Q"),
+    DType.FP32: ("fp32_contents", "f"),
+    DType.FP64: ("fp64_contents", "d"),
+}
+
+
+def to_tensors(request: pb.ModelInferRequest) -> tuple[Tensor, ...]:
+    """The inputs of a request; RequestError when contents and inputs do not belong together."""
+    raw = request.raw_input_contents
+    if not raw:
+        return tuple(_from_contents(entry) for entry in request.inputs)
+    if len(raw) != len(request.inputs):
+        raise RequestError(
+            f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs",
+            "give one for each input, in the same order",
+        )
+    tensors = []
+    for entry, data in zip(request.inputs, raw, strict=True):
+        if entry.HasField("contents"):
+            raise RequestError(f"input {entry.name!r} has both contents and raw_input_contents")
+        tensors.append(Tensor(entry.name, parse_dtype(entry.datatype), tuple(entry.shape), data))
+    return tuple(tensors)
+
+
+def wanted_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:
+    """Names of the outputs asked for; empty means all."""
+    return tuple(entry.name for entry in request.outputs)
+
+
+def to_response(request: pb.ModelInferRequest, result: InferResult) -> pb.ModelInferResponse:
+    """The answer; its parameters tell which version and rung made it."""
+    response = pb.ModelInferResponse(
+        model_name=request.model_name, model_version=result.version, id=request.id
+    )
+    response.parameters["lighterman_version"].string_param = result.version
+    response.parameters["lighterman_rung"].string_param = result.rung
+    typed = bool(request.inputs) and not request.raw_input_contents
+    typed = typed and all(tensor.dtype in _TYPED for tensor in result.outputs)
+    for tensor in result.outputs:
+        entry = response.outputs.add(
+            name=tensor.name, datatype=tensor.dtype.value, shape=tensor.shape
+        )
+        if typed:
+            _to_contents(tensor, entry.contents)
+        else:
+            response.raw_output_contents.append(bytes(tensor.data))
+    return response
+
+
+def to_metadata(card: ModelCard) -> pb.ModelMetadataResponse:
+    """What a model is; dynamic axes are -1."""
+    response = pb.ModelMetadataResponse(
+        name=card.model, versions=[card.version], platform=card.platform
+    )
+    for specs, entries in (
+        (card.signature.inputs, response.inputs),
+        (card.signature.outputs, response.outputs),
+    ):
+        for spec in specs:
+            entries.add(name=spec.name, datatype=spec.dtype.value, shape=wire_shape(spec))
+    response.properties["labels_count"] = str(len(card.labels))
+    response.properties["lighterman_rung"] = card.rung
+    return response
+
+
+def _from_contents(entry: pb.ModelInferRequest.InferInputTensor) -> Tensor:
+    dtype = parse_dtype(entry.datatype)
+    if dtype not in _TYPED:
+        raise RequestError(
+            f"input {entry.name!r}: {dtype} has no typed contents", "send it as raw_input_contents"
+        )
+    field, code = _TYPED[dtype]
+    values: Sequence[int | float] = getattr(entry.contents, field)
+    try:
+        data = array(code, values)
+    except (OverflowError, TypeError) as error:
+        raise RequestError(f"input {entry.name!r} does not fit into {dtype}: {error}") from error
+    return Tensor(entry.name, dtype, tuple(entry.shape), memoryview(data).cast("B"))
+
+
+def _to_contents(tensor: Tensor, contents: pb.InferTensorContents) -> None:
+    field, code = _TYPED[tensor.dtype]
+    values = array(code)
+    values.frombytes(tensor.data)
+    target = getattr(contents, field)
+    target.extend(map(bool, values) if tensor.dtype is DType.BOOL else values)

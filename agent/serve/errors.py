@@ -1,0 +1,26 @@
+"""The one table from the agent's errors to gRPC status codes. Refuses to invent messages."""
+
+import grpc
+
+from agent.errors import (
+    AgentError,
+    InferenceError,
+    RequestError,
+    UnavailableError,
+    UnknownModelError,
+)
+
+_CODES: tuple[tuple[type[AgentError], grpc.StatusCode], ...] = (
+    (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (UnknownModelError, grpc.StatusCode.NOT_FOUND),
+    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
+    (InferenceError, grpc.StatusCode.INTERNAL),
+)
+
+
+def code_of(error: AgentError) -> grpc.StatusCode:
+    """The status a client gets for an error."""
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
+    return grpc.StatusCode.INTERNAL

@@ -1,0 +1,163 @@
+"""The local inference API: Open Inference Protocol v2 over gRPC, any Triton client works.
+
+Refuses to know runtimes, to queue (the host does, by model) and to listen beyond loopback unless
+told so.
+
+    InferenceServer(
+        served: agent.domain.ports.Served,     # the ModelHost
+        clock: agent.domain.ports.Clock,
+        version: str,                          # of the agent, for the server's metadata
+        listen: str = "127.0.0.1:8001",        # port 0: a free one
+    )
+    .start() -> str                            # the address it listens on; UnavailableError: taken
+    .stop(grace_s=10.0)                        # no new requests, those in flight are answered
+"""
+
+import threading
+from typing import NoReturn
+
+import grpc
+
+from agent.domain.ports import Clock, Served
+from agent.errors import AgentError, UnavailableError, UnknownModelError
+from agent.serve import convert
+from agent.serve.errors import code_of
+from agent.serve.pool import TimedPool
+from lighterman.oip import inference_pb2 as pb
+from lighterman.oip import inference_pb2_grpc as pb_grpc
+
+SERVER_NAME = "lighterman-agent"
+# A float32 image of 1,024 x 1,024 is 12 MB; batches of it still fit.
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+# Threads mostly wait for their model's turn; more of them only make the host see the queue.
+_WORKERS = 32
+# Beyond that a client is turned away at once instead of waiting for minutes.
+_MAX_REQUESTS = 256
+
+
+class InferenceServer:
+    """One gRPC server for all models of this agent."""
+
+    def __init__(
+        self, served: Served, clock: Clock, version: str, listen: str = "127.0.0.1:8001"
+    ) -> None:
+        self._listen = listen
+        self._stopping = threading.Event()
+        self._pool = TimedPool(_WORKERS, clock)
+        self._server = grpc.server(
+            self._pool,
+            maximum_concurrent_rpcs=_MAX_REQUESTS,
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                # Two agents on one port would each answer half of the requests.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        servicer = Servicer(served, self._pool, version, self._stopping)
+        pb_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
+
+    def start(self) -> str:
+        """Listen; gives HOST:PORT. UnavailableError when the address cannot be had."""
+        try:
+            port = self._server.add_insecure_port(self._listen)
+        except RuntimeError as error:
+            raise UnavailableError(
+                f"cannot listen on {self._listen}: {error}",
+                "another process may have it; choose another with listen_grpc",
+            ) from error
+        self._server.start()
+        host = self._listen.rpartition(":")[0]
+        return f"{host}:{port}"
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """Turn new requests away, answer those in flight for at most `grace_s` seconds."""
+        self._stopping.set()
+        self._server.stop(grace_s).wait()
+        self._pool.shutdown(wait=False)
+
+
+class Servicer(pb_grpc.GRPCInferenceServiceServicer):
+    """The six methods of the protocol."""
+
+    def __init__(
+        self, served: Served, pool: TimedPool, version: str, stopping: threading.Event
+    ) -> None:
+        self._served = served
+        self._pool = pool
+        self._version = version
+        self._stopping = stopping
+
+    def ServerLive(
+        self, request: pb.ServerLiveRequest, context: grpc.ServicerContext
+    ) -> pb.ServerLiveResponse:
+        """Whoever gets this answer knows."""
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(
+        self, request: pb.ServerReadyRequest, context: grpc.ServicerContext
+    ) -> pb.ServerReadyResponse:
+        """Ready when there is a model and every one of them has a rung that can infer."""
+        models = self._served.models()
+        ready = bool(models) and all(self._is_ready(model, "") for model in models)
+        return pb.ServerReadyResponse(ready=ready)
+
+    def ModelReady(
+        self, request: pb.ModelReadyRequest, context: grpc.ServicerContext
+    ) -> pb.ModelReadyResponse:
+        """An unknown model or version is not ready; that is no error."""
+        return pb.ModelReadyResponse(ready=self._is_ready(request.name, request.version))
+
+    def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ServerMetadataResponse:
+        """Name and version of this agent; no extensions of the protocol."""
+        return pb.ServerMetadataResponse(name=SERVER_NAME, version=self._version)
+
+    def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        """Signature, version, platform and number of labels."""
+        try:
+            self._check_version(request.name, request.version)
+            return convert.to_metadata(self._served.card(request.name))
+        except AgentError as error:
+            _abort(context, error)
+
+    def ModelInfer(
+        self, request: pb.ModelInferRequest, context: grpc.ServicerContext
+    ) -> pb.ModelInferResponse:
+        """Infer once on the rung that serves now."""
+        try:
+            if self._stopping.is_set():
+                raise UnavailableError("this agent is shutting down")
+            if request.model_version:
+                self._check_version(request.model_name, request.model_version)
+            result = self._served.infer(
+                request.model_name,
+                convert.to_tensors(request),
+                convert.wanted_outputs(request),
+                self._pool.waited_s,
+            )
+            return convert.to_response(request, result)
+        except AgentError as error:
+            _abort(context, error)
+
+    def _check_version(self, model: str, version: str) -> None:
+        card = self._served.card(model)
+        if version and version != card.version:
+            raise UnknownModelError(
+                f"model {model!r} is served in version {card.version}, not {version}",
+                "leave the version empty to get whichever serves",
+            )
+
+    def _is_ready(self, model: str, version: str) -> bool:
+        try:
+            self._check_version(model, version)
+            return not self._stopping.is_set() and not self._served.card(model).not_ready
+        except UnknownModelError:
+            return False
+
+
+def _abort(context: grpc.ServicerContext, error: AgentError) -> NoReturn:
+    context.abort(code_of(error), str(error))
