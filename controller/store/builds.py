@@ -117,7 +117,12 @@ def builds_of_job(conn: Connection, job_id: str) -> list[BuildRow]:
 
 
 def queue_builds(conn: Connection, build_ids: Sequence[str], job_id: str, now: datetime) -> None:
-    """Give builds to a new job."""
+    """Give builds to a new job; gates that said FAILED because of them are open again."""
+    conn.execute(
+        update(build_gate)
+        .where(build_gate.c.build_id.in_(build_ids), build_gate.c.verdict == "FAILED")
+        .values(verdict="PENDING", reason="", updated_at=now)
+    )
     conn.execute(
         update(build)
         .where(build.c.build_id.in_(build_ids))
@@ -125,14 +130,13 @@ def queue_builds(conn: Connection, build_ids: Sequence[str], job_id: str, now: d
     )
 
 
-def set_job_state(
-    conn: Connection, job_id: str, state: str, reason: str, now: datetime
-) -> list[str]:
-    """Set the state of the job's builds that are not compiled; returns their ids."""
-    where = and_(build.c.job_id == job_id, build.c.state.in_(("QUEUED", "RUNNING", "FAILED")))
-    ids = [str(one) for one in conn.execute(select(build.c.build_id).where(where)).scalars()]
-    conn.execute(update(build).where(where).values(state=state, reason=reason, updated_at=now))
-    return ids
+def set_job_state(conn: Connection, job_id: str, state: str, now: datetime) -> None:
+    """Set the state of those of the job's builds that are queued or running."""
+    conn.execute(
+        update(build)
+        .where(build.c.job_id == job_id, build.c.state.in_(("QUEUED", "RUNNING")))
+        .values(state=state, updated_at=now)
+    )
 
 
 def set_compiled(
