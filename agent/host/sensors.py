@@ -23,6 +23,7 @@ _PLAUSIBLE_C = (-40.0, 150.0)
 _STARVED_STALL_PCT = 80.0
 # Raspberry Pi firmware: capped, throttled or soft-limited right now.
 _PI_THROTTLED_NOW = 0b1110
+_PI_FIRMWARE = "soc*/soc*:firmware/get_throttled"
 
 
 class Sensors:
@@ -62,14 +63,10 @@ class Sensors:
         return min(100.0, 100.0 * busy / total)
 
     def _throttled(self) -> bool | None:
-        firmware = read_text(
-            self._root / "sys/devices/platform/soc/soc:firmware/get_throttled"
-        ) or read_text(
-            self._root / "sys/devices/platform/soc@107c000000/soc:firmware/get_throttled"
-        )
+        firmware = next(iter(children(self._root / "sys/devices/platform", _PI_FIRMWARE)), None)
         if firmware is not None:
             try:
-                return bool(int(firmware, 16) & _PI_THROTTLED_NOW)
+                return bool(int(read_text(firmware) or "", 16) & _PI_THROTTLED_NOW)
             except ValueError:
                 return None
         before, self._throttle_count = (
