@@ -19,7 +19,7 @@ from agent.domain.ladder import Pressure
 from agent.domain.ports import RungWindow, SpoolEntry
 from agent.link.errors import TrustError
 from agent.link.trust import Signature, SignedState
-from lighterman.v1 import common_pb2, device_pb2
+from lighterman.v1 import common_pb2, device_pb2, topics
 
 MAX_DOWN_BYTES = 64 * 1024
 
@@ -171,13 +171,31 @@ def event_payload(happening: Happening, stamp: Stamp) -> bytes:
 
 
 def numbered(entry: SpoolEntry) -> device_pb2.Envelope:
-    """The envelope of a spool entry with boot id and number. DecodeError when it is damaged."""
-    envelope = device_pb2.Envelope.FromString(entry.payload)
+    """The envelope of a spool entry, with boot id and number.
+
+    An entry that the device lost, or that cannot be read, is told as the event `report_lost`: its
+    number must come, or the controller would wait for it for ever.
+    """
+    try:
+        envelope = device_pb2.Envelope.FromString(entry.payload)
+    except DecodeError:
+        envelope = device_pb2.Envelope()
     if envelope.WhichOneof("body") != entry.kind:
-        raise DecodeError(f"spool entry {entry.boot_id}/{entry.seq} is not a {entry.kind}")
+        envelope = device_pb2.Envelope(
+            protocol=PROTOCOL,
+            clock_quality=device_pb2.CLOCK_QUALITY_UNSURE,
+            event=device_pb2.DeviceEvent(
+                kind="report_lost", reason="the spool on the device was damaged here"
+            ),
+        )
     envelope.boot_id = entry.boot_id
     envelope.seq = entry.seq
     return envelope
+
+
+def suffix_of(envelope: device_pb2.Envelope) -> str:
+    """The topic a numbered envelope goes to."""
+    return topics.UP_REPORT if envelope.WhichOneof("body") == "report" else topics.UP_EVENT
 
 
 def presence_payload(boot_id: str, online: bool, stamp: Stamp) -> bytes:

@@ -8,16 +8,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from google.protobuf.message import DecodeError
-
 from agent.domain.ports import Clock, Spool, SpoolEntry
 from agent.errors import StoreError
 from agent.link.backoff import Backoff
-from agent.link.convert import AckPoint, numbered
+from agent.link.convert import AckPoint, numbered, suffix_of
 from agent.link.errors import LinkError
-from lighterman.v1 import topics
-
-_SUFFIX = {"report": topics.UP_REPORT, "event": topics.UP_EVENT}
 
 Publish = Callable[[str, bytes, int], bool]
 ReportCall = Callable[[list[SpoolEntry]], AckPoint]
@@ -85,7 +80,7 @@ class SpoolSender:
         while not self._stopping.is_set():
             try:
                 wait_s = self._look()
-            except (StoreError, DecodeError) as error:
+            except StoreError as error:
                 self._on_trouble(str(error))
                 wait_s = self._ack_wait_s
             self._wake.wait(wait_s)
@@ -133,8 +128,8 @@ class SpoolSender:
         for entry in entries:
             if _key(entry) in self._sent:
                 continue
-            payload = numbered(entry).SerializeToString()
-            if not self._publish(_SUFFIX[entry.kind], payload, 1):
+            envelope = numbered(entry)
+            if not self._publish(suffix_of(envelope), envelope.SerializeToString(), 1):
                 break
             self._sent[_key(entry)] = now
         return self._ack_wait_s

@@ -1,0 +1,278 @@
+"""Carries out what the update machine instructs, in order, journal first.
+
+Refuses to go on past an instruction that the disk refused: the rest is tried again later, as long
+as the state is still the same.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import assert_never
+
+from agent.domain.assignment import CLOSED, ModelState, Phase, keep_of
+from agent.domain.events import Event, RolledBack, Staged
+from agent.domain.instructions import (
+    CollectGarbage,
+    Fetch,
+    Instruction,
+    LoadAndWarm,
+    MarkBad,
+    MarkGood,
+    Preflight,
+    Reconfigure,
+    Report,
+    Serve,
+    SetSlots,
+    Swap,
+    SwapBack,
+    Unload,
+    Verify,
+    WriteJournal,
+)
+from agent.domain.ports import Decision, Journal, ModelHost, SlotStore
+from agent.domain.probation import RollBack
+from agent.domain.state_json import state_to_json
+from agent.errors import StoreError
+from agent.link.backoff import Backoff
+from agent.link.convert import Evidence
+from agent.loop_boot import APPLIED, GENERATION, MODEL, SEEN, TAKEN
+from agent.loop_tell import Teller
+from agent.loop_watch import Watch
+from agent.loop_work import Workers
+
+log = logging.getLogger("agent")
+
+SETTLED = CLOSED | {Phase.IDLE, Phase.COMMITTED}
+FETCH_WAIT_CAP_S = 30.0
+
+
+@dataclass(slots=True)
+class Book:
+    """What the loop knows, and what of it is durable: states by model, generations."""
+
+    states: dict[str, ModelState]
+    seen: int = 0
+    taken: int = 0
+    applied: int = 0
+
+    def is_settled(self) -> bool:
+        """Whether nothing of the newest generation is under way any more."""
+        return self.taken > 0 and all(
+            s.phase in SETTLED and s.generation >= self.taken for s in self.states.values()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What instructions are carried out with."""
+
+    journal: Journal
+    store: SlotStore
+    host: ModelHost
+    workers: Workers
+    watch: Watch
+    teller: Teller
+    post: Callable[[str, Event], None]
+    later: Callable[[float, str, Callable[[], None]], None]
+
+
+class Actor:
+    """Does what one step of one model asked for. Loop thread only."""
+
+    def __init__(self, book: Book, hands: Hands) -> None:
+        self._book = book
+        self._hands = hands
+        self._backoff = Backoff(base_s=1.0, cap_s=FETCH_WAIT_CAP_S)
+        self._left: dict[str, tuple[MarkBad, str]] = {}
+        self._decisions: dict[str, Decision] = {}
+        self._told: dict[str, Report] = {}
+
+    def carry_out(
+        self, before: ModelState, after: ModelState, todo: tuple[Instruction, ...]
+    ) -> None:
+        """Do all of it; StoreError only when the journal itself refused (then nothing was done)."""
+        rest = list(todo)
+        if rest and isinstance(rest[0], WriteJournal):
+            self._hands.journal.append(MODEL, after.model, state_to_json(after))
+            del rest[0]
+        self._book.states[after.model] = after
+        self._hands.workers.want(after.model, after.ticket)
+        self._go_on(before, after, tuple(rest))
+
+    def decided(self, decision: Decision) -> None:
+        """Keep what the host did by itself, for the report that follows."""
+        self._decisions[decision.model] = decision
+
+    def note_generation(self, seen: int | None = None, taken: int | None = None) -> None:
+        """Make the highest generation ever accepted, or the one being worked on, durable."""
+        for key, value in ((SEEN, seen), (TAKEN, taken)):
+            if value is not None and value > getattr(self._book, key):
+                self._hands.journal.append(GENERATION, key, {"value": value})
+                setattr(self._book, key, value)
+
+    def settle(self) -> None:
+        """Tell once that a generation is applied as a whole."""
+        book = self._book
+        if book.applied >= book.taken or not book.is_settled():
+            return
+        try:
+            self._hands.journal.append(GENERATION, APPLIED, {"value": book.taken})
+        except StoreError as error:
+            log.error("applied generation %d is not recorded: %s", book.taken, error)
+            return
+        book.applied = book.taken
+        log.info("generation %d is applied", book.taken)
+        for model, said in self._last_words():
+            state = book.states[model]
+            said = replace(said, generation=book.taken)
+            self._hands.teller.report(model, said, self._evidence(state), applied=True)
+            return
+
+    # -- instructions ------------------------------------------------------------------------------
+
+    def _go_on(self, before: ModelState, state: ModelState, todo: tuple[Instruction, ...]) -> None:
+        for number, item in enumerate(todo):
+            try:
+                self._do(before, state, item)
+            except StoreError as error:
+                log.error("%s: %s; trying again", state.model, error)
+                again = partial(self._again, before, state, todo[number:])
+                self._hands.later(self._backoff.spread(5.0), "", again)
+                return
+
+    def _again(self, before: ModelState, state: ModelState, todo: tuple[Instruction, ...]) -> None:
+        if self._book.states.get(state.model) == state:
+            self._go_on(before, state, todo)
+
+    def _do(self, before: ModelState, state: ModelState, item: Instruction) -> None:
+        hands, model = self._hands, state.model
+        match item:
+            case WriteJournal():
+                hands.journal.append(MODEL, model, state_to_json(item.state))
+            case SetSlots():
+                hands.store.set_slots(model, item.current, item.previous, item.staged)
+                if item.ticket is not None:
+                    hands.post(model, Staged(item.ticket))
+            case Fetch():
+                self._fetch(state, item)
+            case Preflight() | Verify() | LoadAndWarm() | Swap() | Serve():
+                hands.workers.start(state, item)
+            case SwapBack():
+                self._swap_back(state, item)
+            case Unload():
+                slot_id = item.slot_id
+                hands.workers.in_background(
+                    model, "unload", lambda: hands.host.unload(model, slot_id)
+                )
+            case MarkGood():
+                slot_id, latched = item.slot_id, state.latched
+                hands.workers.in_background(
+                    model, "settle", lambda: hands.host.settle(model, slot_id, latched=latched)
+                )
+            case MarkBad():
+                left = before.current.release.version if before.current else ""
+                self._left[model] = (item, left)
+            case Reconfigure():
+                release = item.release
+                hands.workers.in_background(
+                    model, "reconfigure", lambda: hands.host.reconfigure(release)
+                )
+            case CollectGarbage():
+                freed = hands.store.collect(keep_of(self._book.states.values()))
+                if freed:
+                    log.info("freed %.1f MB of files that no version names", freed / 1e6)
+            case Report():
+                self._report(state, item)
+            case never:
+                assert_never(never)
+
+    def _fetch(self, state: ModelState, item: Fetch) -> None:
+        if item.attempt == 0:
+            self._hands.workers.start(state, item)
+            return
+        ceiling = min(FETCH_WAIT_CAP_S, 2.0 ** min(item.attempt, 10))
+        log.info("%s: download again soon: %s", state.model, state.reason)
+
+        def start() -> None:
+            now = self._book.states.get(state.model)
+            if now is not None and now.ticket == item.ticket:
+                self._hands.workers.start(now, item)
+
+        self._hands.later(self._backoff.spread(ceiling / 2, 1.0), "fetch", start)
+
+    def _swap_back(self, state: ModelState, item: SwapBack) -> None:
+        serving = self._hands.host.serving(state.model)
+        if serving is not None and serving.slot_id == item.release.slot_id:
+            # The host was there before: nothing to wait for.
+            self._hands.post(state.model, RolledBack(item.ticket))
+        else:
+            self._hands.workers.start(state, item)
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def _report(self, state: ModelState, said: Report) -> None:
+        self._told[state.model] = said
+        applied = self._book.applied < self._book.taken and self._book.is_settled()
+        evidence = self._evidence(state)
+        if applied:
+            try:
+                self._hands.journal.append(GENERATION, APPLIED, {"value": self._book.taken})
+                self._book.applied = self._book.taken
+            except StoreError as error:
+                applied = False
+                log.error("applied generation is not recorded: %s", error)
+        self._hands.teller.report(state.model, said, evidence, applied)
+        if said.phase is Phase.ROLLED_BACK:
+            self._tell_rolled_back(state, said, evidence)
+
+    def _evidence(self, state: ModelState) -> Evidence:
+        evidence = self._hands.watch.evidence(state)
+        decision = self._decisions.get(state.model)
+        if decision is None or state.phase not in (Phase.ROLLING_BACK, Phase.ROLLED_BACK):
+            return evidence
+        row = decision.verdict.row if isinstance(decision.verdict, RollBack) else ()
+        return replace(
+            evidence,
+            inferences=state.counted,
+            last_service_s=row,
+            rolled_back_in_s=decision.done_in_s,
+        )
+
+    def _tell_rolled_back(self, state: ModelState, said: Report, evidence: Evidence) -> None:
+        mark, left = self._left.pop(state.model, (None, said.version))
+        self._decisions.pop(state.model, None)
+        details = {
+            "from": left,
+            "to": said.serving_version,
+            "rollout": mark.rollout if mark else said.rollout,
+            "cause": mark.cause.value if mark else "",
+            "rolled_back_in_s": f"{evidence.rolled_back_in_s:.3f}",
+            "last_service_s": " ".join(f"{s:.4f}" for s in evidence.last_service_s),
+        }
+        self._hands.teller.event("rolled_back", said.reason, state, left, details)
+
+    def _last_words(self) -> list[tuple[str, Report]]:
+        """Reports that may be repeated: of models that had one, the newest work first."""
+        found = [
+            (model, said)
+            for model, said in self._told.items()
+            if model in self._book.states and said.phase is self._book.states[model].phase
+        ]
+        if found:
+            return found
+        return [
+            (
+                model,
+                Report(
+                    rollout=state.order.rollout,
+                    version=state.order.version,
+                    phase=state.phase,
+                    reason=state.reason,
+                    generation=state.generation,
+                    serving_version=state.current.release.version if state.current else "",
+                ),
+            )
+            for model, state in self._book.states.items()
+            if state.order is not None and state.phase is not Phase.IDLE
+        ]

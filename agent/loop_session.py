@@ -1,0 +1,216 @@
+"""The controller as the agent sees it: hello, desired state, renewal, in a thread of its own.
+
+Refuses to apply anything: what was verified goes to the loop, what was not is told as refused.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from agent.domain.capability import Capabilities
+from agent.domain.desired import DesiredState
+from agent.domain.ports import Clock, IdentityStore
+from agent.errors import AgentError, ManifestError
+from agent.link.authority import parse_endpoint
+from agent.link.backoff import Backoff
+from agent.link.channel import Credentials
+from agent.link.client import ControllerClient, Welcome
+from agent.link.errors import LinkError, LinkFault, TrustError
+from agent.link.renewal import credentials_of, renew, renewal_due_at
+from agent.link.trust import ManifestVerifier
+
+log = logging.getLogger("agent")
+
+CLOCK_SKEW_S = 60.0
+REFUSED_WAIT_S = 60.0
+RENEWAL_RETRY_S = 600.0
+
+
+class SessionEvents(Protocol):
+    """Who is told; called on the session's thread."""
+
+    def desired(self, state: DesiredState) -> None:
+        """A verified desired state that is not older than any seen before."""
+        ...
+
+    def refused(self, generation: int, reason: str) -> None:
+        """A desired state came that must not be applied."""
+        ...
+
+    def welcomed(self, welcome: Welcome, skew_s: float) -> None:
+        """The controller answered hello. `skew_s`: its clock minus ours."""
+        ...
+
+    def renewed(self, until: datetime) -> None:
+        """Another certificate is in use."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """What the loop knows: `seen` is the highest ever accepted, `taken` the one it works on."""
+
+    seen: int
+    taken: int
+    applied: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionParts:
+    """What a session is made of. `capabilities` looks anew each time: disks fill up."""
+
+    boot_id: str
+    clock: Clock
+    identities: IdentityStore
+    capabilities: Callable[[], Capabilities]
+    generations: Callable[[], Generations]
+    events: SessionEvents
+    poll_s: float
+
+
+class ControllerSession:
+    """Asks when rung at, and rarely by itself. `client` may be used by others too."""
+
+    def __init__(self, parts: SessionParts, backoff: Backoff | None = None) -> None:
+        self._parts = parts
+        self._backoff = backoff or Backoff(base_s=1.0, cap_s=60.0)
+        identity = parts.identities.current()
+        if identity is None:
+            raise TrustError("this device is not enrolled", "lighterman-agent enroll --help")
+        self._verifier = ManifestVerifier(
+            identity.signing_keys, identity.device_id, identity.project
+        )
+        self.client = ControllerClient(
+            parse_endpoint(identity.grpc_endpoint), credentials_of(identity)
+        )
+        self._renew_at = self._renewal_due()
+        self._welcomed = False
+        self._rung = 0
+        self._poll_s = parts.poll_s
+        self._poll_at = 0.0
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="controller", daemon=True)
+
+    def start(self) -> None:
+        """Begin, in a thread of its own."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 3.0) -> None:
+        """End the thread and the channel."""
+        self._stopping.set()
+        self._wake.set()
+        self.client.close()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def ring(self, generation: int) -> None:
+        """A doorbell named this generation; an older one is no news."""
+        self._rung = max(self._rung, generation)
+        self._wake.set()
+
+    def look_again(self) -> None:
+        """Something changed (the broker is back): ask, even if nothing rang."""
+        self._poll_at = 0.0
+        self._wake.set()
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                wait_s = self._round()
+            except LinkError as error:
+                wait_s = self._trouble(error)
+            except AgentError as error:
+                log.warning("controller: %s", error)
+                wait_s = self._backoff.failed()
+            except Exception:  # the thread that brings updates must not end
+                log.exception("controller session")
+                wait_s = self._backoff.failed(5.0)
+            self._wake.wait(wait_s)
+            self._wake.clear()
+
+    def _round(self) -> float:
+        """Do what is due; gives the seconds until something may be due again."""
+        if not self._welcomed:
+            self._hello()
+        now = self._parts.clock.monotonic()
+        known = self._parts.generations()
+        if now >= self._poll_at or self._rung > known.seen:
+            self._ask(known)
+            self._poll_at = now + self._backoff.spread(self._poll_s)
+        self._renew_if_due()
+        self._backoff.succeeded()
+        return min(max(0.0, self._poll_at - now), 300.0)
+
+    def _trouble(self, error: LinkError) -> float:
+        if self._stopping.is_set():
+            return 0.0
+        if self._welcomed or self._backoff.tries in (0, 5):
+            log.warning("%s", error)
+        self._welcomed = False
+        wait_s = self._backoff.failed(error.retry_after_s)
+        if error.fault is LinkFault.REFUSED:
+            wait_s += self._backoff.spread(REFUSED_WAIT_S)
+        return wait_s
+
+    def _hello(self) -> None:
+        parts = self._parts
+        asked_at = parts.clock.now()
+        welcome = self.client.hello(
+            parts.boot_id, parts.capabilities(), parts.generations().applied
+        )
+        took = parts.clock.now() - asked_at
+        skew_s = (welcome.controller_now - asked_at - took / 2).total_seconds()
+        self._poll_s = min(parts.poll_s, welcome.poll_after_s or parts.poll_s)
+        self._welcomed = True
+        self._poll_at = 0.0
+        parts.events.welcomed(welcome, skew_s)
+
+    def _ask(self, known: Generations) -> None:
+        signed = self.client.get_desired(known.taken)
+        if signed is None:
+            self._rung = 0
+            return
+        try:
+            state = self._verifier.verify(signed, known.seen)
+        except (ManifestError, TrustError) as error:
+            self._rung = 0
+            self._parts.events.refused(signed.generation, str(error))
+            return
+        self._parts.events.desired(state)
+
+    def _renewal_due(self) -> datetime:
+        try:
+            return renewal_due_at(self._parts.identities.certificate_path(), self._backoff)
+        except ValueError as error:
+            log.warning("%s", error)
+            return self._parts.clock.now()
+
+    def _renew_if_due(self) -> None:
+        if self._parts.clock.now() < self._renew_at:
+            return
+        try:
+            identity = renew(self._parts.identities, self.client.renew, self._prove)
+        except LinkError as error:
+            wait_s = max(RENEWAL_RETRY_S, error.retry_after_s)
+            self._renew_at = self._parts.clock.now() + timedelta(
+                seconds=self._backoff.spread(wait_s)
+            )
+            log.warning("the certificate could not be renewed: %s", error)
+            return
+        self.client.use(credentials_of(identity))
+        self._renew_at = self._renewal_due()
+        self._parts.events.renewed(self._renew_at)
+
+    def _prove(self, credentials: Credentials) -> None:
+        parts = self._parts
+        client = ControllerClient(self.client.endpoint, credentials)
+        try:
+            client.hello(parts.boot_id, parts.capabilities(), parts.generations().applied)
+        finally:
+            client.close()

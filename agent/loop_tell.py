@@ -1,0 +1,100 @@
+"""What the agent says of itself: reports and events into the spool, telemetry onto the wire.
+
+Refuses to lose a report silently: what the spool did not take is logged with its reason.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+
+from agent.domain.assignment import ModelState
+from agent.domain.instructions import Report
+from agent.domain.ports import Clock, Spool
+from agent.errors import StoreError
+from agent.link.convert import (
+    AssignmentReport,
+    Evidence,
+    Happening,
+    Stamp,
+    TelemetryWindow,
+    event_payload,
+    report_payload,
+    telemetry_payload,
+)
+
+log = logging.getLogger("agent")
+
+
+class Teller:
+    """Stamps and spools. Called by the loop thread; `set_synced` from any."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        clock: Clock,
+        boot_id: str,
+        wake: Callable[[], None],
+        publish: Callable[[bytes], bool],
+    ) -> None:
+        self._spool = spool
+        self._clock = clock
+        self._boot_id = boot_id
+        self._wake = wake
+        self._publish = publish
+        self._synced = threading.Event()
+
+    def set_synced(self, synced: bool) -> None:
+        """Whether this device's clock agrees with the controller's."""
+        if synced:
+            self._synced.set()
+        else:
+            self._synced.clear()
+
+    def stamp(self) -> Stamp:
+        """Now, and whether to believe it."""
+        return Stamp(self._clock.now(), self._synced.is_set())
+
+    def report(self, model: str, said: Report, evidence: Evidence, applied: bool) -> None:
+        """Spool the state of an assignment."""
+        log.info("%s %s of %s: %s, %s", model, said.version, said.rollout, said.phase, said.reason)
+        message = AssignmentReport(
+            model=model,
+            version=said.version,
+            rollout=said.rollout,
+            generation=said.generation,
+            phase=said.phase,
+            reason=said.reason,
+            serving_version=said.serving_version,
+            applied=applied,
+            evidence=evidence,
+        )
+        self._keep("report", report_payload(message, self.stamp()))
+
+    def event(
+        self,
+        kind: str,
+        reason: str,
+        state: ModelState | None = None,
+        version: str = "",
+        details: Mapping[str, str] | None = None,
+    ) -> None:
+        """Spool a thing that happened, of a model or of the whole device."""
+        model = state.model if state else ""
+        if state is not None and not version and state.current is not None:
+            version = state.current.release.version
+        log.info("%s%s: %s", f"{model} " if model else "", kind, reason)
+        happening = Happening(kind, self._clock.now(), reason, model, version, details or {})
+        self._keep("event", event_payload(happening, self.stamp()))
+
+    def telemetry(self, window: TelemetryWindow) -> bool:
+        """Send one window; False when there is no connection (it is then gone, by design)."""
+        payload = telemetry_payload(self._boot_id, window, self.stamp())
+        return self._publish(payload)
+
+    def _keep(self, kind: str, payload: bytes) -> None:
+        try:
+            self._spool.append(kind, payload)
+        except StoreError as error:
+            log.error("a %s could not be kept for the controller: %s", kind, error)
+            return
+        self._wake()

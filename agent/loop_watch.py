@@ -1,0 +1,180 @@
+"""Looks at every model about once a second: proven yet? another rung? Also the telemetry window.
+
+Refuses to act on a model: it returns what was seen, the loop steps and journals.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from agent.domain.assignment import ModelState
+from agent.domain.desired import DesiredModel, RungKind, RungSpec
+from agent.domain.ladder import (
+    LadderState,
+    Pressure,
+    RungChoice,
+    choose_rung,
+    is_pressured,
+    step_down,
+)
+from agent.domain.ports import LinkProbe, Measured, ModelHost, Serving
+from agent.domain.probation import Commit, RollBack, StepDown, Trial, Wait, judge
+from agent.errors import UnknownModelError
+from agent.link.convert import Evidence, ModelStatus
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One model at one moment: what serves, by which release, under which pressure."""
+
+    serving: Serving
+    release: DesiredModel
+    rungs: tuple[RungSpec, ...]
+    pressure: Pressure
+
+    def spec(self, rung: str) -> RungSpec | None:
+        """The rung of this name."""
+        return next((r for r in self.release.rungs if r.name == rung), None)
+
+
+class Watch:
+    """Remembers where each model's ladder stands. Loop thread only."""
+
+    def __init__(self, host: ModelHost, probe: LinkProbe) -> None:
+        self._host = host
+        self._probe = probe
+        self._ladders: dict[str, tuple[str, LadderState]] = {}
+        self._reasons: dict[str, str] = {}
+
+    def view(self, state: ModelState, felt: Pressure) -> View | None:
+        """What serves this model now; None when nothing does."""
+        serving = self._host.serving(state.model)
+        if serving is None:
+            return None
+        release = release_of(state, serving.slot_id)
+        if release is None:
+            return None
+        try:
+            measured = self._host.measure(state.model)
+        except UnknownModelError:
+            return None
+        usable = serving.usable or serving.resident
+        rungs = tuple(r for r in release.rungs if r.name in usable)
+        return View(serving, release, rungs, self._pressure(release, felt, measured))
+
+    def _pressure(self, release: DesiredModel, felt: Pressure, measured: Measured) -> Pressure:
+        endpoint = next((r.endpoint for r in release.rungs if r.kind is RungKind.REMOTE), None)
+        link = self._probe.read(endpoint) if endpoint else None
+        return replace(
+            felt,
+            p95_s=measured.p95_s,
+            queue_age_s=measured.queue_age_s,
+            link_rtt_s=link.rtt_s if link else None,
+            link_loss_pct=link.loss_pct if link else None,
+        )
+
+    def watch_links(self, states: Mapping[str, ModelState]) -> None:
+        """Probe the links of what serves or may serve, and no others."""
+        endpoints = {
+            rung.endpoint
+            for state in states.values()
+            for slot in (state.current, state.previous)
+            if slot is not None
+            for rung in slot.release.rungs
+            if rung.kind is RungKind.REMOTE and rung.endpoint
+        }
+        self._probe.watch(frozenset(endpoints))
+
+    # -- ladder ------------------------------------------------------------------------------------
+
+    def choose(self, view: View, now: float) -> RungChoice:
+        """Whether another rung should answer; the move is remembered as made."""
+        choice = choose_rung(
+            self._ladder(view, now),
+            view.pressure,
+            view.release.policy.ladder,
+            view.rungs,
+            now,
+            view.serving.trial,
+        )
+        self._remember(view, choice)
+        return choice
+
+    def stepped_down(
+        self, view: View, verdict: StepDown, swapped_to: str | None, now: float
+    ) -> RungChoice:
+        """The move that the rollback rule made (or asks for, when `swapped_to` is None)."""
+        known = self._ladders.get(view.release.model)
+        before = known[1] if known else self._ladder(view, now)
+        choice = step_down(before, view.rungs, view.release.policy.ladder, verdict.reason, now)
+        if choice.change is not None and swapped_to not in (None, choice.change.to_rung):
+            moved = replace(choice.change, to_rung=swapped_to or "")
+            choice = replace(choice, change=moved, state=replace(choice.state, rung=moved.to_rung))
+        self._remember(view, choice)
+        return choice
+
+    def undo(self, model: str) -> None:
+        """The move could not be made: look at what really answers."""
+        self._ladders.pop(model, None)
+
+    def _ladder(self, view: View, now: float) -> LadderState:
+        known = self._ladders.get(view.release.model)
+        if known is not None and (known[0], known[1].rung) == (
+            view.serving.slot_id,
+            view.serving.rung,
+        ):
+            return known[1]
+        # Another version, or the host had to take another rung than the one asked for.
+        return LadderState(view.serving.rung, now)
+
+    def _remember(self, view: View, choice: RungChoice) -> None:
+        self._ladders[view.release.model] = (view.serving.slot_id, choice.state)
+        self._reasons[view.release.model] = choice.reason
+
+    # -- probation ---------------------------------------------------------------------------------
+
+    def verdict(self, view: View, latched: bool, now: float) -> Commit | RollBack | Wait | None:
+        """What time alone makes of a version in probation; None once it is committed."""
+        serving, policy = view.serving, view.release.policy
+        if serving.trial is not Trial.PROBATION:
+            return None
+        normal = not is_pressured(view.pressure, policy.ladder)
+        found = judge(
+            serving.row, serving.trial, serving.position, normal, policy, now, latched=latched
+        )
+        return None if isinstance(found, StepDown) else found
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def evidence(self, state: ModelState) -> Evidence:
+        """What is known of the trial of the version that answers."""
+        serving = self._host.serving(state.model)
+        current = state.current
+        if serving is None or current is None or serving.slot_id != current.slot_id:
+            return Evidence(inferences=state.counted, starved=state.starved)
+        return Evidence(
+            inferences=serving.row.counted,
+            errors=serving.row.errors,
+            p95_s=serving.p95_s,
+            starved=state.starved,
+        )
+
+    def status(self, state: ModelState) -> ModelStatus | None:
+        """How the model stands, for the health feed."""
+        serving = self._host.serving(state.model)
+        if serving is None:
+            return None
+        return ModelStatus(
+            model=state.model,
+            version=serving.version,
+            rung=serving.rung,
+            phase=state.phase,
+            rung_reason=self._reasons.get(state.model, ""),
+        )
+
+
+def release_of(state: ModelState, slot_id: str) -> DesiredModel | None:
+    """The release behind a slot id, of those this model has."""
+    for slot in (state.current, state.previous, state.staged):
+        if slot is not None and slot.slot_id == slot_id:
+            return slot.release
+    return None
