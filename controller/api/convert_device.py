@@ -1,0 +1,145 @@
+"""Wire to values and back: enrolment and what devices ask. Fails closed on foreign input."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Protocol
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from controller.domain.device import Capabilities
+from controller.domain.rollout import AssignmentState
+from controller.errors import InvalidError
+from controller.services.device_sessions import DesiredView, HelloFacts
+from controller.services.reports import DeviceEnvelope, EventBody, ReportBody
+from lighterman.v1 import common_pb2, device_pb2, enrollment_pb2
+
+
+class Key(Protocol):
+    """A public key that devices verify with."""
+
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def public_key(self) -> bytes: ...
+
+
+def capabilities_from_wire(found: common_pb2.Capabilities) -> Capabilities:
+    """The facts a profile is matched by; InvalidError for impossible sizes."""
+    if found.memory_bytes < 0 or found.disk_bytes < 0:
+        raise InvalidError("capabilities with a negative size")
+    return Capabilities(
+        arch=found.arch[:64],
+        os=found.os[:200],
+        cpu_model=found.cpu_model[:200],
+        device_model=found.device_model[:200],
+        accelerators=tuple(text[:100] for text in list(found.accelerators)[:32]),
+        runtimes={name[:64]: text[:64] for name, text in list(found.runtimes.items())[:32]},
+        memory_bytes=found.memory_bytes,
+        disk_bytes=found.disk_bytes,
+        agent_version=found.agent_version[:64],
+        python=found.python[:64],
+        host_simulated=found.host_simulated,
+    )
+
+
+def capabilities_to_wire(known: Capabilities) -> common_pb2.Capabilities:
+    """As operators see them."""
+    return common_pb2.Capabilities(
+        arch=known.arch,
+        os=known.os,
+        cpu_model=known.cpu_model,
+        device_model=known.device_model,
+        accelerators=known.accelerators,
+        runtimes=dict(known.runtimes),
+        memory_bytes=known.memory_bytes,
+        disk_bytes=known.disk_bytes,
+        agent_version=known.agent_version,
+        python=known.python,
+        host_simulated=known.host_simulated,
+    )
+
+
+def hello_from_wire(request: device_pb2.HelloRequest) -> HelloFacts:
+    """What a device says when it starts to talk."""
+    return HelloFacts(
+        protocol_min=request.protocol_min,
+        protocol_max=request.protocol_max,
+        boot_id=request.boot_id,
+        capabilities=capabilities_from_wire(request.capabilities),
+        applied_generation=request.applied_generation,
+    )
+
+
+def keys_to_wire(keys: Iterable[Key]) -> list[enrollment_pb2.SigningKey]:
+    """Signing keys."""
+    return [enrollment_pb2.SigningKey(key_id=key.key_id, public_key=key.public_key) for key in keys]
+
+
+def desired_to_wire(view: DesiredView, known_generation: int) -> device_pb2.DesiredState:
+    """The signed state, or `unchanged` where the device has it or there is none."""
+    if view.generation in (0, known_generation):
+        return device_pb2.DesiredState(generation=view.generation, unchanged=True)
+    return device_pb2.DesiredState(
+        generation=view.generation,
+        manifest=view.manifest,
+        signatures=[
+            device_pb2.Signed(key_id=one.key_id, signature=one.signature) for one in view.signatures
+        ],
+    )
+
+
+def envelope_from_wire(envelope: device_pb2.Envelope) -> DeviceEnvelope:
+    """A report or an event; InvalidError for anything else, or without a number."""
+    if envelope.seq < 1:
+        raise InvalidError("an entry of the spool without a number")
+    match envelope.WhichOneof("body"):
+        case "report":
+            return DeviceEnvelope(envelope.boot_id, envelope.seq, _report(envelope.report))
+        case "event":
+            said = envelope.event
+            body = EventBody(said.kind, said.model, said.version, said.reason, dict(said.details))
+            return DeviceEnvelope(envelope.boot_id, envelope.seq, body)
+        case other:
+            raise InvalidError(f"{other or 'nothing'} is neither report nor event")
+
+
+def _report(said: device_pb2.Report) -> ReportBody:
+    evidence = said.evidence
+    return ReportBody(
+        model=said.model,
+        version=said.version,
+        rollout=said.rollout,
+        generation=said.generation,
+        state=state_from_wire(said.state),
+        reason=said.reason,
+        serving_version=said.serving_version,
+        applied=said.applied,
+        evidence={
+            "inferences": evidence.inferences,
+            "errors": evidence.errors,
+            "p95_s": evidence.p95_s,
+            "last_service_s": list(evidence.last_service_s)[:100],
+            "starved": evidence.starved,
+            "rolled_back_in_s": evidence.rolled_back_in_s,
+        }
+        if said.HasField("evidence")
+        else None,
+    )
+
+
+def state_from_wire(state: int) -> AssignmentState | None:
+    """None for unspecified or unknown: such a report is kept as ignored."""
+    try:
+        name = device_pb2.AssignmentState.Name(state)  # type: ignore[arg-type]
+        return AssignmentState(name.removeprefix("ASSIGNMENT_STATE_"))
+    except ValueError:
+        return None
+
+
+def time_to_wire(at: datetime | None) -> Timestamp | None:
+    """An aware time, or None."""
+    if at is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(at)
+    return stamp
