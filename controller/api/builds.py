@@ -1,0 +1,65 @@
+"""FleetService: builds. Converts and calls, decides nothing."""
+
+import grpc
+
+from controller.api.base import ApiBase
+from controller.api.convert_builds import build_message
+from controller.services.builds import list_builds, override_build, retry_build, start_build
+from lighterman.v1 import fleet_pb2
+
+
+class BuildsApi(ApiBase):
+    """Mixin of the FleetService servicer."""
+
+    def StartBuild(
+        self, request: fleet_pb2.StartBuildRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.StartBuildResponse:
+        """Build a version."""
+        views = start_build(
+            self.deps,
+            self.ctx(context),
+            model=request.model,
+            version=request.version,
+            profiles=list(request.profiles),
+            dataset=request.dataset,
+            recipes=list(request.recipes),
+        )
+        return fleet_pb2.StartBuildResponse(builds=[build_message(view) for view in views])
+
+    def ListBuilds(
+        self, request: fleet_pb2.ListBuildsRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.ListBuildsResponse:
+        """Builds as profiles see them."""
+        views = list_builds(
+            self.deps,
+            self.ctx(context),
+            model=request.model,
+            version=request.version,
+            profile=request.profile,
+        )
+        return fleet_pb2.ListBuildsResponse(builds=[build_message(view) for view in views])
+
+    def OverrideBuild(
+        self, request: fleet_pb2.OverrideBuildRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.OverrideBuildResponse:
+        """Let refused builds pass."""
+        views = override_build(
+            self.deps,
+            self.ctx(context),
+            model=request.model,
+            version=request.version,
+            profile=request.profile,
+            reason=request.reason,
+            variant=request.variant,
+            recipe=request.recipe,
+        )
+        return fleet_pb2.OverrideBuildResponse(builds=[build_message(view) for view in views])
+
+    def RetryBuild(
+        self, request: fleet_pb2.RetryBuildRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.StartBuildResponse:
+        """Queue again what failed."""
+        views = retry_build(
+            self.deps, self.ctx(context), model=request.model, version=request.version
+        )
+        return fleet_pb2.StartBuildResponse(builds=[build_message(view) for view in views])

@@ -1,0 +1,89 @@
+"""Wire and values of builds and build jobs. Decides nothing."""
+
+from controller.api.convert_catalogue import dump_json, timestamp
+from controller.domain.build import Evidence
+from controller.domain.device import Capabilities
+from controller.domain.interval import Interval
+from controller.services.builds import BuildView
+from controller.services.jobs import ClaimedJob
+from lighterman.v1 import build_pb2, common_pb2, fleet_pb2
+
+
+def build_message(view: BuildView) -> fleet_pb2.Build:
+    """A build for the wire; figures are unset where nothing was measured."""
+    return fleet_pb2.Build(
+        build_id=view.build_id,
+        model=view.model,
+        version=view.version,
+        variant=view.variant,
+        recipe=view.recipe,
+        profile=view.profile,
+        state=view.state,
+        progress_pct=view.progress_pct,
+        step=view.step,
+        reason=view.reason,
+        digest=view.digest,
+        size_bytes=view.size_bytes,
+        source_size_bytes=view.source_size_bytes,
+        figures=_figures(view.evidence, view.measured_on_class) if view.evidence else None,
+        dataset=view.dataset,
+        override_reason=view.override_reason,
+        override_by=view.override_by,
+        cached=view.cached,
+        job_id=view.job_id,
+        last_lines=view.last_lines,
+        updated_at=timestamp(view.updated_at),
+    )
+
+
+def _figures(evidence: Evidence, on_class: bool) -> fleet_pb2.BuildFigures:
+    return fleet_pb2.BuildFigures(
+        accuracy_pct=_interval(evidence.accuracy),
+        accuracy_delta_pts=_interval(evidence.accuracy_delta_pts),
+        agreement_pct=_interval(evidence.agreement),
+        p50_ms=evidence.p50_ms,
+        p95_ms=evidence.p95_ms,
+        latency_n=evidence.latency_n,
+        fp32_p50_ms=evidence.fp32_p50_ms or 0.0,
+        eager_p50_ms=evidence.eager_p50_ms or 0.0,
+        measured_on=evidence.measured_on,
+        measured_on_class=on_class,
+        peak_rss_bytes=evidence.peak_rss_bytes or 0,
+    )
+
+
+def _interval(value: Interval | None) -> fleet_pb2.Interval | None:
+    if value is None:
+        return None
+    return fleet_pb2.Interval(value=value.value, low=value.low, high=value.high, n=value.n)
+
+
+def host_of(message: common_pb2.Capabilities) -> Capabilities:
+    """What a worker says of its machine."""
+    return Capabilities(
+        arch=message.arch,
+        os=message.os,
+        cpu_model=message.cpu_model,
+        device_model=message.device_model,
+        accelerators=tuple(message.accelerators),
+        runtimes=dict(message.runtimes),
+        memory_bytes=message.memory_bytes,
+        disk_bytes=message.disk_bytes,
+        agent_version=message.agent_version,
+        python=message.python,
+        host_simulated=message.host_simulated,
+    )
+
+
+def job_message(job: ClaimedJob) -> build_pb2.BuildJob:
+    """A claimed job for the wire."""
+    return build_pb2.BuildJob(
+        job_id=job.job_id,
+        lease=job.lease,
+        lease_s=job.lease_s,
+        spec_json=dump_json(job.spec),
+        inputs=[
+            build_pb2.JobInput(role=one.role, digest=one.digest, length=one.length)
+            for one in job.inputs
+        ],
+    )
