@@ -12,11 +12,11 @@ from typing import Any
 from sqlalchemy import Connection
 
 from controller.domain.device import DeviceState
-from controller.domain.rollout import CLOSED, LIVE, AssignmentState, on_report
+from controller.domain.rollout import AssignmentState
 from controller.errors import DeniedError
 from controller.services.context import Ctx, Deps
 from controller.services.device_sessions import boot_counter
-from controller.store import boots, devices, events, outbox, reported
+from controller.store import assignments, boots, devices, events, outbox
 from controller.store.boots import BootRow
 from controller.store.devices import DeviceRow
 from controller.store.outbox import OutboxKind
@@ -145,29 +145,29 @@ def _apply(conn: Connection, ctx: Ctx, row: DeviceRow, body: ReportBody) -> tupl
     """Kind and reason of the event, and whether the assignment is another one now."""
     if body.state is None:
         return "report_ignored", "no state in the report", False
-    facts = reported.find(conn, body.rollout, row.device_id)
-    if facts is None or (facts.model, facts.version) != (body.model, body.version):
+    row_before = assignments.get_assignment(conn, body.rollout, row.device_id)
+    ours = row_before is not None and (row_before.model, row_before.version) == (
+        body.model,
+        body.version,
+    )
+    if not ours:
         if body.applied:
             return "generation_applied", body.reason, False
         what = f"{body.model}:{body.version} in rollout {body.rollout or '–'}"
         return "report_ignored", f"no assignment of {what}", False
-    outcome = on_report(AssignmentState(facts.state), body.state)
+    outcome = assignments.record_report(
+        conn,
+        row.device_id,
+        body.rollout,
+        body.state,
+        body.reason[:TEXT_MAX],
+        body.evidence,
+        ctx.now,
+    )
     if outcome.ignored:
         if body.applied:
             return "generation_applied", body.reason or outcome.ignored, False
         return "report_ignored", outcome.ignored, False
-    reported.record(
-        conn,
-        body.rollout,
-        row.device_id,
-        ctx.now,
-        state=outcome.state,
-        reason=body.reason[:TEXT_MAX],
-        evidence=body.evidence,
-        activated=facts.activated_at is None and outcome.state in LIVE,
-        finished=outcome.changed
-        and (outcome.state in CLOSED or outcome.state is AssignmentState.COMMITTED),
-    )
     if not outcome.changed and body.applied:
         return "generation_applied", body.reason, True
     return f"assignment_{outcome.state.lower()}", body.reason, True
