@@ -1,8 +1,8 @@
 """Judges a wave by what its devices did: PENDING, PASSED, FAILED, INCONCLUSIVE or ERROR.
 
 Refuses to take silence for health: PASSED needs committed devices, inferences on the new build of
-each of them, a soak during which evidence kept arriving, and a tail no worse than before on the same
-devices. Decides nothing: ``planner`` does. Times in seconds unless a name says ``_ms``.
+each of them, a soak during which evidence kept arriving, and a tail no worse than before on the
+same devices. Decides nothing: `planner` does. Times in seconds unless a name says `_ms`.
 """
 
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ class Soak:
 
 @dataclass(frozen=True, slots=True)
 class WaveFacts:
-    """What is known of one open wave. Counts are devices; ``before`` and ``after`` the same ones."""
+    """What is known of one open wave. Counts are devices; `before` and `after` the same ones."""
 
     opened_at: datetime
     exposed: int  # offered in this wave, without those that refused

@@ -4,10 +4,17 @@ Refuses to decide when a step is taken: ``planner`` and ``health`` do. Times in 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from controller.domain.model import parse_name, parse_version
+from controller.domain.selection import parse_selector
+from controller.domain.spec import Spec
+from controller.domain.wave import DEFAULT_WAVES
 from controller.errors import InvariantError
+
+DEFAULT_MIN_SAMPLES = 50
+DEFAULT_DEADLINE_S = 3600.0
 
 
 class Phase(StrEnum):
@@ -114,6 +121,43 @@ LEGAL: Mapping[AssignmentState, frozenset[AssignmentState]] = {
 
 class IllegalTransitionError(InvariantError):
     """A step that no table allows; the message tells the story."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSpec:
+    """What a person asks for. `min_samples`: inferences on the new build per exposed device."""
+
+    model: str
+    version: str
+    selector: str
+    waves: tuple[str, ...] = DEFAULT_WAVES
+    soak_s: float = 0.0
+    min_samples: int = DEFAULT_MIN_SAMPLES
+    override_first_wave_reason: str = ""
+    policy: str = ""  # empty: the one that matches model and device
+    deadline_s: float = DEFAULT_DEADLINE_S  # without evidence for so long: INCONCLUSIVE
+
+    def to_json(self) -> dict[str, object]:
+        """The form stored."""
+        return {**asdict(self), "waves": list(self.waves)}
+
+
+def parse_rollout_spec(value: Mapping[str, object]) -> RolloutSpec:
+    """Check what a person asks for; empty waves, 0 samples and 0 deadline mean the defaults."""
+    spec = Spec(value, "rollout")
+    selector = spec.text("selector", "")
+    parse_selector(selector)
+    return RolloutSpec(
+        model=parse_name(spec.text("model")),
+        version=parse_version(spec.text("version")),
+        selector=selector,
+        waves=spec.texts("waves", ()) or DEFAULT_WAVES,
+        soak_s=spec.number("soak_s", 0.0),
+        min_samples=spec.whole("min_samples", 0) or DEFAULT_MIN_SAMPLES,
+        override_first_wave_reason=spec.text("override_first_wave_reason", "").strip(),
+        policy=spec.text("policy", ""),
+        deadline_s=spec.number("deadline_s", 0.0) or DEFAULT_DEADLINE_S,
+    )
 
 
 @dataclass(frozen=True, slots=True)

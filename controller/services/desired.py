@@ -1,0 +1,196 @@
+"""Composes what a device should run, signs it and rings: the only writer of desired states.
+
+Refuses to decide who gets what (the tick does) and to go back a generation. Knows no wire type: the
+manifest is canonical JSON, and what rings is an outbox row that the MQTT door turns into a message.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from controller.domain.build import PassedBuild
+from controller.domain.ladder import Ladder, Policy, compose_ladder, parse_policy, pick_policy
+from controller.domain.selection import Subject
+from controller.errors import InvariantError, NotFoundError
+from controller.services.context import Ctx, Deps
+from controller.store import devices, labels, outbox
+from controller.store.builds import passed_builds
+from controller.store.desired import get_desired, put_desired
+from controller.store.models import VersionRow, find_version
+from controller.store.objects import list_objects
+from controller.store.outbox import OutboxKind
+from controller.store.session import Connection
+
+Json = dict[str, Any]
+
+SCHEMA = 1
+PROTOCOL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A device as far as composing needs it; `runtimes` are those it reports."""
+
+    subject: Subject
+    online: bool
+    runtimes: tuple[str, ...]
+
+
+def load_members(
+    conn: Connection, project: str, device_ids: tuple[str, ...] | None = None
+) -> list[Member]:
+    """Active devices of the project, all or those named."""
+    rows = [row for row in devices.list_devices(conn, project, device_ids) if row.state == "ACTIVE"]
+    ids = [row.device_id for row in rows]
+    named, reported = labels.labels_of(conn, ids), devices.capabilities_of(conn, ids)
+    return [
+        Member(
+            subject=Subject(
+                device_id=row.device_id,
+                profile=row.profile or "",
+                arch=str(reported.get(row.device_id, {}).get("arch", "")),
+                labels=named.get(row.device_id, {}),
+            ),
+            online=row.online,
+            runtimes=tuple(reported.get(row.device_id, {}).get("runtimes", {})),
+        )
+        for row in rows
+    ]
+
+
+def load_policies(conn: Connection, project: str, wanted: str = "") -> dict[str, Json]:
+    """Specs of the policies by name; with `wanted` only that one, NotFoundError without it."""
+    specs = {row.name: dict(row.spec) for row in list_objects(conn, project, "Policy")}
+    if not wanted:
+        return specs
+    if wanted not in specs:
+        raise NotFoundError(f"no policy {wanted}", f"known are {', '.join(sorted(specs))}")
+    return {wanted: specs[wanted]}
+
+
+@dataclass(slots=True)
+class Composer:
+    """Composes the entries of one version within one transaction; builds are read once a profile.
+
+    `pinned`: the rollout names its policy, so the one of `policies` holds for every device.
+    """
+
+    conn: Connection
+    project: str
+    version: VersionRow
+    policies: tuple[Policy, ...]
+    pinned: bool = False
+    _passed: dict[str, list[PassedBuild]] = field(default_factory=dict)
+
+    def policy(self, subject: Subject) -> Policy:
+        """The policy of this device."""
+        if self.pinned:
+            return self.policies[0]
+        return pick_policy(self.policies, self.version.model, subject)
+
+    def ladder(self, member: Member) -> Ladder:
+        """The ladder of this device, or why it has none."""
+        profile = member.subject.profile
+        if not profile:
+            return Ladder((), "no profile matches what the device reports")
+        if profile not in self._passed:
+            self._passed[profile] = passed_builds(
+                self.conn, self.project, self.version.model, self.version.version, profile
+            )
+        passed = self._passed[profile]
+        variants = [variant.variant for variant in self.version.variants]
+        ladder = compose_ladder(
+            variants, passed, profile, self.policy(member.subject), member.runtimes
+        )
+        if not ladder.rungs and passed:
+            needed = sorted({build.runtime for build in passed} - set(member.runtimes))
+            if needed:
+                return Ladder((), f"the device has no runtime {' or '.join(needed)}")
+        return ladder
+
+    def entry(self, member: Member, ladder: Ladder, rollout_id: str) -> Json:
+        """The manifest's entry of this version on this device."""
+        return {
+            "model": self.version.model,
+            "version": self.version.version,
+            "rollout": rollout_id,
+            "activation": "serve",
+            "signature": self.version.signature,
+            "labels": list(self.version.labels),
+            "params": dict(self.version.params),
+            "ladder": [rung.to_manifest(member.subject.profile) for rung in ladder.rungs],
+            "policy": self.policy(member.subject).to_manifest(),
+        }
+
+
+def make_composer(
+    conn: Connection,
+    project: str,
+    model: str,
+    version: str,
+    policies: Mapping[str, Json],
+    *,
+    pinned: bool = False,
+) -> Composer:
+    """A composer for a version; NotFoundError without it."""
+    row = find_version(conn, project, model, version)
+    if row is None:
+        raise NotFoundError(
+            f"no model version {model}:{version}", "fleetctl model list shows what was pushed"
+        )
+    parsed = tuple(parse_policy(name, spec) for name, spec in policies.items())
+    return Composer(conn, project, row, parsed, pinned)
+
+
+def canonical(value: object) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, UTF-8, no NaN."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode("utf-8")
+
+
+def digest_of(data: bytes) -> str:
+    """`sha256:<hex>` of the bytes."""
+    return "sha256:" + sha256(data).hexdigest()
+
+
+def change_desired(
+    conn: Connection, deps: Deps, ctx: Ctx, device_id: str, model: str, entry: Json | None
+) -> int:
+    """Give the device a new generation with this entry of the model (None: without the model).
+
+    Signs, stores and rings in the caller's transaction; returns the generation.
+    """
+    current = get_desired(conn, device_id)
+    models = {} if current is None else dict(current.models)
+    if entry is None:
+        models.pop(model, None)
+    else:
+        models[model] = entry
+    generation = 1 if current is None else current.generation + 1
+    manifest = canonical(
+        {
+            "schema": SCHEMA,
+            "protocol": PROTOCOL,
+            "project": ctx.project,
+            "device": device_id,
+            "generation": generation,
+            "issued_at": ctx.now.isoformat(),
+            "models": [models[name] for name in sorted(models)],
+        }
+    )
+    signatures = [
+        {"key_id": one.key_id, "signature": base64.b64encode(one.signature).decode("ascii")}
+        for one in deps.signer.sign(manifest)
+    ]
+    if not signatures:
+        raise InvariantError("the signer gave no signature: nothing was written")
+    digest = digest_of(manifest)
+    put_desired(conn, device_id, generation, models, manifest, digest, signatures, ctx.now)
+    bell = canonical({"generation": generation, "manifest_digest": digest})
+    outbox.append(conn, ctx.now, OutboxKind.DOORBELL, device_id, bell, retain=True)
+    return generation

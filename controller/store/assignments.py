@@ -1,0 +1,303 @@
+"""Rows of assignments: one device, one model, one rollout. State moves along the tables only."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from controller.domain.rollout import (
+    OPEN,
+    AssignmentState,
+    Reported,
+    check_state,
+    on_report,
+)
+from controller.store.tables import assignment, desired, device
+
+Json = dict[str, Any]
+_A = AssignmentState
+# Closed by a device: desired still names what it left, until the tick has seen to it.
+_LEFT = (_A.ROLLED_BACK, _A.FAILED, _A.REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentRow:
+    """One assignment as stored. `finished_at`: desired and reality agree about it again."""
+
+    rollout_id: str
+    device_id: str
+    model: str
+    version: str
+    wave: int
+    position: int
+    state: AssignmentState
+    reason: str
+    previous_version: str | None
+    previous_entry: Json | None
+    generation: int | None
+    exposed: bool
+    evidence: Json
+    baseline: Json | None
+    offered_at: datetime | None
+    activated_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewAssignment:
+    """A device of a rollout that starts; REFUSED where nothing can be offered to it."""
+
+    device_id: str
+    wave: int
+    position: int
+    state: AssignmentState
+    reason: str
+    previous_version: str | None
+
+
+def insert_assignments(
+    conn: Connection,
+    rollout_id: str,
+    model: str,
+    version: str,
+    rows: Iterable[NewAssignment],
+    now: datetime,
+) -> None:
+    """Add the devices of a rollout."""
+    values = [
+        {
+            "rollout_id": rollout_id,
+            "device_id": row.device_id,
+            "model": model,
+            "version": version,
+            "wave": row.wave,
+            "position": row.position,
+            "state": row.state.value,
+            "reason": row.reason,
+            "previous_version": row.previous_version,
+            "exposed": False,
+            "finished_at": now if row.state is _A.REFUSED else None,
+            "updated_at": now,
+        }
+        for row in rows
+    ]
+    if values:
+        conn.execute(insert(assignment), values)
+
+
+def list_assignments(
+    conn: Connection,
+    rollout_id: str | None = None,
+    *,
+    device_id: str | None = None,
+    model: str | None = None,
+    wave: int | None = None,
+    states: Iterable[AssignmentState] | None = None,
+    limit: int = 0,
+) -> list[AssignmentRow]:
+    """Matching assignments in the rollout's stable order."""
+    query = select(assignment).order_by(assignment.c.rollout_id, assignment.c.position)
+    for column, wanted in (
+        (assignment.c.rollout_id, rollout_id),
+        (assignment.c.device_id, device_id),
+        (assignment.c.model, model),
+        (assignment.c.wave, wave),
+    ):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    if states is not None:
+        query = query.where(assignment.c.state.in_([state.value for state in states]))
+    if limit:
+        query = query.limit(limit)
+    return [_row(row) for row in conn.execute(query)]
+
+
+def get_assignment(conn: Connection, rollout_id: str, device_id: str) -> AssignmentRow | None:
+    """The assignment, or None."""
+    query = select(assignment).where(*_key(rollout_id, device_id))
+    row = conn.execute(query).first()
+    return None if row is None else _row(row)
+
+
+def open_of_model(conn: Connection, model: str, device_ids: Sequence[str]) -> list[AssignmentRow]:
+    """Open assignments of the model on these devices, whatever their rollout."""
+    found: list[AssignmentRow] = []
+    for start in range(0, len(device_ids), 500):
+        query = select(assignment).where(
+            assignment.c.model == model,
+            assignment.c.state.in_([state.value for state in OPEN]),
+            assignment.c.device_id.in_(device_ids[start : start + 500]),
+        )
+        found += [_row(row) for row in conn.execute(query)]
+    return found
+
+
+def count_states(conn: Connection, rollout_id: str) -> dict[tuple[int, AssignmentState], int]:
+    """Devices by (wave, state)."""
+    query = (
+        select(assignment.c.wave, assignment.c.state, func.count())
+        .where(assignment.c.rollout_id == rollout_id)
+        .group_by(assignment.c.wave, assignment.c.state)
+    )
+    return {(row[0], _A(row[1])): int(row[2]) for row in conn.execute(query)}
+
+
+def count_exposed(conn: Connection, rollout_id: str) -> int:
+    """The ledger: devices that were ever offered the version."""
+    query = select(func.count()).where(
+        assignment.c.rollout_id == rollout_id, assignment.c.exposed.is_(True)
+    )
+    return int(conn.execute(query).scalar_one())
+
+
+def count_not_returned(conn: Connection, rollout_id: str) -> int:
+    """Devices that activated the version and could not go back."""
+    query = select(func.count()).where(
+        assignment.c.rollout_id == rollout_id,
+        assignment.c.state == _A.FAILED.value,
+        assignment.c.activated_at.is_not(None),
+    )
+    return int(conn.execute(query).scalar_one())
+
+
+def candidates(conn: Connection, rollout_id: str, limit: int) -> list[str]:
+    """Planned devices that are online and active, in stable order."""
+    query = (
+        select(assignment.c.device_id)
+        .join(device, device.c.device_id == assignment.c.device_id)
+        .where(
+            assignment.c.rollout_id == rollout_id,
+            assignment.c.state == _A.PLANNED.value,
+            device.c.online.is_(True),
+            device.c.state == "ACTIVE",
+        )
+        .order_by(assignment.c.position)
+        .limit(limit)
+    )
+    return [str(row.device_id) for row in conn.execute(query)]
+
+
+def move(
+    conn: Connection,
+    row: AssignmentRow,
+    state: AssignmentState,
+    reason: str,
+    now: datetime,
+    **values: object,
+) -> None:
+    """A step of the controller. IllegalTransitionError where the tables do not allow it."""
+    check_state(f"{row.rollout_id} on {row.device_id}", row.state, state, reason)
+    conn.execute(
+        update(assignment)
+        .where(*_key(row.rollout_id, row.device_id))
+        .values(state=state.value, reason=reason, updated_at=now, **values)
+    )
+
+
+def settle(conn: Connection, row: AssignmentRow, now: datetime) -> None:
+    """Desired and reality agree about it again."""
+    conn.execute(
+        update(assignment).where(*_key(row.rollout_id, row.device_id)).values(finished_at=now)
+    )
+
+
+def list_unsettled(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
+    """Left by their device, while desired was not looked after yet."""
+    query = (
+        select(assignment)
+        .where(
+            assignment.c.state.in_([state.value for state in _LEFT]),
+            assignment.c.finished_at.is_(None),
+        )
+        .limit(limit)
+    )
+    return [_row(row) for row in conn.execute(query)]
+
+
+def list_recalled(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
+    """ROLLING_BACK, and the device has applied the generation of the last order about it."""
+    query = (
+        select(assignment)
+        .join(device, device.c.device_id == assignment.c.device_id)
+        .join(desired, desired.c.device_id == assignment.c.device_id)
+        .where(
+            assignment.c.state == _A.ROLLING_BACK.value,
+            device.c.applied_generation >= assignment.c.generation,
+        )
+        .limit(limit)
+    )
+    return [_row(row) for row in conn.execute(query)]
+
+
+def record_report(
+    conn: Connection,
+    device_id: str,
+    rollout_id: str,
+    reported: AssignmentState,
+    reason: str,
+    evidence: Mapping[str, Any] | None,
+    now: datetime,
+) -> Reported:
+    """Write what a device says of its assignment; never raises for what it says.
+
+    `ignored` of the result is not empty where nothing was made of it, and says why.
+    """
+    row = get_assignment(conn, rollout_id, device_id)
+    if row is None:
+        return Reported(reported, False, f"no assignment of {device_id} in {rollout_id}")
+    result = on_report(row.state, reported)
+    if result.ignored:
+        return result
+    values: Json = {}
+    if evidence is not None:
+        values["evidence"] = {**row.evidence, **evidence}
+    if result.changed:
+        values |= {"state": reported.value, "reason": reason, "finished_at": None}
+        values |= _stamps(row, reported, now)
+    if values:
+        conn.execute(
+            update(assignment).where(*_key(rollout_id, device_id)).values(updated_at=now, **values)
+        )
+    return result
+
+
+def _stamps(row: AssignmentRow, reported: AssignmentState, now: datetime) -> Json:
+    match reported:
+        case _A.REFUSED:
+            return {"exposed": False}  # it never took a byte: its place is free again
+        case _A.COMMITTED:
+            return {"finished_at": now, "activated_at": row.activated_at or now}
+        case _A.ACTIVATED | _A.PROBATION | _A.ROLLING_BACK | _A.ROLLED_BACK:
+            return {"activated_at": row.activated_at or now}
+        case _:
+            return {}
+
+
+def _key(rollout_id: str, device_id: str) -> tuple[Any, Any]:
+    return assignment.c.rollout_id == rollout_id, assignment.c.device_id == device_id
+
+
+def _row(row: Row[Any]) -> AssignmentRow:
+    return AssignmentRow(
+        rollout_id=row.rollout_id,
+        device_id=row.device_id,
+        model=row.model,
+        version=row.version,
+        wave=row.wave,
+        position=row.position,
+        state=_A(row.state),
+        reason=row.reason,
+        previous_version=row.previous_version,
+        previous_entry=row.previous_entry,
+        generation=row.generation,
+        exposed=bool(row.exposed),
+        evidence=dict(row.evidence or {}),
+        baseline=row.baseline,
+        offered_at=row.offered_at,
+        activated_at=row.activated_at,
+        finished_at=row.finished_at,
+        updated_at=row.updated_at,
+    )
