@@ -21,7 +21,10 @@ class Disk:
     """Durable file operations; stateless, safe from any thread on different paths."""
 
     def write_atomic(self, path: Path, data: bytes, mode: int = 0o600) -> None:
-        """Replace a file as a whole: readers see the old bytes or the new ones, never a mixture."""
+        """Replace a file as a whole: readers see the old bytes or the new ones, never a mixture.
+
+        After a StoreError the old bytes are there, unless only the folder could not be synced.
+        """
         temporary = path.with_name(f".{path.name}.new")
         with _named(path), self._removing(temporary):
             fd = self._open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -36,7 +39,7 @@ class Disk:
     def append(self, path: Path, size: int, data: bytes) -> int:
         """Write `data` at byte `size` of a file and sync it; gives the new size.
 
-        Whatever lies beyond `size` (a torn write) is cut off first; a failed write is cut off again.
+        What lies beyond `size` (a torn write) is cut off first; a failed write is cut off again.
         """
         with _named(path):
             created = not path.exists()
@@ -76,7 +79,7 @@ class Disk:
                 os.close(fd)
 
     def remove(self, path: Path) -> None:
-        """Remove a file; a missing one is fine. Not synced: an old file that comes back is garbage."""
+        """Remove a file; a missing one is fine. Not synced: one that comes back is garbage."""
         with _named(path):
             self._unlink(path)
 
@@ -118,7 +121,7 @@ class Disk:
         try:
             os.fsync(fd)
         except OSError as error:
-            raise _SyncFailed(error.errno, error.strerror, str(path)) from error
+            raise _SyncError(error.errno, error.strerror, str(path)) from error
 
     def _fsync_folder(self, folder: Path) -> None:
         fd = self._open(folder, os.O_RDONLY | os.O_DIRECTORY, 0)
@@ -137,7 +140,7 @@ class Disk:
         path.mkdir(mode=0o700)
 
 
-class _SyncFailed(OSError):
+class _SyncError(OSError):
     """An fsync said no: kept apart, because after it nothing is known of the file."""
 
 
@@ -154,6 +157,6 @@ def _error(path: Path, error: OSError) -> StoreError:
     text = error.strerror or str(error)
     if error.errno in _FULL:
         return DiskFullError(f"{path}: {text}", "free space on the device; the old state is kept")
-    if isinstance(error, _SyncFailed):
+    if isinstance(error, _SyncError):
         return FsyncFailedError(f"{path}: fsync: {text}", "check the disk; the old state is kept")
     return WriteFailedError(f"{path}: {text}", "check that the state directory is writable")
