@@ -70,7 +70,7 @@ class Facts:
     errors_in_row: int = 0
     pause_reasons: tuple[PauseReason, ...] = ()
     not_returned: int = 0  # could not roll back
-    superseded_by: str = ""
+    superseded: str = ""  # why devices were superseded
 
     def count(self, states: frozenset[AssignmentState]) -> int:
         """Devices in any of these states."""
@@ -214,8 +214,8 @@ def _nothing_left(facts: Facts) -> Plan | None:
     superseded = facts.counts.get(_A.SUPERSEDED, 0)
     if superseded:
         keep = f"; {committed} devices keep it" if committed else ""
-        by = facts.superseded_by or "a newer rollout"
-        return Plan(Phase.ABORTED, f"superseded by {by}{keep}", facts.current_wave)
+        why = facts.superseded or "superseded by a newer rollout"
+        return Plan(Phase.ABORTED, why + keep, facts.current_wave)
     if committed == 0:
         return Plan(Phase.ABORTED, f"no device took it: {_finished(facts)}", facts.current_wave)
     if facts.phase is Phase.PROGRESSING:

@@ -1,6 +1,6 @@
 """Orders to devices within a rollout: offer, withdraw, call back, and closing what devices left.
 
-Refuses to decide: it carries out what the planner said. Every function works in the caller's transaction.
+Refuses to decide: it carries out what the planner said, in the caller's transaction.
 """
 
 from collections.abc import Iterable
@@ -138,6 +138,10 @@ def close_left(conn: Connection, deps: Deps, ctx: Ctx) -> int:
     Works over all rollouts, ended ones too: a committed version may be left days later.
     """
     closed = 0
+    for row in assignments.list_retired(conn):
+        state = _A.REFUSED if row.state is _A.PLANNED else _A.SUPERSEDED
+        assignments.move(conn, row, state, "the device was retired", ctx.now, finished_at=ctx.now)
+        closed += 1
     for row in assignments.list_unsettled(conn):
         restore_previous(conn, deps, ctx, row)
         assignments.settle(conn, row, ctx.now)

@@ -56,6 +56,7 @@ class NewAssignment:
     state: AssignmentState
     reason: str
     previous_version: str | None
+    bytes: int
 
 
 def insert_assignments(
@@ -79,6 +80,7 @@ def insert_assignments(
             "reason": row.reason,
             "previous_version": row.previous_version,
             "exposed": False,
+            "evidence": {"bytes": row.bytes},
             "finished_at": now if row.state is _A.REFUSED else None,
             "updated_at": now,
         }
@@ -230,6 +232,28 @@ def list_recalled(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
         .limit(limit)
     )
     return [_row(row) for row in conn.execute(query)]
+
+
+def list_retired(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
+    """Open assignments of devices that were retired since."""
+    query = (
+        select(assignment)
+        .join(device, device.c.device_id == assignment.c.device_id)
+        .where(assignment.c.state.in_([state.value for state in OPEN]), device.c.state == "RETIRED")
+        .limit(limit)
+    )
+    return [_row(row) for row in conn.execute(query)]
+
+
+def superseded_reason(conn: Connection, rollout_id: str) -> str:
+    """Why an assignment of the rollout was superseded; empty where none was."""
+    query = (
+        select(assignment.c.reason)
+        .where(assignment.c.rollout_id == rollout_id, assignment.c.state == _A.SUPERSEDED.value)
+        .order_by(assignment.c.updated_at.desc())
+        .limit(1)
+    )
+    return str(conn.execute(query).scalar() or "")
 
 
 def record_report(

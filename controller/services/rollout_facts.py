@@ -1,0 +1,253 @@
+"""Gathers what the judge and the planner look at. Reads only, decides nothing."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from controller.domain.health import Rules, Side, Soak, Trouble, WaveFacts
+from controller.domain.histogram import Histogram, merged
+from controller.domain.planner import Facts
+from controller.domain.rollout import (
+    LIVE,
+    OPEN,
+    AssignmentState,
+    Intent,
+    Phase,
+    RolloutSpec,
+    Verdict,
+    parse_rollout_spec,
+)
+from controller.errors import InvalidError
+from controller.services.desired import Composer
+from controller.store import assignments, devices
+from controller.store.assignments import AssignmentRow
+from controller.store.rollouts import RolloutRow
+from controller.store.samples import SampleRow, list_samples
+from controller.store.session import Connection
+from controller.store.waves import WaveRow
+
+_A = AssignmentState
+CANDIDATES = 500
+CONTROLS = 200
+_ON_THE_WAY = OPEN - {_A.PLANNED}
+_LEFT = frozenset({_A.ROLLING_BACK, _A.ROLLED_BACK})
+
+
+def wave_facts(conn: Connection, rollout: RolloutRow, wave: WaveRow, now: datetime) -> WaveFacts:
+    """What is known of the newest open wave. Unreadable evidence is said, never skipped."""
+    opened_at = wave.opened_at or now
+    mine = [
+        row
+        for row in assignments.list_assignments(conn, rollout.rollout_id, wave=wave.number)
+        if row.exposed
+    ]
+    acknowledged_at = _acknowledged(rollout, wave)
+    since = acknowledged_at or opened_at
+    in_flight = [row for row in mine if row.state in _ON_THE_WAY]
+    committed = [row for row in mine if row.state is _A.COMMITTED]
+    facts = WaveFacts(
+        opened_at=opened_at,
+        exposed=len(mine),
+        in_flight=len(in_flight),
+        committed=len(committed),
+        offline=_count_offline(conn, rollout, in_flight),
+        rolled_back=_left(conn, rollout.rollout_id),
+        failed=tuple(
+            _trouble(row)
+            for row in mine
+            if row.state is _A.FAILED and row.activated_at is None and row.updated_at > since
+        ),
+        starved=tuple(
+            _trouble(row)
+            for row in in_flight
+            if row.evidence.get("starved") and row.updated_at > since
+        ),
+        last_change_at=max((row.updated_at for row in mine), default=None),
+        acknowledged_at=acknowledged_at,
+        passed=wave.verdict is Verdict.PASSED,
+        soak=_soak(wave.evidence),
+    )
+    try:
+        return _with_samples(conn, rollout, facts, mine, committed)
+    except InvalidError as error:
+        return replace(facts, unreadable=error.text())
+
+
+def _with_samples(
+    conn: Connection,
+    rollout: RolloutRow,
+    facts: WaveFacts,
+    mine: list[AssignmentRow],
+    committed: list[AssignmentRow],
+) -> WaveFacts:
+    spec = parse_rollout_spec(rollout.spec)
+    after = _after(conn, rollout, mine, facts.opened_at)
+    inferences = Counter(
+        {
+            row.device_id: max(
+                sum(one.histogram.count + one.errors for one in after.get(row.device_id, ())),
+                int(row.evidence.get("inferences") or 0),
+            )
+            for row in mine
+        }
+    )
+    seen = [row for rows in after.values() for row in rows]
+    return replace(
+        facts,
+        before=_before(mine),
+        after=_side(seen),
+        control=_control(conn, rollout, facts.opened_at),
+        samples=sum(inferences.values()),
+        short=tuple(
+            row.device_id for row in committed if inferences[row.device_id] < spec.min_samples
+        ),
+        last_evidence_at=max((row.last_at for row in seen), default=None),
+    )
+
+
+def rules_of(composer: Composer, spec: RolloutSpec) -> Rules:
+    """What the rollout demands, with the loosest tail budget among its policies."""
+    policies = composer.policies
+    return Rules(
+        soak_s=spec.soak_s,
+        min_samples=spec.min_samples,
+        deadline_s=spec.deadline_s,
+        slow_threshold_ms=min((p.slow_threshold_ms for p in policies), default=100.0),
+        p95_budget_ms=max((p.thresholds["p95_budget_ms"] for p in policies), default=100.0),
+    )
+
+
+def plan_facts(
+    conn: Connection, rollout: RolloutRow, waves: list[WaveRow], verdict: Verdict, reason: str
+) -> Facts:
+    """What the planner looks at."""
+    by_wave = assignments.count_states(conn, rollout.rollout_id)
+    counts: Counter[AssignmentState] = Counter()
+    for (_, state), count in by_wave.items():
+        counts[state] += count
+    alive = LIVE | _ON_THE_WAY
+    going = rollout.phase in (Phase.PENDING, Phase.PROGRESSING) and rollout.intent is Intent.RUN
+    evidence = waves[rollout.current_wave - 1].evidence if rollout.current_wave else {}
+    look = evidence.get("next_look_at")
+    return Facts(
+        rollout_id=rollout.rollout_id,
+        phase=rollout.phase,
+        phase_reason=rollout.phase_reason,
+        intent=rollout.intent,
+        intent_by=rollout.intent_by,
+        intent_at=rollout.intent_at,
+        intent_reason=rollout.intent_reason,
+        caps=tuple(wave.cumulative for wave in waves),
+        current_wave=rollout.current_wave,
+        counts=counts,
+        exposed=assignments.count_exposed(conn, rollout.rollout_id),
+        wave_live=sum(
+            count
+            for (number, state), count in by_wave.items()
+            if number == rollout.current_wave and state in alive
+        ),
+        candidates=tuple(assignments.candidates(conn, rollout.rollout_id, CANDIDATES))
+        if going or rollout.phase is Phase.PAUSED
+        else (),
+        verdict=verdict,
+        verdict_reason=reason,
+        look_at=None if look is None else datetime.fromisoformat(look),
+        errors_in_row=int(evidence.get("errors_in_row") or 0),
+        pause_reasons=rollout.pause_reasons,
+        not_returned=assignments.count_not_returned(conn, rollout.rollout_id),
+        superseded=assignments.superseded_reason(conn, rollout.rollout_id)
+        if counts[_A.SUPERSEDED]
+        else "",
+    )
+
+
+def _acknowledged(rollout: RolloutRow, wave: WaveRow) -> datetime | None:
+    """When a person said RUN after this wave was held; None where nobody did."""
+    held = wave.evidence.get("held_at")
+    if held is None or rollout.intent is not Intent.RUN:
+        return None
+    return rollout.intent_at if rollout.intent_at > datetime.fromisoformat(held) else None
+
+
+def _soak(evidence: Mapping[str, Any]) -> Soak:
+    until = evidence.get("counted_until")
+    return Soak(
+        float(evidence.get("soaked_s") or 0.0),
+        None if until is None else datetime.fromisoformat(until),
+    )
+
+
+def _count_offline(conn: Connection, rollout: RolloutRow, rows: list[AssignmentRow]) -> int:
+    if not rows:
+        return 0
+    found = devices.list_devices(conn, rollout.project, [row.device_id for row in rows])
+    return sum(not row.online for row in found)
+
+
+def _left(conn: Connection, rollout_id: str) -> tuple[Trouble, ...]:
+    """Devices that left the version or could not even go back, in the order it happened."""
+    rows = assignments.list_assignments(conn, rollout_id, states=_LEFT | {_A.FAILED})
+    left = [row for row in rows if row.state in _LEFT or row.activated_at is not None]
+    return tuple(_trouble(row) for row in sorted(left, key=lambda row: row.updated_at))
+
+
+def _trouble(row: AssignmentRow) -> Trouble:
+    returned = row.evidence.get("rolled_back_in_s")
+    times = row.evidence.get("last_service_s") or ()
+    return Trouble(
+        device_id=row.device_id,
+        reason=row.reason,
+        last_service_s=tuple(float(time) for time in times),
+        returned_in_s=float(returned) if returned and row.state is _A.ROLLED_BACK else None,
+    )
+
+
+def _after(
+    conn: Connection, rollout: RolloutRow, rows: list[AssignmentRow], opened_at: datetime
+) -> dict[str, list[SampleRow]]:
+    """Samples of the new version since its offer, by device."""
+    offered = {row.device_id: row.offered_at or opened_at for row in rows}
+    if not offered:
+        return {}
+    found: dict[str, list[SampleRow]] = {}
+    for sample in list_samples(
+        conn,
+        device_ids=list(offered),
+        model=rollout.model,
+        version=rollout.version,
+        since=opened_at,
+    ):
+        # Rows are of whole minutes: the one in which it was offered counts.
+        if sample.minute_at + timedelta(minutes=1) > offered[sample.device_id]:
+            found.setdefault(sample.device_id, []).append(sample)
+    return found
+
+
+def _before(rows: list[AssignmentRow]) -> Side:
+    """What the same devices did before their offers."""
+    known = [row.baseline for row in rows if row.baseline]
+    return Side(
+        merged(Histogram.from_json(one["histogram"]) for one in known),
+        sum(int(one["errors"]) for one in known),
+        sum(int(one["non_finite"]) for one in known),
+    )
+
+
+def _control(conn: Connection, rollout: RolloutRow, since: datetime) -> Side:
+    """Devices of the rollout that were not touched, in the same time."""
+    rows = assignments.list_assignments(
+        conn, rollout.rollout_id, states=[_A.PLANNED], limit=CONTROLS
+    )
+    ids = [row.device_id for row in rows]
+    return _side(list_samples(conn, device_ids=ids, model=rollout.model, since=since))
+
+
+def _side(rows: Iterable[SampleRow]) -> Side:
+    listed = list(rows)
+    return Side(
+        merged(row.histogram for row in listed),
+        sum(row.errors for row in listed),
+        sum(row.non_finite for row in listed),
+    )
