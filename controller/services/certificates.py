@@ -12,9 +12,10 @@ from controller.services.context import Ctx, Deps
 from controller.store import certificates, operators, outbox
 from controller.store.outbox import OutboxKind
 from controller.trust.authority import Issued, read_certificate
-from controller.trust.names import Role
+from controller.trust.names import Role, Subject
 
 CRL_LIFE_S = 10 * 365 * 86400.0  # written anew at every change; an expired one would shut all out
+TAKEOVER_LIFE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +84,13 @@ def broker_lists(deps: Deps, ctx: Ctx) -> BrokerLists:
         names = tuple(row.name for row in operators.list_operators(conn, Role.CONSUMER))
         revoked = certificates.list_revoked(conn, ctx.now)
     return BrokerLists(names, deps.authority.revocation_list(revoked, ctx.now, CRL_LIFE_S))
+
+
+def takeover_identity(deps: Deps, ctx: Ctx, name: str) -> tuple[bytes, bytes]:
+    """Certificate and key (PEM) that live for a minute, to take over a revoked name's session.
+
+    They are stored nowhere and would be refused by every RPC.
+    """
+    subject = Subject(Role.DEVICE, name)
+    identity = deps.authority.new_identity(subject, ctx.now, TAKEOVER_LIFE_S)
+    return identity.issued.pem, identity.key_pem

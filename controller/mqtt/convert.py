@@ -1,0 +1,137 @@
+"""Envelopes of devices to values. A payload that is not what its topic says is None."""
+
+import math
+
+from google.protobuf.message import DecodeError
+
+from controller.domain.histogram import Histogram
+from controller.domain.rollout import AssignmentState
+from controller.errors import InvalidError
+from controller.services.reports import Ack, DeviceEnvelope, EventBody, ReportBody
+from controller.services.telemetry import ModelStatus, RungSample, Telemetry
+from lighterman.v1 import device_pb2, topics
+
+BODY_OF = {
+    topics.UP_PRESENCE: "presence",
+    topics.UP_REPORT: "report",
+    topics.UP_TELEMETRY: "telemetry",
+    topics.UP_EVENT: "event",
+}
+LIST_MAX = 200
+TEXT_MAX = 200
+
+
+def parse_envelope(suffix: str, payload: bytes) -> device_pb2.Envelope | None:
+    """The envelope if its body is the one that the topic demands, else None."""
+    try:
+        envelope = device_pb2.Envelope.FromString(payload)
+    except DecodeError:
+        return None
+    if envelope.WhichOneof("body") != BODY_OF[suffix] or not envelope.boot_id:
+        return None
+    return envelope
+
+
+def spooled(envelope: device_pb2.Envelope) -> DeviceEnvelope | None:
+    """A report or event with its number, else None."""
+    if envelope.seq < 1:
+        return None
+    if envelope.WhichOneof("body") == "event":
+        said = envelope.event
+        body = EventBody(said.kind, said.model, said.version, said.reason, dict(said.details))
+        return DeviceEnvelope(envelope.boot_id, envelope.seq, body)
+    report = envelope.report
+    evidence = report.evidence
+    return DeviceEnvelope(
+        envelope.boot_id,
+        envelope.seq,
+        ReportBody(
+            model=report.model,
+            version=report.version,
+            rollout=report.rollout,
+            generation=report.generation,
+            state=_state(report.state),
+            reason=report.reason,
+            serving_version=report.serving_version,
+            applied=report.applied,
+            evidence={
+                "inferences": evidence.inferences,
+                "errors": evidence.errors,
+                "p95_s": evidence.p95_s,
+                "last_service_s": list(evidence.last_service_s)[:100],
+                "starved": evidence.starved,
+                "rolled_back_in_s": evidence.rolled_back_in_s,
+            }
+            if report.HasField("evidence")
+            else None,
+        ),
+    )
+
+
+def telemetry_of(envelope: device_pb2.Envelope) -> Telemetry:
+    """One telemetry message; InvalidError where figures do not add up."""
+    said = envelope.telemetry
+    return Telemetry(
+        samples=[_sample(one) for one in list(said.samples)[:LIST_MAX]],
+        models=[
+            ModelStatus(
+                one.model[:TEXT_MAX],
+                one.version[:TEXT_MAX],
+                one.rung[:TEXT_MAX],
+                one.phase[:TEXT_MAX],
+                one.rung_reason[:TEXT_MAX],
+            )
+            for one in list(said.models)[:LIST_MAX]
+        ],
+        temperature_c=_finite(said.temperature_c) if said.HasField("temperature_c") else None,
+        memory_used_pct=_finite(said.memory_used_pct) if said.HasField("memory_used_pct") else None,
+        cpu_used_pct=_finite(said.cpu_used_pct) if said.HasField("cpu_used_pct") else None,
+        applied_generation=said.applied_generation,
+    )
+
+
+def _sample(one: device_pb2.RungSample) -> RungSample:
+    service = one.service
+    if len(service.index) != len(service.bucket) or len(service.index) > 2000:
+        raise InvalidError("a histogram whose buckets do not fit their indices")
+    histogram = Histogram(
+        scale=service.scale,
+        count=service.count,
+        sum_s=service.sum_s,
+        zero_count=service.zero_count,
+        buckets=dict(zip(service.index, service.bucket, strict=True)),
+    )
+    histogram.check()
+    return RungSample(
+        model=one.model[:TEXT_MAX],
+        version=one.version[:TEXT_MAX],
+        rung=one.rung[:TEXT_MAX],
+        build_digest=one.build_digest[:TEXT_MAX],
+        service=histogram,
+        errors=one.errors,
+        non_finite=one.non_finite,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _state(state: int) -> AssignmentState | None:
+    try:
+        name = device_pb2.AssignmentState.Name(state)  # type: ignore[arg-type]
+        return AssignmentState(name.removeprefix("ASSIGNMENT_STATE_"))
+    except ValueError:
+        return None
+
+
+def ack_message(device_id: str, ack: Ack) -> tuple[str, bytes]:
+    """Topic and payload of an acknowledgement."""
+    message = device_pb2.Ack(boot_id=ack.boot_id, seq=ack.seq)
+    return topics.device(device_id, topics.DOWN_ACK), message.SerializeToString()
+
+
+def bell_message(device_id: str, generation: int, manifest_digest: str) -> tuple[str, bytes]:
+    """Topic and payload of a doorbell."""
+    bell = device_pb2.Doorbell(generation=generation, manifest_digest=manifest_digest)
+    return topics.device(device_id, topics.DOWN_DESIRED), bell.SerializeToString()

@@ -1,0 +1,134 @@
+"""Drains the outbox to the broker, at least once, and rings again whenever the broker was away.
+
+Decides nothing: what is told was written by the transaction that decided it.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from controller.errors import LightermanError
+from controller.mqtt.broker import Broker
+from controller.mqtt.client import MqttClient, Outgoing, take_over, tls_context
+from controller.mqtt.convert import bell_message
+from controller.services.certificates import takeover_identity
+from controller.services.context import Ctx, Deps
+from controller.services.outbox import (
+    OutboxKind,
+    OutboxRow,
+    devices_behind,
+    forget_told,
+    take_untold,
+)
+
+log = logging.getLogger("lighterman.doorbells")
+
+POLL_S = 0.25
+TAKEOVER_S = 3.0
+
+
+class Doorbells:
+    """One thread. `files` gives what the broker's configuration names, as it is now."""
+
+    def __init__(
+        self,
+        deps: Deps,
+        new_ctx: Callable[[str], Ctx],
+        broker: Broker,
+        client: MqttClient,
+        files: Callable[[], Mapping[str, bytes]],
+        room: Path,
+    ) -> None:
+        self._deps = deps
+        self._new_ctx = new_ctx
+        self._broker = broker
+        self._client = client
+        self._files = files
+        self._room = room
+        self._wake = threading.Event()
+        self._ring_all = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="doorbells", daemon=True)
+
+    def start(self) -> None:
+        """Begin to drain."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; what is untold stays in the outbox."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(10.0)
+
+    def wake(self) -> None:
+        """Something may be in the outbox."""
+        self._wake.set()
+
+    def on_connect(self) -> None:
+        """The broker may have lost what it kept: ring for every device that is behind."""
+        self._ring_all.set()
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            more = False
+            try:
+                if self._client.connected:
+                    self._ring_behind()
+                    more = self.drain()
+            except LightermanError as error:
+                log.error("the outbox waits: %s", error.text())
+            except Exception:
+                log.exception("the outbox waits")
+            if not more:
+                self._wake.wait(POLL_S)
+                self._wake.clear()
+
+    def drain(self) -> bool:
+        """Tell what can be told; True when there may be more."""
+        rows = take_untold(self._deps)
+        if not rows:
+            return False
+        told = [row.number for row in rows if row.kind in (OutboxKind.KICK, OutboxKind.ACL)]
+        messages = [row for row in rows if row.number not in set(told)]
+        if not self._publish(messages):
+            return False
+        lists = [row for row in rows if row.number in set(told)]
+        if lists:
+            self._tell_broker(lists)
+        forget_told(self._deps, [row.number for row in rows])
+        return True
+
+    def _publish(self, rows: list[OutboxRow]) -> bool:
+        return self._client.publish_all(
+            [Outgoing(row.topic, row.payload, row.retain) for row in rows]
+        )
+
+    def _tell_broker(self, rows: list[OutboxRow]) -> None:
+        if not self._broker.reload(self._files()):
+            log.warning("the broker did not confirm its new lists")
+        names = {row.payload.decode("utf-8") for row in rows if row.kind is OutboxKind.KICK}
+        for name in sorted(names):
+            self.kick(name)
+
+    def kick(self, name: str) -> bool:
+        """End the live session of a name whose certificates are revoked."""
+        ctx = self._new_ctx("controller")
+        certificate, key = takeover_identity(self._deps, ctx, name)
+        context = tls_context(self._deps.authority.certificate_pem, certificate, key, self._room)
+        done = take_over(self._broker.host, self._broker.port, name, context, TAKEOVER_S)
+        log.info("session of %s %s", name, "ended" if done else "could not be taken over")
+        return done
+
+    def _ring_behind(self) -> None:
+        if not self._ring_all.is_set():
+            return
+        self._ring_all.clear()
+        bells = [
+            Outgoing(*bell_message(one.device_id, one.generation, one.manifest_digest), retain=True)
+            for one in devices_behind(self._deps)
+        ]
+        if bells and not self._client.publish_all(bells):
+            self._ring_all.set()

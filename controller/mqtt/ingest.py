@@ -1,0 +1,220 @@
+"""Takes in what devices say over MQTT. Who speaks is the topic's device: the broker binds the two.
+
+Nothing that a device sends raises or stops this: it is counted, logged and dropped.
+"""
+
+import json
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+
+from controller.clock import Clock
+from controller.errors import ErrorKind, LightermanError
+from controller.mqtt.client import Message, Outgoing
+from controller.mqtt.convert import ack_message, parse_envelope, spooled, telemetry_of
+from controller.services.context import Ctx, Deps
+from controller.services.device_sessions import boot_counter, check_live_boot
+from controller.services.reports import DeviceEnvelope, accept_reports
+from controller.services.telemetry import (
+    Seen,
+    Telemetry,
+    find_seen,
+    health_document,
+    mark_silent_offline,
+    set_online,
+    take_telemetry,
+)
+from lighterman.v1 import device_pb2, topics
+
+log = logging.getLogger("lighterman.ingest")
+
+FILTERS = ((topics.ALL_UP, 1),)
+QUEUE_MAX = 20_000
+BATCH_MAX = 500
+SEEN_S = 5.0  # how long a device's stored facts are believed without a look
+LOG_EVERY_S = 10.0
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was looked up of a device, and until when it holds."""
+
+    seen: Seen | None
+    boot_id: str
+    until: float
+
+
+class Ingest:
+    """A bounded queue and one thread behind it."""
+
+    def __init__(
+        self,
+        deps: Deps,
+        new_ctx: Callable[[str], Ctx],
+        clock: Clock,
+        publish: Callable[[Outgoing], None],
+        grace_s: float,
+    ) -> None:
+        self._deps = deps
+        self._new_ctx = new_ctx
+        self._clock = clock
+        self._publish = publish
+        self._grace_s = grace_s
+        self._queue: queue.Queue[Message | None] = queue.Queue(QUEUE_MAX)
+        self._known: dict[str, _Known] = {}
+        self._logged_at = -LOG_EVERY_S
+        self._silent_since: datetime | None = None
+        self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
+        self.counts: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Begin to take messages from the queue."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what is queued and end."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join(10.0)
+
+    def take(self, message: Message) -> None:
+        """Queue a message; when the queue is full it is dropped: spools send reports again."""
+        try:
+            self._queue.put_nowait(message)
+        except queue.Full:
+            self._count("shed", "the queue is full")
+
+    def on_connect(self) -> None:
+        """The broker has us again: devices that stay silent from now on are not online."""
+        self._silent_since = self._clock.now()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                first = self._queue.get(timeout=1.0)
+            except queue.Empty:
+                self._settle_silence()
+                continue
+            if first is None:
+                return
+            batch, ended = [first], False
+            while len(batch) < BATCH_MAX and not self._queue.empty():
+                message = self._queue.get()
+                if message is None:
+                    ended = True
+                    break
+                batch.append(message)
+            self._guarded(partial(self._take_batch, batch))
+            self._settle_silence()
+            if ended:
+                return
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except LightermanError as error:
+            what = "malformed" if error.kind is ErrorKind.INVALID else "refused"
+            self._count(what, error.text())
+        except Exception:
+            self._count("failed", "see the traceback")
+            log.exception("a message could not be taken in")
+
+    def _take_batch(self, batch: list[Message]) -> None:
+        spools: dict[str, list[DeviceEnvelope]] = {}
+        for message in batch:
+            topic = topics.parse_device_topic(message.topic)
+            envelope = parse_envelope(topic.suffix, message.payload) if topic else None
+            if topic is None or envelope is None:
+                self._count("malformed", f"on {message.topic[:200]}")
+                continue
+            if topic.suffix in (topics.UP_REPORT, topics.UP_EVENT):
+                entry = spooled(envelope)
+                if entry is None:
+                    self._count("malformed", f"no number on {message.topic[:200]}")
+                else:
+                    spools.setdefault(topic.device_id, []).append(entry)
+                continue
+            take = self._presence if topic.suffix == topics.UP_PRESENCE else self._telemetry
+            self._guarded(partial(take, topic.device_id, envelope, message.retained))
+        for device_id, entries in spools.items():
+            self._guarded(partial(self._reports, device_id, entries))
+
+    def _reports(self, device_id: str, entries: list[DeviceEnvelope]) -> None:
+        # Report and event arrive on two topics: one order per boot is restored here.
+        entries.sort(key=lambda one: (boot_counter(one.boot_id), one.boot_id, one.seq))
+        ack = partial(ack_message, device_id)
+        accept_reports(self._deps, self._new_ctx(device_id), device_id, entries, ack)
+        self.counts["reports"] += len(entries)
+
+    def _telemetry(self, device_id: str, envelope: device_pb2.Envelope, retained: bool) -> None:
+        if retained:
+            return  # telemetry is never retained by an agent: this is not news
+        known = self._look_up(device_id, envelope.boot_id)
+        if known.seen is None:
+            self._count("refused", f"telemetry of {device_id}")
+            return
+        telemetry = telemetry_of(envelope)
+        now = self._clock.now()
+        document = take_telemetry(self._deps, now, device_id, known.seen, telemetry)
+        self.counts["telemetry"] += 1
+        self._feed(known.seen.project, device_id, document)
+
+    def _presence(self, device_id: str, envelope: device_pb2.Envelope, retained: bool) -> None:
+        online = envelope.presence.online
+        counter = boot_counter(envelope.boot_id)
+        known = self._look_up(device_id, envelope.boot_id, live=online and not retained)
+        if known.seen is None:
+            return
+        if not online and known.boot_id and counter < boot_counter(known.boot_id):
+            return  # the last will of a boot that was replaced
+        changed = set_online(self._deps, self._new_ctx(device_id), device_id, online)
+        if changed or not online:
+            document = known.seen.status or health_document(
+                device_id, known.seen.profile, self._clock.now(), online, Telemetry()
+            )
+            known.seen.status = {**document, "online": online}
+            self._feed(known.seen.project, device_id, known.seen.status)
+
+    def _look_up(self, device_id: str, boot_id: str, live: bool = True) -> _Known:
+        now = self._clock.monotonic()
+        known = self._known.get(device_id)
+        if known is not None and now < known.until and (known.boot_id == boot_id or not live):
+            return known
+        seen = find_seen(self._deps, device_id)
+        if live and seen is not None:
+            boot_counter(boot_id)
+            if not check_live_boot(self._deps, self._new_ctx(device_id), device_id, boot_id):
+                return _Known(None, boot_id, now)
+        before = known.boot_id if known is not None else ""
+        known = _Known(seen, boot_id if live else before, now + SEEN_S)
+        if seen is not None:
+            self._known[device_id] = known
+        return known
+
+    def _feed(self, project: str, device_id: str, document: dict[str, object]) -> None:
+        payload = json.dumps(document, separators=(",", ":"), sort_keys=True).encode("utf-8")
+        self._publish(Outgoing(topics.feed_health(project, device_id), payload, True, qos=0))
+
+    def _settle_silence(self) -> None:
+        since = self._silent_since
+        if since is None or self._clock.now() < since + timedelta(seconds=self._grace_s):
+            return
+        self._silent_since = None
+        self._guarded(partial(self._mark_silent, since))
+
+    def _mark_silent(self, since: datetime) -> None:
+        silent = mark_silent_offline(self._deps, self._new_ctx("controller"), since)
+        if silent:
+            log.info("%d devices were online before and are silent now: offline", len(silent))
+
+    def _count(self, what: str, why: str) -> None:
+        self.counts[what] += 1
+        now = self._clock.monotonic()
+        if now - self._logged_at >= LOG_EVERY_S:  # a flood must not fill the log
+            self._logged_at = now
+            log.warning("%s message, %d so far: %s", what, self.counts[what], why)
