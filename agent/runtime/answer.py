@@ -7,7 +7,6 @@ who is left. Knows nothing of loading; which slot answers is `served`'s.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from agent.clock import thread_cpu_s
 from agent.domain.desired import RungKind
 from agent.domain.ladder import Pressure, is_pressured
 from agent.domain.policy import Policy
@@ -38,8 +37,14 @@ class Ran:
 class Answerer:
     """Runs requests on served models and tells what was decided on the way."""
 
-    def __init__(self, clock: Clock, on_decision: Callable[[Decision], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        on_decision: Callable[[Decision], None],
+        thread_cpu: Callable[[], float],
+    ) -> None:
         self._clock = clock
+        self._thread_cpu = thread_cpu
         self._on_decision = on_decision
         self._pressure = Pressure()
         self._unstarved = Pressure()
@@ -82,13 +87,13 @@ class Answerer:
     ) -> Ran:
         outputs: dict[str, Tensor] = {}
         error = ""
-        cpu_began, began = thread_cpu_s(), self._clock.monotonic()
+        cpu_began, began = self._thread_cpu(), self._clock.monotonic()
         try:
             outputs = backend.run(feed)
         except Exception as failure:  # noqa: BLE001 - a runtime may raise anything: it is the sample
             error = str(failure).strip().partition("\n")[0] or type(failure).__name__
         finally:
-            ended, cpu_ended = self._clock.monotonic(), thread_cpu_s()
+            ended, cpu_ended = self._clock.monotonic(), self._thread_cpu()
             served.leave(rung)
         if not error:
             try:

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from agent.clock import thread_cpu_s
 from agent.domain.desired import DesiredModel, RungKind
 from agent.domain.ladder import Pressure
 from agent.domain.ports import (
@@ -44,6 +45,7 @@ from agent.runtime.slot import (
     Loader,
     OpenBackend,
     OpenRemote,
+    fits_beside,
     load_slot,
     open_local,
     warm_backend,
@@ -66,12 +68,15 @@ class ModelHost:
         *,
         open_backend: OpenBackend = open_backend,
         open_remote: OpenRemote = open_remote,
+        thread_cpu: Callable[[], float] = thread_cpu_s,
     ) -> None:
         self._clock = clock
-        self._answerer = Answerer(clock, on_decision)
+        self._answerer = Answerer(clock, on_decision, thread_cpu)
         self._loader = Loader(open_backend, open_remote, memory_available)
         self._parallel = parallel
         self._lock = threading.Lock()
+        # One at a time: two that look at the same free memory would both believe they fit.
+        self._load_lock = threading.Lock()
         self._models: dict[str, ServedModel] = {}
         self._pressure = Pressure()
         self._closing = False
@@ -107,9 +112,9 @@ class ModelHost:
         if release.slot_id in served.slots:
             self.reconfigure(release)
             return
-        slot = load_slot(
-            self._loader, release, paths, self._clock.monotonic(), must=served.active is None
-        )
+        now = self._clock.monotonic()
+        with self._load_lock:
+            slot = load_slot(self._loader, release, paths, now, must=served.active is None)
         with served.lock:
             served.slots[release.slot_id] = slot
         with self._lock:
@@ -173,14 +178,18 @@ class ModelHost:
         if slot is None or rung not in slot.rungs:
             raise UnavailableError(f"model {model} has no rung {rung!r} loaded")
         chosen = slot.rungs[rung]
+        alone = self._memory_is_short(slot)
         if chosen.spec.kind is RungKind.LOCAL and chosen.backend is None:
-            self._load_rung(slot, chosen)
+            with self._load_lock:
+                alone = alone or not fits_beside(self._loader, slot, chosen.spec)
+                self._load_rung(slot, chosen)
         with served.lock:
             if slot is not served.active or slot.rungs.get(rung) is not chosen:
                 raise UnavailableError(f"model {model} changed its version meanwhile")
             if slot.rung != rung:
                 served.take_rung(slot, rung)
-            closing = [served.retire(r) for r in self._too_much(slot)]
+            others = [r for r in slot.local if r is not chosen] if alone else []
+            closing = [served.retire(r) for r in others]
         _close(closing)
 
     def _load_rung(self, slot: LoadedSlot, rung: LoadedRung) -> None:
@@ -192,16 +201,9 @@ class ModelHost:
             raise
         rung.backend = backend
 
-    def _too_much(self, slot: LoadedSlot) -> list[LoadedRung]:
-        """Local rungs to free: where memory is short, only the one that answers stays."""
-        held = slot.local
-        short = any(r.spec.kind is RungKind.LOCAL and r not in held for r in slot.rungs.values())
+    def _memory_is_short(self, slot: LoadedSlot) -> bool:
         used = self._pressure.memory_pct
-        if used is not None and used >= slot.release.policy.ladder.memory_down_pct:
-            short = True
-        if not short or slot.current.spec.kind is not RungKind.LOCAL:
-            return []
-        return [r for r in held if r is not slot.current]
+        return used is not None and used >= slot.release.policy.ladder.memory_down_pct
 
     def unload(self, model: str, slot_id: str) -> None:
         """See `agent.domain.ports.ModelHost`. Unloading what answers withdraws the model."""

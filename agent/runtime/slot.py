@@ -14,7 +14,7 @@ from agent.domain.histogram import Histogram
 from agent.domain.ladder import position_of
 from agent.domain.probation import LadderPosition, RowState, Trial
 from agent.domain.tensor import Signature, Tensor, show_shape
-from agent.errors import InferenceError, LoadError
+from agent.errors import InferenceError, LoadError, UnavailableError
 from agent.runtime.backend import Backend, Options
 
 OpenBackend = Callable[[str, str, Options], Backend]
@@ -146,6 +146,25 @@ def load_slot(
                 rung.backend.close()
         raise
     return LoadedSlot(release, paths, rungs, first.spec.name, probation.begin(now))
+
+
+def fits_beside(loader: Loader, slot: LoadedSlot, spec: RungSpec) -> bool:
+    """Whether a rung can be resident beside the others; False: instead of them.
+
+    UnavailableError when it would not fit even then. Going lighter is never refused.
+    """
+    left = loader.memory_available()
+    if left is None:
+        return True
+    need = spec.memory_bytes or 0
+    freed = sum(r.spec.memory_bytes or 0 for r in slot.local)
+    if need > freed and need - freed + _RESERVE_BYTES > left:
+        raise UnavailableError(
+            f"not enough memory for rung {spec.name!r} of {slot.release.model}",
+            f"it needs {need} bytes and {_RESERVE_BYTES} must stay free,"
+            f" {left} bytes are available and {freed} could be freed",
+        )
+    return need + _RESERVE_BYTES <= left
 
 
 def open_remote(loader: Loader, release: DesiredModel, spec: RungSpec) -> Backend:
