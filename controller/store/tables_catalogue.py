@@ -194,7 +194,9 @@ build_gate = Table(
     CheckConstraint(
         "verdict IN ('PENDING','PASSED','REFUSED','FAILED','OVERRIDDEN')", name="verdict"
     ),
-    CheckConstraint("verdict <> 'OVERRIDDEN' OR override_reason <> ''", name="override_named"),
+    CheckConstraint(
+        "verdict <> 'OVERRIDDEN' OR coalesce(override_reason, '') <> ''", name="override_named"
+    ),
 )
 
 build_job = Table(

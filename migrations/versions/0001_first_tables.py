@@ -293,7 +293,7 @@ def upgrade() -> None:
         sa.Column("cached", sa.Boolean(), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint(
-            "verdict <> 'OVERRIDDEN' OR override_reason <> ''",
+            "verdict <> 'OVERRIDDEN' OR coalesce(override_reason, '') <> ''",
             name=op.f("ck_build_gate_override_named"),
         ),
         sa.CheckConstraint(
