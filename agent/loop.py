@@ -26,7 +26,7 @@ from agent.domain.probation import Commit, RollBack, StepDown, Trial, Wait
 from agent.domain.update import step
 from agent.errors import AgentError, IllegalTransitionError, StoreError
 from agent.link.client import Welcome
-from agent.link.convert import TelemetryWindow
+from agent.link.convert import ModelStatus, TelemetryWindow
 from agent.loop_act import Actor, Book, Hands
 from agent.loop_boot import Remembered, remember
 from agent.loop_parts import Arrived, Call, Decided, ForModel, LoopParts, Message, Timer
@@ -107,6 +107,14 @@ class AgentLoop:
         book = self._book
         return Generations(seen=book.seen, taken=book.taken, applied=book.applied)
 
+    def states(self) -> tuple[ModelState, ...]:
+        """What is remembered of every model, by name."""
+        return tuple(state for _, state in sorted(self._book.states.copy().items()))
+
+    def status(self, state: ModelState) -> ModelStatus | None:
+        """How a model stands; None when nothing answers."""
+        return self._watch.status(state)
+
     def _post_event(self, model: str, event: Event) -> None:
         self._inbox.put(ForModel(model, event))
 
@@ -134,7 +142,6 @@ class AgentLoop:
             self._workers.in_background(model, "boot", served)
         if not found.states:
             done.set()
-        self._watch.watch_links(book.states)
         return done
 
     def _tell_boot(
@@ -236,7 +243,6 @@ class AgentLoop:
             log.error("generation %d: %s; trying again", state.generation, error)
             self._later(RETRY_S, "", lambda: self._handle(Arrived(state)))
             return
-        self._watch.watch_links(book.states)
         self._actor.settle()
 
     def _on_refused(self, generation: int, reason: str) -> None:
@@ -327,6 +333,7 @@ class AgentLoop:
         self._later(LOOK_S, "", self._look_and_repeat)
         self._felt = self._parts.sensors.read()
         self._parts.host.feel(self._felt)
+        self._guarded("links", partial(self._watch.watch_links, self._book.states))
         for model in sorted(self._book.states):
             self._guarded(model, partial(self._look, model))
 

@@ -69,6 +69,7 @@ class SessionParts:
     generations: Callable[[], Generations]
     events: SessionEvents
     poll_s: float
+    connected: Callable[[bool, str], None]
 
 
 class ControllerSession:
@@ -86,8 +87,11 @@ class ControllerSession:
         self.client = ControllerClient(
             parse_endpoint(identity.grpc_endpoint), credentials_of(identity)
         )
-        self._renew_at = self._renewal_due()
+        # A certificate that was fetched but never proven is looked at first.
+        waiting = parts.identities.next() is not None
+        self._renew_at = parts.clock.now() if waiting else self._renewal_due()
         self._welcomed = False
+        self._again = False
         self._rung = 0
         self._poll_s = parts.poll_s
         self._poll_at = 0.0
@@ -113,8 +117,8 @@ class ControllerSession:
         self._wake.set()
 
     def look_again(self) -> None:
-        """Something changed (the broker is back): ask, even if nothing rang."""
-        self._poll_at = 0.0
+        """The broker is back, so the controller may be a new process: greet it and ask."""
+        self._again = True
         self._wake.set()
 
     # -- the thread --------------------------------------------------------------------------------
@@ -136,7 +140,8 @@ class ControllerSession:
 
     def _round(self) -> float:
         """Do what is due; gives the seconds until something may be due again."""
-        if not self._welcomed:
+        if self._again or not self._welcomed:
+            self._again = False
             self._hello()
         now = self._parts.clock.monotonic()
         known = self._parts.generations()
@@ -152,6 +157,7 @@ class ControllerSession:
             return 0.0
         if self._welcomed or self._backoff.tries in (0, 5):
             log.warning("%s", error)
+            self._parts.connected(False, error.message)
         self._welcomed = False
         wait_s = self._backoff.failed(error.retry_after_s)
         if error.fault is LinkFault.REFUSED:
@@ -169,6 +175,7 @@ class ControllerSession:
         self._poll_s = min(parts.poll_s, welcome.poll_after_s or parts.poll_s)
         self._welcomed = True
         self._poll_at = 0.0
+        parts.connected(True, "")
         parts.events.welcomed(welcome, skew_s)
 
     def _ask(self, known: Generations) -> None:

@@ -44,6 +44,7 @@ class Watch:
         self._probe = probe
         self._ladders: dict[str, tuple[str, LadderState]] = {}
         self._reasons: dict[str, str] = {}
+        self._links: frozenset[str] = frozenset()
 
     def view(self, state: ModelState, felt: Pressure) -> View | None:
         """What serves this model now; None when nothing does."""
@@ -82,7 +83,9 @@ class Watch:
             for rung in slot.release.rungs
             if rung.kind is RungKind.REMOTE and rung.endpoint
         }
-        self._probe.watch(frozenset(endpoints))
+        if endpoints != self._links:
+            self._links = frozenset(endpoints)
+            self._probe.watch(self._links)
 
     # -- ladder ------------------------------------------------------------------------------------
 

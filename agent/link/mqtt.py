@@ -104,6 +104,10 @@ class MqttLink:
         topic = topics.device(self._device_id, suffix)
         return client.publish(topic, payload, qos=qos).rc == paho.MQTT_ERR_SUCCESS
 
+    def publish_telemetry(self, payload: bytes) -> bool:
+        """Hand over one window of measurements, at most once; False when there is no connection."""
+        return self.publish_up(topics.UP_TELEMETRY, payload, 0)
+
     # -- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:

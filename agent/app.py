@@ -1,0 +1,215 @@
+"""Composition root of the agent: settings in, a serving device out.
+
+The order is the promise: number the start, verify the store, serve the last good ladder, and only
+then connect. Refuses to end for lack of a controller, a broker or a sound identity.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+from agent.clock import SystemClock
+from agent.domain.assignment import ModelState
+from agent.domain.ports import Decision, Fetcher, Identity
+from agent.errors import AgentError, IdentityError, StoreError
+from agent.host.capabilities import detect, installed_runtimes
+from agent.host.sensors import Sensors, memory_available_bytes, memory_total_bytes
+from agent.loop import AgentLoop
+from agent.loop_connection import Connection, ConnectionParts
+from agent.loop_parts import LoopParts
+from agent.loop_tell import Teller
+from agent.loop_work import Means
+from agent.process import kernel_boot_id, rss_bytes, version
+from agent.runtime.host import ModelHost
+from agent.runtime.remote import LinkProber
+from agent.serve.server import InferenceServer
+from agent.settings import Settings
+from agent.status import Facts, StatusBoard
+from agent.store.boot import start as start_boot
+from agent.store.identity import FileIdentityStore
+from agent.store.journal import FileJournal
+from agent.store.slots import FileSlots
+from agent.store.spool import FileSpool
+
+log = logging.getLogger("agent")
+
+FIRST_SERVE_S = 60.0
+DRAIN_S = 10.0
+LOOK_S = 1.0
+
+
+class NotEnrolledError(AgentError):
+    """There is no identity in the state folder."""
+
+
+class Agent:
+    """One running agent. Build it under `process.only_one`; `run` returns after `stop`."""
+
+    def __init__(self, settings: Settings) -> None:
+        root = settings.state_dir
+        self._settings = settings
+        self._clock = SystemClock()
+        self._stopping = threading.Event()
+        self._identities = FileIdentityStore(root / "identity")
+        self._identity = self._who()
+        self._boot = start_boot(root, self._clock.now(), kernel_boot_id())
+        self._journal = FileJournal(root / "journal")
+        self._store = FileSlots(root)
+        self._spool = FileSpool(root / "spool", self._boot.boot_id, settings.spool_bytes)
+        self._probe = LinkProber(self._clock)
+        self._connection: Connection | None = None
+        self._teller = Teller(
+            self._spool, self._clock, self._boot.boot_id, self._wake_sender, self._publish
+        )
+        self._host = ModelHost(
+            self._clock, self._decided, lambda: memory_available_bytes(settings.host_root)
+        )
+        self._loop = AgentLoop(self._loop_parts())
+        self._server = InferenceServer(
+            self._host, self._clock, version(), listen=settings.listen_grpc
+        )
+        self._board = StatusBoard(root, self._facts())
+
+    def _who(self) -> Identity | None:
+        """The identity, None when it is damaged; NotEnrolledError when there never was one."""
+        try:
+            identity = self._identities.current()
+        except IdentityError as error:
+            log.error("%s; serving what is here, without a controller", error)
+            return None
+        if identity is None:
+            raise NotEnrolledError(
+                f"{self._settings.state_dir} holds no identity: this device is not enrolled",
+                "lighterman-agent enroll --controller https://HOST:7444 --token TOKEN",
+            )
+        return identity
+
+    def _facts(self) -> Facts:
+        who = self._identity
+        return Facts(
+            pid=os.getpid(),
+            agent_version=version(),
+            boot_id=self._boot.boot_id,
+            started_at=self._clock.now().isoformat(timespec="seconds"),
+            device_id=who.device_id if who else "",
+            project=who.project if who else "",
+            controller=who.grpc_endpoint if who else "",
+        )
+
+    def _loop_parts(self) -> LoopParts:
+        root = self._settings.host_root
+        means = Means(
+            clock=self._clock,
+            host=self._host,
+            store=self._store,
+            fetcher=self._fetcher,
+            runtimes=lambda: frozenset(installed_runtimes()),
+            memory_bytes=memory_total_bytes(root) or 0,
+        )
+        return LoopParts(
+            clock=self._clock,
+            journal=self._journal,
+            store=self._store,
+            host=self._host,
+            probe=self._probe,
+            sensors=Sensors(root),
+            teller=self._teller,
+            means=means,
+            rss_bytes=rss_bytes,
+            connected=lambda: self._connection is not None and self._connection.is_up,
+            telemetry_s=self._settings.telemetry_s,
+        )
+
+    # -- doors between parts that are built one after the other ------------------------------------
+
+    def _fetcher(self) -> Fetcher | None:
+        return self._connection.fetcher() if self._connection else None
+
+    def _decided(self, decision: Decision) -> None:
+        self._loop.decided(decision)
+
+    def _wake_sender(self) -> None:
+        if self._connection is not None:
+            self._connection.wake_sender()
+
+    def _publish(self, payload: bytes) -> bool:
+        return self._connection is not None and self._connection.publish_telemetry(payload)
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def run(self, ready: Callable[[str], None]) -> None:
+        """Serve, connect, and stay until `stop`. `ready` is called with the serving address."""
+        troubles = [self._boot.trouble] if self._boot.trouble else []
+        troubles += [str(d) for d in (*self._journal.damage, *self._spool.damage) if not d.torn]
+        served = self._loop.boot(self._boot.ending, self._boot.boot_id, tuple(troubles))
+        self._probe.start()
+        self._loop.start()
+        try:
+            served.wait(FIRST_SERVE_S)
+            address = self._server.start()
+            self._board.update(listen_grpc=address)
+            ready(address)
+            self._connect()
+            while not self._stopping.wait(LOOK_S):
+                self._show()
+        finally:
+            self._end()
+
+    def stop(self) -> None:
+        """Ask the agent to end; safe in a signal handler."""
+        self._stopping.set()
+
+    def _connect(self) -> None:
+        if self._identity is None:
+            return
+        settings = self._settings
+        self._connection = Connection(
+            ConnectionParts(
+                boot_id=self._boot.boot_id,
+                clock=self._clock,
+                identities=self._identities,
+                identity=self._identity,
+                spool=self._spool,
+                loop=self._loop,
+                teller=self._teller,
+                capabilities=lambda: detect(settings.host_root, settings.state_dir),
+                show=self._board.update,
+                poll_s=settings.poll_s,
+            )
+        )
+        self._connection.start()
+
+    def _show(self) -> None:
+        known = self._loop.generations()
+        self._board.update(
+            desired_generation=known.taken,
+            applied_generation=known.applied,
+            unacknowledged=len(self._spool.pending(1000)),
+            models=[self._model_facts(s) for s in self._loop.states()],
+        )
+
+    def _model_facts(self, state: ModelState) -> dict[str, object]:
+        status = self._loop.status(state)
+        return {
+            "model": state.model,
+            "version": status.version if status else "",
+            "rung": status.rung if status else "",
+            "rung_reason": status.rung_reason if status else "nothing answers",
+            "phase": state.phase.value,
+            "reason": state.reason,
+            "previous": state.previous.release.version if state.previous else "",
+        }
+
+    def _end(self) -> None:
+        log.info("ending; requests in flight are answered")
+        self._server.stop(DRAIN_S)
+        if self._connection is not None:
+            self._connection.stop()
+        self._loop.stop()
+        self._probe.stop()
+        self._host.close()
+        self._board.remove()
+        with contextlib.suppress(StoreError):
+            self._boot.end_clean()

@@ -1,0 +1,241 @@
+"""`lighterman-agent doctor`: what is wrong with this device, and what to do about it.
+
+Refuses to disturb a running agent: it shakes hands with controller and broker, and says nothing.
+"""
+
+import contextlib
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from agent.domain.ports import Identity
+from agent.errors import AgentError, IdentityError
+from agent.host.capabilities import installed_runtimes
+from agent.host.clockquality import is_synchronized
+from agent.host.sensors import disk_free_bytes, memory_available_bytes, temperature_c, thermal_zones
+from agent.link.authority import parse_endpoint, reason_of
+from agent.link.keys import read_certificate
+from agent.process import BusyError, only_one
+from agent.settings import Settings
+from agent.status import answers, is_running, read_facts
+from agent.store.identity import FileIdentityStore
+from agent.store.journal import FileJournal
+
+SPARE_BYTES = 256 * 1024 * 1024
+HANDSHAKE_S = 5.0
+
+
+class Verdict(StrEnum):
+    """How a look ended; NOTE is nothing wrong but worth knowing."""
+
+    OK = "ok"
+    NOTE = "note"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; `todo` says what to do about a problem."""
+
+    what: str
+    verdict: Verdict
+    text: str
+    todo: str = ""
+
+
+def examine(settings: Settings, now: datetime) -> list[Finding]:
+    """Look at everything, cheapest first. Never raises for what it finds."""
+    found = [_state_dir(settings.state_dir)]
+    if found[0].verdict is Verdict.PROBLEM:
+        return found
+    found.append(_disk(settings.state_dir))
+    identity, said = _identity(settings.state_dir)
+    found.append(said)
+    if identity is not None:
+        found.append(_certificate(settings.state_dir, now))
+        found.append(_road("controller", identity.grpc_endpoint, identity, settings.state_dir))
+        found.append(_road("broker", identity.mqtt_endpoint, identity, settings.state_dir))
+    found.append(_clock())
+    found.append(_runtimes())
+    found.append(_heat(settings.host_root))
+    found.append(_memory(settings.host_root))
+    found.append(_running(settings))
+    return found
+
+
+def _state_dir(state_dir: Path) -> Finding:
+    what = "state"
+    if not state_dir.is_dir():
+        return Finding(
+            what, Verdict.PROBLEM, f"{state_dir} does not exist",
+            "enrol this device: lighterman-agent enroll --help",
+        )  # fmt: skip
+    if not os.access(state_dir, os.W_OK | os.X_OK):
+        return Finding(
+            what, Verdict.PROBLEM, f"{state_dir} cannot be written by this user",
+            "run as the user that runs the agent",
+        )  # fmt: skip
+    return Finding(what, Verdict.OK, str(state_dir))
+
+
+def _disk(state_dir: Path) -> Finding:
+    free = disk_free_bytes(state_dir)
+    text = f"{free / 1e6:,.0f} MB free for models"
+    if free >= SPARE_BYTES:
+        return Finding("disk", Verdict.OK, text)
+    return Finding(
+        "disk", Verdict.PROBLEM, text, f"make room: {SPARE_BYTES / 1e6:,.0f} MB are a safe rest"
+    )
+
+
+def _identity(state_dir: Path) -> tuple[Identity | None, Finding]:
+    try:
+        identity = FileIdentityStore(state_dir / "identity").current()
+    except (IdentityError, AgentError) as error:
+        return None, Finding("identity", Verdict.PROBLEM, error.message, error.hint)
+    if identity is None:
+        return None, Finding(
+            "identity", Verdict.PROBLEM, "this device is not enrolled",
+            "lighterman-agent enroll --controller https://HOST:7444 --token TOKEN",
+        )  # fmt: skip
+    text = f"{identity.device_id}, project {identity.project}"
+    return identity, Finding("identity", Verdict.OK, text)
+
+
+def _certificate(state_dir: Path, now: datetime) -> Finding:
+    path = FileIdentityStore(state_dir / "identity").certificate_path()
+    try:
+        facts = read_certificate(path)
+    except ValueError as error:
+        return Finding("certificate", Verdict.PROBLEM, str(error), "enrol again with a new token")
+    until = f"{facts.not_after:%Y-%m-%d %H:%M} UTC"
+    if now >= facts.not_after:
+        return Finding(
+            "certificate", Verdict.PROBLEM, f"expired {until}",
+            "enrol again with a new token, in a new state folder; check the clock first",
+        )  # fmt: skip
+    if now < facts.not_before:
+        return Finding(
+            "certificate", Verdict.PROBLEM, f"not valid before {facts.not_before:%Y-%m-%d %H:%M}",
+            "set the clock of this device",
+        )  # fmt: skip
+    if now >= facts.renew_at() + (facts.not_after - facts.not_before) / 6:
+        return Finding(
+            "certificate", Verdict.PROBLEM, f"good until {until}, and its renewal is overdue",
+            "run the agent, and look why the controller does not renew it",
+        )  # fmt: skip
+    return Finding("certificate", Verdict.OK, f"good until {until}")
+
+
+def _road(what: str, address: str, identity: Identity, state_dir: Path) -> Finding:
+    """Connect and shake hands with this device's certificate; then hang up."""
+    store = FileIdentityStore(state_dir / "identity")
+    try:
+        endpoint = parse_endpoint(address)
+        context = ssl.create_default_context(cadata=identity.ca_pem.decode("ascii"))
+        context.load_cert_chain(store.certificate_path(), store.key_path())
+        context.set_alpn_protocols(["h2"])
+        with (
+            socket.create_connection((endpoint.host, endpoint.port), HANDSHAKE_S) as raw,
+            context.wrap_socket(raw, server_hostname=endpoint.host) as tls,
+        ):
+            _wait_for_refusal(tls)
+    except ssl.SSLCertVerificationError as error:
+        text = f"{address} shows a certificate that is not trusted ({error.verify_message})"
+        return Finding(
+            what, Verdict.PROBLEM, text, "check the clock; is this the right controller?"
+        )
+    except (OSError, ValueError) as error:
+        text = f"{address} does not answer ({reason_of(error)})"
+        return Finding(
+            what, Verdict.PROBLEM, text,
+            "check the network, and that `lighterman-controller serve` runs there",
+        )  # fmt: skip
+    return Finding(what, Verdict.OK, f"{address} answers and takes this certificate")
+
+
+def _wait_for_refusal(tls: ssl.SSLSocket) -> None:
+    # With TLS 1.3 a refused client learns of it by the first read after the handshake.
+    tls.settimeout(0.5)
+    with contextlib.suppress(TimeoutError):
+        if tls.recv(1) == b"":
+            raise ConnectionResetError(104, "it hangs up on this certificate")
+
+
+def _clock() -> Finding:
+    synchronized = is_synchronized()
+    if synchronized is None:
+        return Finding("clock", Verdict.NOTE, "this system does not tell whether it is kept")
+    if synchronized:
+        return Finding("clock", Verdict.OK, "kept by the system")
+    return Finding(
+        "clock", Verdict.NOTE,
+        "nothing keeps it (no NTP): updates may stop when it is wrong, serving does not",
+    )  # fmt: skip
+
+
+def _runtimes() -> Finding:
+    runtimes = installed_runtimes()
+    if runtimes:
+        text = ", ".join(f"{name} {version}" for name, version in sorted(runtimes.items()))
+        return Finding("runtimes", Verdict.OK, text)
+    return Finding(
+        "runtimes", Verdict.PROBLEM, "none is installed: no model can run here",
+        "pip install 'lighterman[agent,onnxruntime]'",
+    )  # fmt: skip
+
+
+def _heat(root: Path) -> Finding:
+    zones, hottest = thermal_zones(root), temperature_c(root)
+    if hottest is None:
+        text = "no thermal zone: the ladder cannot step down for heat"
+        return Finding("heat", Verdict.NOTE, text)
+    return Finding("heat", Verdict.OK, f"{hottest:.1f} °C, zones {', '.join(zones)}")
+
+
+def _memory(root: Path) -> Finding:
+    available = memory_available_bytes(root)
+    if available is None:
+        return Finding("memory", Verdict.NOTE, "this system does not tell")
+    return Finding("memory", Verdict.OK, f"{available / 1e6:,.0f} MB available")
+
+
+def _running(settings: Settings) -> Finding:
+    facts = read_facts(settings.state_dir)
+    if facts is not None and is_running(facts):
+        if answers(facts.listen_grpc):
+            return Finding("agent", Verdict.OK, f"runs and answers on {facts.listen_grpc}")
+        return Finding(
+            "agent", Verdict.PROBLEM, f"runs, but {facts.listen_grpc} does not answer",
+            "look into its log, then restart it",
+        )  # fmt: skip
+    try:
+        with only_one(settings.state_dir):
+            damage = FileJournal(settings.state_dir / "journal").damage
+    except BusyError as error:
+        return Finding("agent", Verdict.NOTE, error.message)
+    except AgentError as error:
+        return Finding("agent", Verdict.PROBLEM, error.message, error.hint)
+    hurt = [str(d) for d in damage if not d.torn]
+    if hurt:
+        return Finding(
+            "agent", Verdict.PROBLEM, f"does not run, and its journal is damaged: {hurt[0]}",
+            "start it: it goes by its slots and asks the controller for the rest",
+        )  # fmt: skip
+    return Finding("agent", Verdict.PROBLEM, "does not run", "start it: lighterman-agent run")
+
+
+def show(findings: list[Finding]) -> list[str]:
+    """The findings as lines for people, and a last one with the sum."""
+    lines: list[str] = []
+    for found in findings:
+        lines.append(f"{found.verdict.value:<9}{found.what:<13}{found.text}")
+        if found.todo:
+            lines.append(f"{'':<22}{found.todo}")
+    problems = sum(f.verdict is Verdict.PROBLEM for f in findings)
+    lines.append("nothing is wrong" if not problems else f"problems: {problems}")
+    return lines

@@ -1,0 +1,161 @@
+"""Everything that needs the controller, tied together: session, broker, spool sender.
+
+Refuses to matter to serving: without it the device goes on with what it has.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from agent.domain.capability import Capabilities
+from agent.domain.desired import DesiredState
+from agent.domain.ports import Clock, Fetcher, Identity, IdentityStore, Spool
+from agent.link.authority import Endpoint, parse_endpoint
+from agent.link.client import Welcome
+from agent.link.convert import presence_payload
+from agent.link.fetcher import BlobFetcher
+from agent.link.mqtt import MqttEvents, MqttLink, TlsFiles
+from agent.link.spooler import SpoolSender
+from agent.loop import AgentLoop
+from agent.loop_session import ControllerSession, SessionParts
+from agent.loop_tell import Teller
+
+log = logging.getLogger("agent")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionParts:
+    """What a connection is made of. `show` takes over facts for `lighterman-agent status`."""
+
+    boot_id: str
+    clock: Clock
+    identities: IdentityStore
+    identity: Identity
+    spool: Spool
+    loop: AgentLoop
+    teller: Teller
+    capabilities: Callable[[], Capabilities]
+    show: Callable[..., None]
+    poll_s: float
+
+
+class Connection:
+    """One identity's road to its controller. Satisfies `SessionEvents` on the way to the loop."""
+
+    def __init__(self, parts: ConnectionParts) -> None:
+        self._parts = parts
+        self._mqtt_endpoint = parts.identity.mqtt_endpoint
+        self._session = ControllerSession(
+            SessionParts(
+                boot_id=parts.boot_id,
+                clock=parts.clock,
+                identities=parts.identities,
+                capabilities=parts.capabilities,
+                generations=parts.loop.generations,
+                events=self,
+                poll_s=parts.poll_s,
+                connected=self._on_controller,
+            )
+        )
+        self._mqtt = MqttLink(
+            parts.identity.device_id,
+            self._broker,
+            self._tls,
+            lambda online: presence_payload(parts.boot_id, online, parts.teller.stamp()),
+            MqttEvents(
+                doorbell=self._session.ring,
+                ack=lambda point: self._sender.acked(point),
+                connected=self._on_mqtt,
+            ),
+        )
+        self._sender = SpoolSender(
+            parts.spool,
+            self._mqtt.publish_up,
+            self._session.client.report,
+            lambda: self._mqtt.connected,
+            parts.clock,
+            lambda text: log.warning("reports wait: %s", text),
+        )
+
+    # -- for the rest of the agent -----------------------------------------------------------------
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the broker takes messages now."""
+        return self._mqtt.connected
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+        self._session.start()
+        self._mqtt.start()
+        self._sender.start()
+
+    def stop(self) -> None:
+        """Say goodbye and end; what is not acknowledged stays in the spool."""
+        self._sender.stop()
+        self._mqtt.stop()
+        self._session.stop()
+
+    def wake_sender(self) -> None:
+        """Something was appended to the spool."""
+        self._sender.wake()
+
+    def publish_telemetry(self, payload: bytes) -> bool:
+        """Hand over one window; False when there is no connection."""
+        return self._mqtt.publish_telemetry(payload)
+
+    def fetcher(self) -> Fetcher:
+        """Brings files from the controller."""
+        return BlobFetcher(self._session.client)
+
+    # -- SessionEvents -----------------------------------------------------------------------------
+
+    def desired(self, state: DesiredState) -> None:
+        """See `SessionEvents`."""
+        self._parts.loop.desired(state)
+
+    def refused(self, generation: int, reason: str) -> None:
+        """See `SessionEvents`."""
+        self._parts.loop.refused(generation, reason)
+
+    def welcomed(self, welcome: Welcome, skew_s: float) -> None:
+        """See `SessionEvents`."""
+        if welcome.mqtt_endpoint and welcome.mqtt_endpoint != self._mqtt_endpoint:
+            self._mqtt_endpoint = welcome.mqtt_endpoint
+            self._mqtt.reconnect()
+        self._parts.show(profile=welcome.profile, pending=welcome.pending)
+        self._parts.loop.welcomed(welcome, skew_s)
+
+    def renewed(self, until: datetime) -> None:
+        """See `SessionEvents`."""
+        self._mqtt.reconnect()
+        self._parts.loop.renewed(until)
+
+    # -- within ------------------------------------------------------------------------------------
+
+    def _on_controller(self, up: bool, why: str) -> None:
+        self._parts.show(controller_state="connected" if up else why, controller_at=self._now())
+
+    def _on_mqtt(self, up: bool, why: str) -> None:
+        if up:
+            log.info("connected to the broker at %s", self._mqtt_endpoint)
+            self._session.look_again()
+        else:
+            log.warning("%s", why)
+        self._sender.wake()
+        self._parts.show(broker_state="connected" if up else why, broker_at=self._now())
+
+    def _now(self) -> str:
+        return self._parts.clock.now().isoformat(timespec="seconds")
+
+    def _broker(self) -> Endpoint:
+        return parse_endpoint(self._mqtt_endpoint)
+
+    def _tls(self) -> TlsFiles:
+        identities = self._parts.identities
+        return TlsFiles(
+            ca_pem=self._parts.identity.ca_pem,
+            certificate_path=identities.certificate_path(),
+            key_path=identities.key_path(),
+        )

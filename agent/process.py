@@ -1,0 +1,63 @@
+"""Facts about this very process and its machine, and the lock on its state folder."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from agent.errors import AgentError, StoreError
+
+
+class BusyError(AgentError):
+    """Another agent runs on this state folder."""
+
+
+def version() -> str:
+    """The version of the installed distribution; empty from a bare checkout."""
+    try:
+        return metadata.version("lighterman")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+@contextlib.contextmanager
+def only_one(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder; BusyError when another process does, StoreError when it cannot be."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(
+            f"{state_dir} cannot be used: {error.strerror}",
+            "choose another folder with --state-dir, or run as its owner",
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise BusyError(
+            f"an agent uses {state_dir} already", "`lighterman-agent status` shows it"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def rss_bytes() -> int:
+    """Resident memory of this process; 0 where /proc does not tell."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGESIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def kernel_boot_id() -> str:
+    """Another text after every start of the machine; empty where the kernel does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

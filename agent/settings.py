@@ -1,0 +1,135 @@
+"""Settings of the agent: flag, else environment, else TOML file, else default. Fails closed.
+
+Refuses unknown keys and values that cannot be meant: a typing error must not become a default.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from agent.errors import AgentError
+from lighterman.settings import Setting
+
+SETTINGS = (
+    Setting(
+        "state_dir", "LIGHTERMAN_STATE_DIR", "/var/lib/lighterman-agent", "path",
+        "Folder for identity, models, journal and spool; private to the agent.",
+    ),
+    Setting(
+        "listen_grpc", "LIGHTERMAN_LISTEN_GRPC", "127.0.0.1:8001", "",
+        "Address of the local inference API (Open Inference Protocol v2 over gRPC); port 0 takes a"
+        " free one.",
+    ),
+    Setting(
+        "host_root", "LIGHTERMAN_HOST_ROOT", "/", "path",
+        "Where /proc, /sys and the device tree are read; another root than / is reported as a"
+        " simulated host.",
+    ),
+    Setting(
+        "telemetry_s", "LIGHTERMAN_TELEMETRY_S", "10", "s",
+        "Time between two telemetry messages.",
+    ),
+    Setting(
+        "poll_s", "LIGHTERMAN_POLL_S", "900", "s",
+        "Longest time between two questions for the desired state, moved by chance; the doorbell"
+        " is the fast way.",
+    ),
+    Setting(
+        "spool_bytes", "LIGHTERMAN_SPOOL_BYTES", "16777216", "bytes",
+        "Most bytes kept of reports that the controller has not acknowledged.",
+    ),
+    Setting(
+        "log", "LIGHTERMAN_LOG", "text", "",
+        "Log lines on stderr: text or json.",
+    ),
+)  # fmt: skip
+
+
+class SettingsError(AgentError):
+    """A setting cannot be used; the message names it and where it came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Checked values; see SETTINGS for what they mean."""
+
+    state_dir: Path = Path("/var/lib/lighterman-agent")
+    listen_grpc: str = "127.0.0.1:8001"
+    host_root: Path = Path("/")
+    telemetry_s: float = 10.0
+    poll_s: float = 900.0
+    spool_bytes: int = 16 * 1024 * 1024
+    log: str = "text"
+
+
+def load_settings(
+    flags: Mapping[str, str | None],
+    config: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read and check all settings. `flags` by setting name, None where not given. SettingsError."""
+    environ = os.environ if environ is None else environ
+    file = _read_toml(config) if config is not None else {}
+    values: dict[str, tuple[str, str]] = {}
+    for setting in SETTINGS:
+        flag = flags.get(setting.name)
+        if flag is not None:
+            values[setting.name] = (flag, f"--{setting.name.replace('_', '-')}")
+        elif environ.get(setting.env):
+            values[setting.name] = (environ[setting.env], setting.env)
+        elif setting.name in file:
+            values[setting.name] = (file[setting.name], f"{setting.name} in {config}")
+        else:
+            values[setting.name] = (setting.default, "its default")
+    return Settings(
+        state_dir=Path(values["state_dir"][0]),
+        listen_grpc=_address(*values["listen_grpc"]),
+        host_root=Path(values["host_root"][0]),
+        telemetry_s=_number(*values["telemetry_s"], least=0.05, most=86400.0),
+        poll_s=_number(*values["poll_s"], least=0.05, most=86400.0),
+        spool_bytes=int(_number(*values["spool_bytes"], least=64 * 1024.0, most=float(1 << 40))),
+        log=_choice(*values["log"], choices=("text", "json")),
+    )
+
+
+def _read_toml(path: Path) -> dict[str, str]:
+    try:
+        parsed = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+    known = {f.name for f in fields(Settings)}
+    for key, value in parsed.items():
+        if key not in known:
+            raise SettingsError(
+                f"{path}: setting {key!r} is unknown", f"known: {', '.join(sorted(known))}"
+            )
+        if isinstance(value, dict | list | bool):
+            raise SettingsError(f"{path}: {key} is {value!r}, a text or a number is needed")
+    return {key: str(value) for key, value in parsed.items()}
+
+
+def _number(text: str, source: str, least: float, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise SettingsError(f"{source}: {text!r} is not a number") from None
+    if not least <= value <= most:
+        raise SettingsError(f"{source}: {text} is not between {least:g} and {most:g}")
+    return value
+
+
+def _address(text: str, source: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"{source}: {text!r} is not HOST:PORT")
+    return text
+
+
+def _choice(text: str, source: str, choices: tuple[str, ...]) -> str:
+    if text not in choices:
+        raise SettingsError(f"{source}: {text!r} is none of {', '.join(choices)}")
+    return text
