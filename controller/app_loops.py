@@ -1,0 +1,123 @@
+"""The threads and the child that a running controller keeps: tick, flush, leases, one build worker.
+
+Each survives what goes wrong in one round; none decides anything itself.
+"""
+
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from controller.clock import Clock
+from controller.errors import LightermanError
+
+log = logging.getLogger("lighterman.app")
+
+TICK_LEAST_S = 0.2
+TICK_MOST_S = 2.0
+LEASES_S = 2.0
+STOP_S = 10.0
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MAX_S = 30.0
+
+
+class Loop:
+    """A thread that acts, then waits as long as the act said or until it is woken."""
+
+    def __init__(self, name: str, act: Callable[[], float], least_s: float = 0.0) -> None:
+        self._act = act
+        self._least_s = least_s
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Act soon, but not before `least_s` passed since the last time."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after the act that runs."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            wait_s = TICK_MOST_S
+            try:
+                wait_s = self._act()
+            except LightermanError as error:
+                log.error("%s: %s", self._thread.name, error.text())
+            except Exception:
+                log.exception("%s failed, it goes on", self._thread.name)
+            if self._least_s:
+                self._stopping.wait(self._least_s)
+            self._wake.wait(max(0.0, wait_s - self._least_s))
+
+
+def until(wake_at: datetime | None, now: datetime) -> float:
+    """Seconds until the next tick: at least every 2 s."""
+    if wake_at is None:
+        return TICK_MOST_S
+    return min(TICK_MOST_S, max(TICK_LEAST_S, (wake_at - now).total_seconds()))
+
+
+class WorkerChild:
+    """Keeps one build worker running. The child ends when our end of its input closes."""
+
+    def __init__(self, arguments: Sequence[str], clock: Clock) -> None:
+        self._command = [sys.executable, "-m", "controller", "worker", *arguments]
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+
+    def start(self) -> None:
+        """Start the child and watch it."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the child to end, wait, and make sure."""
+        self._stopping.set()
+        with self._lock:
+            process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
+
+    def _run(self) -> None:
+        backoff_s = BACKOFF_FIRST_S
+        while not self._stopping.is_set():
+            started = self._clock.monotonic()
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                process = subprocess.Popen(
+                    self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+                )
+                self._process = process
+            status = process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+            if self._stopping.is_set():
+                return
+            if self._clock.monotonic() - started > 60.0:
+                backoff_s = BACKOFF_FIRST_S
+            log.error("the build worker ended (status %d), next in %.0f s", status, backoff_s)
+            self._stopping.wait(backoff_s)
+            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)

@@ -1,0 +1,167 @@
+"""Settings of the controller: defaults, then a TOML file, then LIGHTERMAN_* variables, then flags.
+
+Every setting is a row of SETTINGS; an unknown key is an error, never ignored.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from controller.errors import InvalidError
+from lighterman.settings import Setting
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All values, parsed. Port 0 takes a free one; durations in seconds, sizes in bytes."""
+
+    data_dir: Path = Path("lighterman-data")
+    database: str = ""
+    listen_host: str = "127.0.0.1"
+    listen_grpc: int = 7443
+    listen_enroll: int = 7444
+    listen_mqtt: int = 8883
+    listen_web: int = 7080
+    advertise: tuple[str, ...] = ()
+    workers: int = 1
+    log: str = "text"
+    log_level: str = "info"
+    sample_flush_s: float = 2.0
+    poll_s: float = 900.0
+    presence_grace_s: float = 30.0
+    device_certificate_s: float = 2592000.0
+    enroll_per_minute: int = 120
+    job_memory_bytes: int = 6442450944
+    job_time_s: float = 1800.0
+    job_lease_s: float = 30.0
+
+    def database_url(self) -> str:
+        """The database to open: the given one, or SQLite in the data directory."""
+        return self.database or f"sqlite:///{self.data_dir.resolve() / 'lighterman.db'}"
+
+    def names(self) -> tuple[str, ...]:
+        """Host names that agents are told, the first one, and that certificates carry, all."""
+        return self.advertise or (self.listen_host,)
+
+
+def _row(name: str, default: str, unit: str, text: str) -> Setting:
+    env = "LIGHTERMAN_" + name.upper().replace(".", "_")
+    return Setting(name=name, env=env, default=default, unit=unit, help=text)
+
+
+SETTINGS: tuple[Setting, ...] = (
+    _row("data_dir", "lighterman-data", "path", "Where everything is kept."),
+    _row("database", "", "", "SQLAlchemy URL; empty is SQLite in the data directory."),
+    _row("listen.host", "127.0.0.1", "", "Address that all listeners bind to."),
+    _row("listen.grpc", "7443", "", "Port for devices, operators and workers (mutual TLS)."),
+    _row("listen.enroll", "7444", "", "Port for enrolment (server TLS)."),
+    _row("listen.mqtt", "8883", "", "Port of the message broker (mutual TLS)."),
+    _row("listen.web", "7080", "", "Port for /healthz and /readyz (HTTPS)."),
+    _row(
+        "advertise", "", "", "Host names, by comma: agents get the first, certificates carry all."
+    ),
+    _row("workers", "1", "", "1: run a build worker beside the controller; 0: do not."),
+    _row("log", "text", "", "Form of log lines on standard error: text or json."),
+    _row("log_level", "info", "", "Least level of log lines: debug, info, warning, error."),
+    _row("sample_flush_s", "2", "s", "How often samples in memory are stored."),
+    _row("poll_s", "900", "s", "How often agents ask without being rung (jittered)."),
+    _row(
+        "presence_grace_s", "30", "s", "Silence after a restart until a device counts as offline."
+    ),
+    _row("device_certificate_s", "2592000", "s", "Life of device certificates, at most 30 days."),
+    _row("enroll_per_minute", "120", "", "Enrolments that one address may try in a minute."),
+    _row("job_memory_bytes", "6442450944", "bytes", "Memory that one build job may take."),
+    _row("job_time_s", "1800", "s", "Time that one build job may take."),
+    _row("job_lease_s", "30", "s", "Silence of a worker after which its job is given to another."),
+)
+
+_CHOICES = {"log": ("text", "json"), "log_level": ("debug", "info", "warning", "error")}
+_LEAST = {
+    "sample_flush_s": 0.1,
+    "poll_s": 1.0,
+    "presence_grace_s": 1.0,
+    "device_certificate_s": 10.0,
+    "enroll_per_minute": 1,
+    "job_memory_bytes": 1024**2,
+    "job_time_s": 1.0,
+    "job_lease_s": 1.0,
+}
+
+
+def load_settings(
+    config: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]
+) -> Settings:
+    """Read all sources; `flags` are by dotted name. InvalidError names source and key."""
+    settings = Settings()
+    if config is not None:
+        settings = _apply(settings, _from_toml(config), f"{config}")
+    by_env = {row.env: row.name for row in SETTINGS}
+    found = {by_env[name]: text for name, text in environ.items() if name in by_env}
+    settings = _apply(settings, found, "the environment")
+    return _apply(settings, flags, "the command line")
+
+
+def _from_toml(path: Path) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InvalidError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidError(f"{path} is not TOML: {error}") from error
+    flat: dict[str, Any] = {}
+    for name, value in tables.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _apply(settings: Settings, values: Mapping[str, Any], source: str) -> Settings:
+    known = {row.name for row in SETTINGS}
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise InvalidError(
+                f"unknown setting {name!r} in {source}",
+                f"settings are {', '.join(sorted(known))}",
+            )
+        attribute = name.replace(".", "_")
+        changes[attribute] = parse_value(attribute, value, f"{name} in {source}")
+    return replace(settings, **changes)
+
+
+def parse_value(attribute: str, value: Any, where: str) -> Any:
+    """The value as its field takes it; text is read, numbers and lists are checked."""
+    kind = {field.name: field.type for field in fields(Settings)}[attribute]
+    wrong = InvalidError(f"{where} is {value!r}, which cannot be read")
+    if isinstance(value, bool):
+        raise wrong
+    try:
+        if attribute == "data_dir":
+            return Path(str(value)).expanduser()
+        if attribute == "advertise":
+            parts = value if isinstance(value, list) else str(value).split(",")
+            return tuple(str(part).strip() for part in parts if str(part).strip())
+        if kind is int:
+            number: float = int(value)
+        elif kind is float:
+            number = float(value)
+        else:
+            return _choice(attribute, str(value), where)
+    except (TypeError, ValueError) as error:
+        raise wrong from error
+    least = _LEAST.get(attribute, 0)
+    most = 65535 if attribute.startswith("listen_") else 1 if attribute == "workers" else 1e15
+    if not least <= number <= most:
+        raise InvalidError(f"{where} is {value!r}, {least:g} to {most:g} is allowed")
+    return number
+
+
+def _choice(attribute: str, value: str, where: str) -> str:
+    allowed = _CHOICES.get(attribute)
+    if allowed is not None and value not in allowed:
+        raise InvalidError(f"{where} is {value!r}", f"it is one of {', '.join(allowed)}")
+    return value

@@ -1,0 +1,82 @@
+"""/healthz and /readyz over HTTPS. Shows no data of the fleet and asks for no identity."""
+
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+
+from controller.errors import UnavailableError
+
+START_S = 10.0
+STOP_S = 5.0
+
+# Name of a check to None, or to what is wrong.
+Checks = Callable[[], Mapping[str, str | None]]
+
+
+def make_app(checks: Checks) -> Starlette:
+    """The application; `checks` may touch the store and so runs in a thread."""
+
+    async def healthz(_request: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok\n")
+
+    def readyz(_request: Request) -> JSONResponse:
+        found = checks()
+        ready = all(wrong is None for wrong in found.values())
+        body = {"ready": ready, "checks": {name: wrong or "ok" for name, wrong in found.items()}}
+        return JSONResponse(body, status_code=200 if ready else 503)
+
+    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz)])
+
+
+class WebServer:
+    """One HTTPS listener in a thread of its own."""
+
+    def __init__(self, host: str, port: int, checks: Checks) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((host, port))
+        except OSError as error:
+            self._socket.close()
+            raise UnavailableError(
+                f"cannot listen on {host}:{port} for the web: {error.strerror}",
+                "another process holds the port, or the address is not of this machine",
+            ) from error
+        self.port = int(self._socket.getsockname()[1])
+        self._checks = checks
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, certificate: Path, key: Path) -> None:
+        """Serve with this chain and key (PEM files) until `stop`."""
+        config = uvicorn.Config(
+            make_app(self._checks),
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=200,
+            timeout_graceful_shutdown=2,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), name="web", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End and give the port back."""
+        if self._server is not None:
+            self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(STOP_S)
+        self._socket.close()
