@@ -1,0 +1,272 @@
+"""Answers "why is it so": facts about a device or a rollout, from what is stored. Guesses nothing."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from controller.domain.rollout import LIVE, AssignmentState
+from controller.errors import NotFoundError
+from controller.services.context import Ctx, Deps
+from controller.services.rollout_views import (
+    AssignmentView,
+    RolloutView,
+    view_assignments,
+    view_rollout,
+)
+from controller.services.suggestions import suggest_names
+from controller.store import assignments, devices, events, rollouts
+from controller.store.assignments import AssignmentRow
+from controller.store.builds import SeenRow, list_seen
+from controller.store.desired import get_desired
+from controller.store.devices import DeviceRow
+from controller.store.events import EventRow
+from controller.store.session import Connection
+
+Json = dict[str, Any]
+_A = AssignmentState
+LAST_SHOWN = 6
+DEVICES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One line of an explanation and the events behind it."""
+
+    topic: str
+    text: str
+    event_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutExplanation:
+    """A rollout, why it is where it is, and each of its devices."""
+
+    rollout: RolloutView
+    facts: tuple[Fact, ...]
+    assignments: tuple[AssignmentView, ...]
+
+
+def explain_device(deps: Deps, ctx: Ctx, device_id: str) -> tuple[Fact, ...]:
+    """Why the device runs what it runs: per model, then its last events."""
+    with deps.store.read() as conn:
+        row = devices.get_device(conn, device_id)
+        if row is None or row.project != ctx.project:
+            known = [one.device_id for one in devices.list_devices(conn, ctx.project)]
+            raise NotFoundError(
+                f"no device {device_id}",
+                *suggest_names(device_id, known, "no device is enrolled yet"),
+            )
+        desired = get_desired(conn, device_id)
+        entries: dict[str, Json] = {} if desired is None else dict(desired.models)
+        running = {str(one["model"]): one for one in (row.status or {}).get("models", ())}
+        facts: list[Fact] = []
+        for model in sorted({*entries, *running}):
+            facts += _model(conn, ctx, row, model, entries.get(model), running.get(model))
+        if desired is not None and row.applied_generation < desired.generation:
+            facts.append(
+                Fact(
+                    "generation",
+                    f"applied {row.applied_generation}, desired {desired.generation}:"
+                    " on its way" + ("" if row.online else ", the device is offline"),
+                )
+            )
+        if not facts:
+            facts.append(Fact("runs", "nothing: no rollout has reached it yet"))
+        return (*facts, *_last(events.list_events(conn, ctx.project, device_id=device_id, limit=6)))
+
+
+def explain_rollout(deps: Deps, ctx: Ctx, rollout_id: str) -> RolloutExplanation:
+    """Why the rollout is where it is: verdicts, devices that left, what people said."""
+    with deps.store.read() as conn:
+        row = rollouts.get_rollout(conn, ctx.project, rollout_id)
+        if row is None:
+            known = [one.rollout_id for one in rollouts.list_rollouts(conn, ctx.project, limit=50)]
+            raise NotFoundError(
+                f"no rollout {rollout_id}",
+                *suggest_names(rollout_id, known, "none was started yet"),
+            )
+        view = view_rollout(conn, ctx, row)
+        rows = assignments.list_assignments(conn, rollout_id)
+        said = events.list_events(conn, ctx.project, rollout_id=rollout_id, limit=500)
+        facts = (
+            Fact("why", f"{view.phase}: {view.phase_reason}", _ids(said, "rollout_phase")),
+            Fact("exposed", _exposure(view, rows)),
+            *_verdicts(view, said),
+            *_devices_that_left(rows, said),
+            *_refusals(rows),
+            *(Fact("people", one.reason, (str(one.number),)) for one in said if _by_people(one)),
+            *_last(said),
+        )
+        return RolloutExplanation(view, facts, view_assignments(conn, rollout_id))
+
+
+def _model(
+    conn: Connection,
+    ctx: Ctx,
+    row: DeviceRow,
+    model: str,
+    entry: Json | None,
+    running: Mapping[str, Any] | None,
+) -> list[Fact]:
+    facts: list[Fact] = []
+    version = str(running["version"]) if running else ""
+    if running:
+        facts.append(Fact("runs", f"{model}:{version} {_rung(running, entry)}".rstrip()))
+        if running.get("rung_reason"):
+            facts.append(Fact("rung", f"{running.get('rung')}: {running['rung_reason']}"))
+    elif entry:
+        facts.append(Fact("runs", f"{model}: nothing was reported yet"))
+    if entry and entry["version"] != version:
+        facts.append(Fact("desired", f"{model}:{entry['version']}, rollout {entry['rollout']}"))
+    mine = assignments.list_assignments(conn, device_id=row.device_id, model=model)
+    shown = version or (str(entry["version"]) if entry else "")
+    newest = _newest(mine, shown)
+    if newest is not None:
+        facts.append(_version(newest))
+    if shown and row.profile:
+        facts += _builds(
+            list_seen(conn, ctx.project, model, shown, row.profile), row.profile, entry
+        )
+    if newest is not None and newest.previous_version and newest.state in LIVE:
+        facts.append(Fact("can return", f"{model}:{newest.previous_version}"))
+    return facts
+
+
+def _rung(running: Mapping[str, Any], entry: Json | None) -> str:
+    rung = str(running.get("rung") or "")
+    recipes = {one["rung"]: one.get("recipe") for one in (entry or {}).get("ladder", ())}
+    return f"{rung} ({recipes[rung]})" if recipes.get(rung) else rung
+
+
+def _newest(rows: list[AssignmentRow], version: str) -> AssignmentRow | None:
+    offered = [row for row in rows if row.version == version and row.exposed]
+    return max(offered, key=lambda row: row.offered_at or row.updated_at, default=None)
+
+
+def _version(row: AssignmentRow) -> Fact:
+    parts = [f"{row.version}: rollout {row.rollout_id}, wave {row.wave}, {row.state.lower()}"]
+    parts[0] += f" {_clock(row.updated_at)}"
+    inferences = int(row.evidence.get("inferences") or 0)
+    if inferences:
+        parts.append(f"after {inferences} inferences")
+    p95_s = row.evidence.get("p95_s")
+    if p95_s:
+        parts.append(f"p95 {float(p95_s) * 1000:.0f} ms")
+    if row.reason:
+        parts.append(row.reason)
+    return Fact("version", ", ".join(parts))
+
+
+def _builds(seen: list[SeenRow], profile: str, entry: Json | None) -> list[Fact]:
+    """Which builds this device could have, and why it has these."""
+    facts: list[Fact] = []
+    given = {
+        rung["target"]["custom"]["build"]
+        for rung in (entry or {}).get("ladder", ())
+        if rung.get("target")
+    }
+    for variant in dict.fromkeys(one.gate.key.variant for one in seen):
+        mine = [one for one in seen if one.gate.key.variant == variant]
+        passed = [one for one in mine if one.gate.verdict in ("PASSED", "OVERRIDDEN")]
+        refused = [one for one in mine if one.gate.verdict in ("REFUSED", "FAILED")]
+        chosen = [one for one in passed if one.build is not None and one.build.build_id in given]
+        parts: list[str] = []
+        if chosen:
+            best = f"best of {len(passed)} that passed for {profile}" if len(passed) > 1 else ""
+            figure = _speed(chosen[0])
+            parts.append(f"{chosen[0].gate.key.recipe} {best}".rstrip() + figure)
+            if chosen[0].gate.override_reason:
+                parts.append(
+                    f"overridden by {chosen[0].gate.override_by}: {chosen[0].gate.override_reason}"
+                )
+        others = [one for one in passed if one not in chosen]
+        parts += [f"{one.gate.key.recipe}{_speed(one)}" for one in others]
+        parts += [f"{one.gate.key.recipe} refused ({one.gate.reason})" for one in refused]
+        if parts:
+            facts.append(Fact("build", f"{variant}: " + "; ".join(parts)))
+    return facts
+
+
+def _speed(one: SeenRow) -> str:
+    p50 = ((one.build.evidence if one.build else None) or {}).get("p50_ms")
+    return f" {float(p50):.0f} ms" if p50 else ""
+
+
+def _exposure(view: RolloutView, rows: list[AssignmentRow]) -> str:
+    parts = [f"{view.exposed} of {view.devices} devices (cap {view.exposed_cap})"]
+    back = [row for row in rows if row.state is _A.ROLLED_BACK]
+    for version in sorted({row.previous_version or "nothing" for row in back}):
+        count = sum((row.previous_version or "nothing") == version for row in back)
+        parts.append(f"{count} back on {version}")
+    keep = sum(row.state in LIVE for row in rows)
+    if keep:
+        parts.append(f"{keep} run it")
+    never = sum(not row.exposed for row in rows)
+    parts.append(f"{never} never saw it")
+    return " · ".join(parts)
+
+
+def _verdicts(view: RolloutView, said: list[EventRow]) -> list[Fact]:
+    facts: list[Fact] = []
+    for wave in view.waves:
+        if not wave.verdict:
+            continue
+        judged = [
+            str(one.number)
+            for one in said
+            if one.kind == "wave_judged" and one.reason.startswith(f"wave {wave.number} ")
+        ]
+        reason = f": {wave.verdict_reason}" if wave.verdict_reason else ""
+        facts.append(
+            Fact(f"wave {wave.number}", f"{wave.verdict}{reason}", tuple(judged[-LAST_SHOWN:]))
+        )
+    return facts
+
+
+def _devices_that_left(rows: list[AssignmentRow], said: list[EventRow]) -> list[Fact]:
+    left = [row for row in rows if row.state in (_A.ROLLED_BACK, _A.ROLLING_BACK, _A.FAILED)]
+    facts: list[Fact] = []
+    for row in left[:DEVICES_SHOWN]:
+        times = row.evidence.get("last_service_s") or ()
+        figures = " ".join(f"{float(time) * 1000:.0f}" for time in times)
+        text = f"{row.device_id} {row.state.lower()}: {row.reason}"
+        ids = [str(one.number) for one in said if one.device_id == row.device_id]
+        facts.append(
+            Fact("device", text + (f" ({figures} ms)" if figures else ""), tuple(ids[-LAST_SHOWN:]))
+        )
+    if len(left) > DEVICES_SHOWN:
+        facts.append(Fact("device", f"and {len(left) - DEVICES_SHOWN} more"))
+    return facts
+
+
+def _refusals(rows: list[AssignmentRow]) -> list[Fact]:
+    refused = [row for row in rows if row.state is _A.REFUSED]
+    facts = [Fact("refused", f"{row.device_id}: {row.reason}") for row in refused[:DEVICES_SHOWN]]
+    if len(refused) > DEVICES_SHOWN:
+        facts.append(Fact("refused", f"and {len(refused) - DEVICES_SHOWN} more"))
+    return facts
+
+
+def _by_people(event: EventRow) -> bool:
+    return event.kind in ("rollout_intent", "first_wave_override", "rollout_supersedes")
+
+
+def _last(said: list[EventRow]) -> list[Fact]:
+    newest = said[-LAST_SHOWN:][::-1]
+    if not newest:
+        return []
+    text = " · ".join(
+        f"{_clock(one.at)} {one.kind.replace('_', ' ')}"
+        + (f" ({one.reason})" if one.reason else "")
+        for one in newest
+    )
+    return [Fact("last", text, tuple(str(one.number) for one in newest))]
+
+
+def _ids(said: Iterable[EventRow], kind: str) -> tuple[str, ...]:
+    return tuple(str(one.number) for one in said if one.kind == kind)
+
+
+def _clock(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%H:%M:%S")
