@@ -24,7 +24,7 @@ from controller.trust.authority import public_key_digest, read_request
 from controller.trust.names import Role, Subject
 from controller.trust.signing import PublicKey, Signature
 
-_BOOT_ID = re.compile(r"(\d{1,9})-[0-9a-z]{1,64}")
+_BOOT_ID = re.compile(r"(\d{1,12})-[0-9a-z]{1,64}")
 
 # Messages of an ended boot may still be on their way through the broker.
 LATE_S = 10.0
