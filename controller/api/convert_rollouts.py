@@ -14,7 +14,7 @@ _PHASES = {phase: fleet_pb2.RolloutPhase.Value(f"ROLLOUT_PHASE_{phase.value}") f
 _INTENTS = {
     intent: fleet_pb2.RolloutIntent.Value(f"ROLLOUT_INTENT_{intent.value}") for intent in Intent
 }
-_INTENTS_BACK = {number: intent for intent, number in _INTENTS.items()}
+_INTENTS_BACK: dict[int, Intent] = {int(number): intent for intent, number in _INTENTS.items()}
 
 
 def spec_from_wire(spec: fleet_pb2.RolloutSpec) -> dict[str, object]:

@@ -1,4 +1,7 @@
-"""Answers "why is it so": facts about a device or a rollout, from what is stored. Guesses nothing."""
+"""Answers "why is it so": facts about a device or a rollout, from what is stored.
+
+Guesses nothing: what was not reported or stored is not said.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
