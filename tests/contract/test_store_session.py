@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import CheckConstraint, inspect
 
 from controller.errors import ConflictError, InvariantError, RefusedError, UnavailableError
 from controller.store import events
@@ -21,10 +22,11 @@ from controller.store.session import (
     ConstraintInvariantError,
     Store,
     fresh_id,
+    make_engine,
     migrate,
     schema_drift,
 )
-from controller.store.tables import build, build_job
+from controller.store.tables import build, build_job, metadata
 from tests.support.stores import (
     NOW,
     PROJECT,
@@ -41,6 +43,22 @@ from tests.support.stores import (
 def test_migrations_from_empty_equal_the_tables(store_url: str) -> None:
     migrate(store_url)
     assert schema_drift(store_url) == []
+    # The comparison above does not look at checks.
+    wanted = {
+        str(check.name)
+        for table in metadata.tables.values()
+        for check in table.constraints
+        if isinstance(check, CheckConstraint)
+    }
+    engine = make_engine(store_url)
+    inspector = inspect(engine)
+    found = {
+        str(check["name"])
+        for table in metadata.tables
+        for check in inspector.get_check_constraints(table)
+    }
+    engine.dispose()
+    assert found == wanted
 
 
 def test_a_missing_migration_is_seen(store_url: str) -> None:

@@ -1,5 +1,6 @@
 """Rows for tests of the store: a version, a device, a rollout. Asserts nothing."""
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 
 from controller.domain.rollout import AssignmentState, Intent, Phase
@@ -22,7 +23,7 @@ def after(seconds: float) -> datetime:
 
 def digest(text: str) -> str:
     """A digest that looks like one; the same for the same text."""
-    return "sha256:" + text.encode().hex().ljust(64, "0")[:64]
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def signature_json() -> dict[str, object]:
@@ -104,7 +105,7 @@ def seed_assignment(
     state: AssignmentState = AssignmentState.PLANNED,
 ) -> None:
     """A device of the rollout's first wave."""
-    new = NewAssignment(device_id, 1, position, state, "", None)
+    new = NewAssignment(device_id, 1, position, state, "", None, 2000)
     insert_assignments(conn, rollout_id, "digits", version, [new], NOW)
 
 
@@ -112,7 +113,7 @@ def build_row(build_id: str, source: str, recipe: str = "onnxruntime-fp32") -> B
     """A build that waits."""
     return BuildRow(
         build_id=build_id,
-        target_key=digest(f"{source[-60:]}{recipe}"),
+        target_key=digest(f"{source}{recipe}"),
         source_digest=source,
         recipe=recipe,
         recipe_spec={"runtime": "onnxruntime", "precision": "fp32"},

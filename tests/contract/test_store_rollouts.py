@@ -1,0 +1,208 @@
+"""Rollouts, waves, assignments and desired states."""
+
+import pytest
+
+from controller.domain.rollout import AssignmentState, Intent, Phase, Verdict
+from controller.domain.wave import Wave
+from controller.store import assignments, desired, rollouts, waves
+from controller.store.devices import behind, desired_generations, raise_applied, update_device
+from controller.store.session import (
+    Connection,
+    ConstraintConflictError,
+    ConstraintInvariantError,
+    Store,
+)
+from tests.support.stores import (
+    NOW,
+    PROJECT,
+    after,
+    digest,
+    seed_assignment,
+    seed_device,
+    seed_rollout,
+    seed_version,
+)
+
+A = AssignmentState
+
+
+def _offer(conn: Connection, rollout_id: str, device_id: str) -> None:
+    row = assignments.get_assignment(conn, rollout_id, device_id)
+    assert row is not None
+    assignments.move(
+        conn, row, A.OFFERED, "wave 1", NOW, generation=1, exposed=True, offered_at=NOW
+    )
+
+
+def _put_desired(conn: Connection, device_id: str, generation: int) -> None:
+    desired.put_desired(
+        conn,
+        device_id,
+        generation,
+        {"digits": {"version": "1.0.0"}},
+        b'{"schema":1}',
+        digest(f"m{generation}"),
+        [{"key_id": "k", "signature": "c2ln"}],
+        NOW,
+    )
+
+
+def test_rollouts_newest_first_and_active_only(store: Store) -> None:
+    with store.write() as conn:
+        seed_version(conn)
+        seed_rollout(conn, "r-1", at=NOW)
+        seed_rollout(conn, "r-2", at=after(5))
+        rollouts.set_phase(conn, "r-1", Phase.SUCCEEDED, "all", 2, (), None, after(9))
+        rollouts.set_intent(conn, "r-2", Intent.PAUSE, "bo", "lunch", after(6))
+        found = rollouts.list_rollouts(conn, PROJECT)
+        assert [row.rollout_id for row in found] == ["r-2", "r-1"]
+        assert [r.rollout_id for r in rollouts.list_rollouts(conn, active_only=True)] == ["r-2"]
+        assert len(rollouts.list_rollouts(conn, PROJECT, limit=1)) == 1
+        paused = rollouts.get_rollout(conn, PROJECT, "r-2")
+        assert paused is not None
+        assert (paused.intent, paused.intent_by, paused.intent_at) == (
+            Intent.PAUSE,
+            "bo",
+            after(6),
+        )
+        assert paused.phase is Phase.PENDING
+        ended = rollouts.get_rollout(conn, PROJECT, "r-1")
+        assert ended is not None
+        assert (ended.phase, ended.current_wave, ended.finished_at) == (
+            Phase.SUCCEEDED,
+            2,
+            after(9),
+        )
+        assert rollouts.get_rollout(conn, "other", "r-1") is None
+
+
+def test_a_rollout_needs_its_version(store: Store) -> None:
+    with pytest.raises(ConstraintInvariantError), store.write() as conn:
+        seed_rollout(conn)
+
+
+def test_waves_open_and_are_judged(store: Store) -> None:
+    with store.write() as conn:
+        seed_version(conn)
+        rollout_id = seed_rollout(conn)
+        waves.insert_waves(conn, rollout_id, [Wave(1, "1", 1, 1), Wave(2, "100%", 5, 6)])
+        waves.open_wave(conn, rollout_id, 1, after(1))
+        waves.set_verdict(
+            conn, rollout_id, 1, Verdict.PASSED, "612 of 600", {"n": 612}, after(2), after(3)
+        )
+        first, second = waves.list_waves(conn, rollout_id)
+        assert (first.opened_at, first.verdict, first.evidence) == (
+            after(1),
+            Verdict.PASSED,
+            {"n": 612},
+        )
+        assert (second.opened_at, second.verdict, second.cumulative) == (None, None, 6)
+    with pytest.raises(ConstraintConflictError), store.write() as conn:
+        waves.insert_waves(conn, rollout_id, [Wave(1, "1", 1, 1)])
+
+
+def test_one_open_assignment_per_device_and_model(store: Store) -> None:
+    with store.write() as conn:
+        seed_version(conn)
+        seed_device(conn)
+        first, second = seed_rollout(conn, "r-1"), seed_rollout(conn, "r-2")
+        seed_assignment(conn, first, "pi-1")
+    with pytest.raises(ConstraintConflictError) as caught, store.write() as conn:
+        seed_assignment(conn, second, "pi-1")
+    assert caught.value.constraint == "uq_assignment_open"
+    with store.write() as conn:  # closing the first one makes room
+        row = assignments.get_assignment(conn, first, "pi-1")
+        assert row is not None
+        assignments.move(conn, row, A.SUPERSEDED, "superseded by r-2", NOW)
+        seed_assignment(conn, second, "pi-1")
+        open_now = assignments.open_of_model(conn, "digits", ["pi-1", "pi-2"])
+        assert [one.rollout_id for one in open_now] == [second]
+
+
+def test_the_ledger_counts_whoever_was_offered(store: Store) -> None:
+    with store.write() as conn:
+        seed_version(conn)
+        rollout_id = seed_rollout(conn)
+        for position, name in enumerate(("a", "b", "c")):
+            seed_device(conn, name)
+            update_device(conn, name, online=name != "c")
+            seed_assignment(conn, rollout_id, name, position=position)
+        assert assignments.candidates(conn, rollout_id, 10) == ["a", "b"]
+        _offer(conn, rollout_id, "a")
+        assert assignments.candidates(conn, rollout_id, 10) == ["b"]
+        assert assignments.count_exposed(conn, rollout_id) == 1
+        assert assignments.count_states(conn, rollout_id) == {(1, A.PLANNED): 2, (1, A.OFFERED): 1}
+    row = None
+    with store.read() as conn:
+        row = assignments.get_assignment(conn, rollout_id, "b")
+    assert row is not None
+    with pytest.raises(ConstraintInvariantError) as caught, store.write() as conn:
+        assignments.move(conn, row, A.OFFERED, "forgot the ledger", NOW)
+    assert caught.value.constraint == "ck_assignment_ledger"
+
+
+def test_reports_move_an_assignment_along_and_never_raise(store: Store) -> None:
+    with store.write() as conn:
+        seed_version(conn)
+        seed_device(conn)
+        rollout_id = seed_rollout(conn)
+        seed_assignment(conn, rollout_id, "pi-1")
+        _offer(conn, rollout_id, "pi-1")
+
+        def report(state: A, evidence: dict[str, object] | None = None) -> bool:
+            return assignments.record_report(
+                conn, "pi-1", rollout_id, state, "said so", evidence, after(1)
+            ).changed
+
+        for state in (A.DOWNLOADING, A.VERIFIED, A.STAGED, A.ACTIVATED, A.PROBATION):
+            assert report(state, {state.value: 1})
+        assert not report(A.DOWNLOADING)
+        assert report(A.COMMITTED, {"n": 212})
+        row = assignments.get_assignment(conn, rollout_id, "pi-1")
+        assert row is not None
+        assert (row.state, row.activated_at, row.finished_at) == (A.COMMITTED, after(1), after(1))
+        assert row.evidence["n"] == 212
+        assert row.evidence["STAGED"] == 1
+        unknown = assignments.record_report(conn, "x", rollout_id, A.STAGED, "", None, NOW)
+        assert unknown.ignored
+
+
+def test_what_a_device_left_is_listed_until_settled(store: Store) -> None:
+    with store.write() as conn:
+        seed_version(conn)
+        seed_device(conn)
+        rollout_id = seed_rollout(conn)
+        seed_assignment(conn, rollout_id, "pi-1")
+        _offer(conn, rollout_id, "pi-1")
+        for state in (A.DOWNLOADING, A.FAILED):
+            assignments.record_report(conn, "pi-1", rollout_id, state, "", None, NOW)
+        (left,) = assignments.list_unsettled(conn)
+        assignments.settle(conn, left, NOW)
+        assert assignments.list_unsettled(conn) == []
+
+
+def test_a_generation_is_new_every_time(store: Store) -> None:
+    with store.write() as conn:
+        seed_device(conn)
+        _put_desired(conn, "pi-1", 1)
+        _put_desired(conn, "pi-1", 2)
+        row = desired.get_desired(conn, "pi-1")
+        assert row is not None
+        assert (row.generation, row.manifest) == (2, b'{"schema":1}')
+        assert desired.desired_models(conn, ["pi-1", "x"]) == {
+            "pi-1": {"digits": {"version": "1.0.0"}}
+        }
+        assert desired_generations(conn) == {"pi-1": 2}
+        assert behind(conn) == [("pi-1", 2, digest("m2"))]
+        raise_applied(conn, "pi-1", 2)
+        assert behind(conn) == []
+        assert desired.get_desired(conn, "x") is None
+    for stale in (2, 1, 0):
+        refused = pytest.raises((ConstraintConflictError, ConstraintInvariantError))
+        with refused, store.write() as conn:
+            _put_desired(conn, "pi-1", stale)
+
+
+def test_an_order_needs_its_device(store: Store) -> None:
+    with pytest.raises(ConstraintInvariantError), store.write() as conn:
+        _put_desired(conn, "nobody", 1)
