@@ -1,1 +1,1 @@
-"""The demo: the main job on real photos and real ImageNet weights. Every claim it prints is checked."""
+"""The demo: the main job on real photos and real weights. Every claim it prints is checked."""

@@ -1,4 +1,4 @@
-"""`make demo`: builds, rolls out, presses, breaks and checks. JSON=FILE and KEEP=1 as environment or flags."""
+"""`make demo`: builds, rolls out, presses, breaks and checks."""
 
 import argparse
 import os
@@ -92,7 +92,8 @@ def _run(story: Story, world: World, files: Path) -> None:
     story.claim(
         "every request of every camera was answered",
         bool(answers) and not failed,
-        f"{len(failed)} of {len(answers)} failed" + (f", first: {failed[0].error}" if failed else ""),
+        f"{len(failed)} of {len(answers)} failed"
+        + (f", first: {failed[0].error}" if failed else ""),
     )
 
 
@@ -134,15 +135,15 @@ def _consumer(story: Story, world: World) -> None:
 def _stay(world: World) -> None:
     config = world.root / "config"
     sys.stdout.write(
-        f"\nIt runs on. In another terminal:\n"
+        "\nIt runs on. In another terminal:\n"
         f"  export LIGHTERMAN_CONFIG_DIR={config} PATH={Path(sys.executable).parent}:$PATH\n"
-        f"  fleetctl status\n"
-        f"  fleetctl device list\n"
+        "  fleetctl status\n"
+        "  fleetctl device list\n"
         f"  fleetctl device explain {EDGE_CLIENT}\n"
-        f"  fleetctl rollout list\n"
-        f"  fleetctl event tail\n"
+        "  fleetctl rollout list\n"
+        "  fleetctl event tail\n"
         f"  {shlex.join(consumer_line_shown(world))}\n"
-        f"Ctrl-C ends it all.\n"
+        "Ctrl-C ends it all.\n"
     )
     sys.stdout.flush()
     try:
@@ -155,7 +156,14 @@ def consumer_line_shown(world: World) -> list[str]:
     """The line again, with the certificate that the demo has issued already."""
     folder = world.root / "consumer"
     host, _, port = world.controller.endpoints["mqtt"].rpartition(":")
-    tls = ["--cafile", f"{folder}/ca.pem", "--cert", f"{folder}/cert.pem", "--key", f"{folder}/key.pem"]
+    tls = [
+        "--cafile",
+        f"{folder}/ca.pem",
+        "--cert",
+        f"{folder}/cert.pem",
+        "--key",
+        f"{folder}/key.pem",
+    ]
     return ["mosquitto_sub", "-h", host, "-p", port, *tls, "-v", "-t", "lighterman/v1/feed/#"]
 
 

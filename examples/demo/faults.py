@@ -1,4 +1,4 @@
-"""The demo's second half: a better version under load, a bad one that returns by itself, a killed controller."""
+"""The demo's second half: a better version, a bad one that returns, a killed controller."""
 
 import json
 from datetime import datetime, timedelta
@@ -53,7 +53,9 @@ def bad_version(story: Story, world: World) -> None:
     builds = wait_built(world, "1.2.0", 200)
     story.say(build_lines(builds))
     refused = [b for b in builds if b["state"] == "refused"]
-    story.claim("the gate refuses 1.2.0 by itself", bool(refused), refused[0]["reason"] if refused else "")
+    story.claim(
+        "the gate refuses 1.2.0 by itself", bool(refused), refused[0]["reason"] if refused else ""
+    )
     for profile in sorted({b["profile"] for b in refused}):
         world.ctl.run(
             "build", "override", f"{MODEL}:1.2.0", "--profile", profile,
@@ -67,7 +69,8 @@ def bad_version(story: Story, world: World) -> None:
     story.say(shown["phase_reason"])
     exposed = {a["device_id"] for a in _assignments(world, rollout) if a["state"] != "PLANNED"}
     slow = {
-        name: [a for a in world.answers(name, started_at) if a.version == "1.2.0"] for name in world.agents
+        name: [a for a in world.answers(name, started_at) if a.version == "1.2.0"]
+        for name in world.agents
     }
     saw = sorted(name for name, answers in slow.items() if answers)
     story.figures["devices_exposed_bad"] = len(saw)
@@ -99,9 +102,7 @@ def _claim_canary(
         + " ms",
     )
     slow = next((a for a in on_bad if a.took_s > SLOW_S), on_bad[0])
-    after = next(
-        a for a in world.answers(canary, slow.sent_at) if a.version == "1.1.0" and a.ok
-    )
+    after = next(a for a in world.answers(canary, slow.sent_at) if a.version == "1.1.0" and a.ok)
     back_s = after.sent_at - slow.sent_at
     slow_at = utc_now() - timedelta(seconds=monotonic() - slow.sent_at)
     halt_s = (_halted_at(world, rollout) - slow_at).total_seconds()
@@ -127,7 +128,11 @@ def killed_controller(story: Story, world: World, files: Path) -> None:
     push(world, files, "1.3.0", labels="labels-1.3.0.txt")
     builds = build(world, "1.3.0", wait=True, expect=(0,))
     cached = all(b["cached"] for b in builds if b["state"] == "passed")
-    story.claim("1.3.0 has the weights of 1.1.0: nothing is compiled twice", cached, f"{len(builds)} builds cached")
+    story.claim(
+        "1.3.0 has the weights of 1.1.0: nothing is compiled twice",
+        cached,
+        f"{len(builds)} builds cached",
+    )
     failed_before = failures(world)
     rollout = start_rollout(world, "1.3.0")
 

@@ -68,7 +68,10 @@ def build_lines(builds: list[dict[str, Any]]) -> str:
         agreement = figures.get("agreement_pct")
         text = f"{item['variant']:<6} {item['recipe']:<17} {item['state']}"
         if item["size_bytes"]:
-            text += f"  {item['size_bytes'] / 1e6:.1f} MB (source {item['source_size_bytes'] / 1e6:.1f})"
+            text += (
+                f"  {item['size_bytes'] / 1e6:.1f} MB (source"
+                f" {item['source_size_bytes'] / 1e6:.1f})"
+            )
         if agreement:
             text += f"  agrees {agreement['value']:.1f} % (n={agreement['n']})"
         if figures.get("latency_n"):
@@ -84,9 +87,13 @@ def first_version(story: Story, world: World, files: Path, pictures: list[Pictur
     builds = build(world, "1.0.0", wait=True, expect=(0,))
     story.say(build_lines(builds))
     int8 = [b for b in builds if b["recipe"] == "onnxruntime-int8" and b["state"] == "passed"]
-    story.claim("INT8 builds of both variants passed for both profiles", len(int8) == 4, f"{len(int8)} of 4")
+    story.claim(
+        "INT8 builds of both variants passed for both profiles", len(int8) == 4, f"{len(int8)} of 4"
+    )
     smaller = max((b["size_bytes"] / b["source_size_bytes"] for b in int8), default=1.0)
-    story.claim("INT8 is less than a third of the source", smaller < 1 / 3, f"at most {smaller:.0%}")
+    story.claim(
+        "INT8 is less than a third of the source", smaller < 1 / 3, f"at most {smaller:.0%}"
+    )
     rollout = start_rollout(world, "1.0.0")
     story.say(f"rollout {rollout}: 6 devices in 3 waves; cameras start as devices get a model")
     world.open_cameras(pictures)
@@ -101,7 +108,9 @@ def _claim_succeeded(story: Story, world: World, shown: dict[str, Any], version:
     verdicts = [wave["verdict"] for wave in shown["waves"]]
     story.claim(
         f"{version} is committed on all devices, wave by wave",
-        shown["phase"] == "SUCCEEDED" and set(verdicts) == {"PASSED"} and running(world, version) == 6,
+        shown["phase"] == "SUCCEEDED"
+        and set(verdicts) == {"PASSED"}
+        and running(world, version) == 6,
         f"{shown['phase']}, waves {', '.join(verdicts)}, {running(world, version)} of 6 run it",
     )
 
@@ -135,7 +144,14 @@ def _rung(world: World, name: str) -> str:
 
 
 def _step(
-    story: Story, world: World, name: str, cause: str, down_to: str, back_to: str, press: Any, release: Any
+    story: Story,
+    world: World,
+    name: str,
+    cause: str,
+    down_to: str,
+    back_to: str,
+    press: Any,
+    release: Any,
 ) -> int:
     """Press until the device steps down, release until it is back; returns the rung changes."""
     wait_until(lambda: _rung(world, name) == back_to, 60, f"{name} on rung {back_to}")
@@ -148,19 +164,23 @@ def _step(
     released_at = monotonic()
     wait_until(lambda: _rung(world, name) == back_to, 60, f"{name} to step back to {back_to}")
     back_s = monotonic() - released_at
-    found = wait_until(
-        lambda: len(events) > before + 1 and events if (events := world.rung_events(name)) else None,
-        15,
-        f"the events of {name}",
-        every_s=0.5,
+
+    def both_events() -> list[dict[str, Any]]:
+        new = world.rung_events(name)[before:]
+        return new if len(new) > 1 else []
+
+    new = wait_until(both_events, 15, f"the events of {name}", every_s=0.5)
+    story.say(
+        "\n".join(
+            f"{name}: {e['details']['from']} → {e['details']['to']}: {e['reason']}" for e in new
+        )
     )
-    new = found[before:]
-    story.say("\n".join(f"{name}: {e['details']['from']} → {e['details']['to']}: {e['reason']}" for e in new))
     causes = [e["details"]["cause"] for e in new]
     story.claim(
         f"{cause}: {name} steps {back_to} → {down_to} and back, with its reason as an event",
         cause in causes and "recovered" in causes,
-        f"down after {down_s:.1f} s, back {back_s:.1f} s after the pressure ended; {len(new)} changes",
+        f"down after {down_s:.1f} s, back {back_s:.1f} s after the pressure ended; {len(new)}"
+        " changes",
     )
     return len(new)
 

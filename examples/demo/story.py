@@ -1,4 +1,4 @@
-"""What the demo says and what it claims. A claim is printed with what was seen; one miss fails the demo."""
+"""What the demo says and claims, with what was seen; one missed claim fails the demo."""
 
 import sys
 from dataclasses import dataclass, field
@@ -58,6 +58,8 @@ class Story:
             mark = "holds " if claim.ok else "MISSED"
             sys.stdout.write(f"{claim.step:<{width}}  {mark}  {claim.text}: {claim.seen}\n")
         total = len(self.claims)
-        sys.stdout.write(f"\n{total - len(missed)} of {total} claims hold, {self.elapsed():.0f} s\n")
+        sys.stdout.write(
+            f"\n{total - len(missed)} of {total} claims hold, {self.elapsed():.0f} s\n"
+        )
         sys.stdout.flush()
         return not missed

@@ -1,8 +1,8 @@
-"""The demo's world: one controller, six agents of two profiles, a camera on each, one cuttable link.
+"""The demo's world: a controller, six agents of two profiles, cameras, one cuttable link.
 
-Three agents see the real machine; three see a tree written from public documentation of an Intel N100
-board ("simulated host"): same processor, other identity and sensors. Latency and heat of those three
-say nothing of a real N100.
+Three agents see the real machine; three see a tree written from public documentation of an Intel
+N100 board ("simulated host"): same processor, other identity and sensors. Latency and heat of
+those three say nothing of a real N100.
 """
 
 import json
@@ -18,7 +18,7 @@ from examples.fleet.clock import wait_until
 from examples.fleet.controller import ControllerProcess
 from examples.fleet.ctl import Ctl
 from examples.fleet.proxy import CuttableProxy
-from examples.hosts import HostKind, write_host
+from examples.hosts import write_host
 
 MODEL = "photo"
 RATE = 4.5
@@ -68,7 +68,7 @@ class World:
             host_root = None
             if name in SIMULATED:
                 host_root = self.root / "hosts" / name
-                write_host(HostKind.INTEL_N100, host_root)
+                write_host("intel-n100", host_root)
             agent = AgentProcess(
                 binary("lighterman-agent"),
                 name,
@@ -146,7 +146,7 @@ class World:
 
 
 def consumer_line(world: World) -> list[str]:
-    """A `mosquitto_sub` command for a consumer of the health feed, with a certificate of its own."""
+    """A `mosquitto_sub` command for the feed, with a consumer certificate of its own."""
     folder = world.root / "consumer"
     world.controller.issue("dashboard", role="consumer", out=folder)
     host, _, port = world.controller.endpoints["mqtt"].rpartition(":")

@@ -1,6 +1,6 @@
-"""A camera: sends one picture after another to a device's Open Inference endpoint and notes each answer.
+"""A camera: sends pictures to a device's Open Inference endpoint and notes each answer.
 
-Speaks the public protocol alone; which version and rung answered stands in the response's parameters.
+Speaks the public protocol alone; version and rung stand in the response's parameters.
 """
 
 import threading

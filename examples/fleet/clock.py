@@ -15,18 +15,18 @@ class TooLateError(Exception):
 
 def monotonic() -> float:
     """Seconds from an arbitrary start."""
-    return time.monotonic()  # noqa: TID251 - this file is the examples' clock
+    return time.monotonic()
 
 
 def utc_now() -> datetime:
     """Aware UTC wall time."""
-    return datetime.now(UTC)  # noqa: TID251 - this file is the examples' clock
+    return datetime.now(UTC)
 
 
 def wait_until(
     condition: Callable[[], T | None], timeout_s: float, what: str, every_s: float = 0.1
 ) -> T:
-    """The first truthy value of ``condition``; TooLateError that names ``what`` after the timeout."""
+    """The first truthy value of ``condition``; TooLateError naming ``what`` after the timeout."""
     deadline = monotonic() + timeout_s
     while True:
         value = condition()

@@ -8,7 +8,7 @@ CHUNK_BYTES = 64 * 1024
 
 
 class CuttableProxy:
-    """Relays 127.0.0.1:port to a target until cut; a cut refuses new connections and ends open ones."""
+    """Relays 127.0.0.1:port to a target; a cut ends open connections and refuses new ones."""
 
     def __init__(self, target_host: str, target_port: int) -> None:
         self._target = (target_host, target_port)
