@@ -64,11 +64,15 @@ def _repair(state: ModelState, present: frozenset[str]) -> Step:
     if lost_current and state.phase is not Phase.ROLLING_BACK:
         spare = fallback_of(after)
         after = replace(after, current=spare, previous=None)
-        if state.phase not in WORKING:
+        # An order for the very files of the spare is adopted when it is told again.
+        order = after.order
+        is_spare = spare is not None and order is not None and spare.slot_id == order.slot_id
+        if state.phase not in WORKING or is_spare:
             reason = "files of the running version were damaged; they are fetched again"
             after = begin(after, Phase.IDLE, None, reason, staged=None, pending=None)
     if lost_staged and after.phase in (Phase.VERIFIED, Phase.STAGED):
         after = enter(after, Phase.DOWNLOADING, "staged files were damaged; fetching them again")
+        return after, (set_slots(after), report(after))
     return after, (set_slots(after),)
 
 

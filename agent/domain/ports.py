@@ -54,7 +54,7 @@ class Infer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a client may know of a model; `not_ready` is empty when it can infer, else the reason."""
+    """What a client may know of a model; `not_ready` is the reason when it cannot infer."""
 
     model: str
     version: str
@@ -66,7 +66,7 @@ class ModelCard:
 
 
 class Served(Infer, Protocol):
-    """What the inference API serves. `waited_s` is how long a request waited before it came here."""
+    """What the inference API serves. `waited_s` is how long a request waited before."""
 
     def infer(
         self,
@@ -107,8 +107,8 @@ class Decision:
 class Serving:
     """What serves one model now; `row` are the counters of the running trial.
 
-    `resident` rungs answer at once; `usable` ones also count those that `set_rung` would load first,
-    remote ones and off: they are the rungs to choose from, heavy to light.
+    `resident` rungs answer at once; `usable` ones also count those that `set_rung` would load
+    first, remote ones and off: they are the rungs to choose from, heavy to light.
     """
 
     model: str

@@ -181,12 +181,15 @@ def _activate(state: ModelState, order: DesiredModel) -> Step:
     if staged is None:
         raise illegal(state, Swap(state.ticket, order))
     keeps = old is not None and old.committed and not is_bad(state, old.release)
+    back = old if keeps else fallback_of(state)
+    if back is not None and back.slot_id == staged.slot_id:
+        back = None  # the same files again: they are no way back from themselves
     after = enter(
         state,
         Phase.ACTIVATED,
         "loaded and warm beside the running version",
         current=staged,
-        previous=old if keeps else fallback_of(state),
+        previous=back,
         staged=None,
         latched=False,
         restarts=0,

@@ -34,6 +34,7 @@ POLICY = Policy(probation=ProbationPolicy(min_inferences=20, min_s=60, max_s=600
 SLOW, FAST, LIMIT = 0.140, 0.030, 0.100
 Observe = Callable[[RowState, ServiceSample, Policy], RowState]
 Judge = Callable[..., Verdict]
+Inference = tuple[float, float, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,7 @@ class Rule:
 REAL = Rule()
 
 
-def play(
-    rule: Rule, steps: Sequence[tuple[float, float, dict[str, Any]]], start: float = 1000.0
-) -> RowState:
+def play(rule: Rule, steps: Sequence[Inference], start: float = 1000.0) -> RowState:
     """Fold (gap before, service time, marks) into a row, the device having been busy before."""
     state = rule.observe(begin(start), ServiceSample(start, FAST), POLICY)
     at = start
@@ -84,7 +83,8 @@ TABLE = list(
 def check_table(rule: Rule) -> None:
     """Four slow inferences (or three slow and a fast one), then a slow fifth, in every setting."""
     for trial, hot, idle, previous_slow, position, latched in TABLE:
-        before = [(0.05, SLOW, {})] * 3 + [(0.05, SLOW if previous_slow else FAST, {})]
+        fourth = SLOW if previous_slow else FAST
+        before: list[Inference] = [(0.05, s, {}) for s in (SLOW, SLOW, SLOW, fourth)]
         fifth = (5.0 if idle else 0.05, SLOW, {"pressured": hot})
         state = play(rule, [*before, fifth])
         found = decide(rule, state, trial, position, normal=not hot, latched=latched)
@@ -107,9 +107,9 @@ def check_table(rule: Rule) -> None:
 
 def check_excuses_keep_the_row(rule: Rule) -> None:
     """Excused samples stand between slow ones without ending the row, and cannot fill it either."""
-    hot = (0.05, SLOW, {"pressured": True})
-    idle = (3.0, SLOW, {})
-    slow = (0.05, SLOW, {})
+    hot: Inference = (0.05, SLOW, {"pressured": True})
+    idle: Inference = (3.0, SLOW, {})
+    slow: Inference = (0.05, SLOW, {})
     for excuse in (hot, idle, (0.05, FAST, {"pressured": True}), (3.0, FAST, {})):
         steps = list(itertools.chain.from_iterable((slow, excuse) for _ in range(5)))
         assert isinstance(decide(rule, play(rule, steps[:8])), Wait)

@@ -30,7 +30,7 @@ def mask(batch: int = 2) -> Tensor:
 def test_a_fitting_request_passes_with_every_kind_of_buffer() -> None:
     check_request(SIGNATURE, [image(), mask()], ["scores"])
     wide = memoryview(bytes(96)).cast("f")
-    check_request(SIGNATURE, [mask(), image(data=wide)])
+    check_request(SIGNATURE, [mask(), image(data=wide)])  # type: ignore[arg-type]
     check_request(SIGNATURE, [image(0), mask(0)])
 
 
