@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_a_gate_lets_in_by_order_of_arrival_and_ages_who_waits() -> None:
         thread = threading.Thread(target=come, args=(number,))
         thread.start()
         threads.append(thread)
-        wait_for(lambda n=number: len(gate._waiting) == n + 1, 5, "the thread to wait")
+        wait_for(partial(_waits, gate, number + 1), 5, "the thread to wait")
     assert gate.age_s(clock.monotonic() + 3.0) >= 3.0
     gate.leave()
     for thread in threads:
@@ -61,6 +62,10 @@ def test_a_gate_lets_in_by_order_of_arrival_and_ages_who_waits() -> None:
     # Waits that are over count for a second more, so that a look once a second sees them.
     assert 0 < gate.age_s(now) < 3.0
     assert gate.age_s(now + 5.0) == 0.0
+
+
+def _waits(gate: Gate, threads: int) -> bool:
+    return len(gate._waiting) == threads
 
 
 def test_what_waited_elsewhere_counts() -> None:

@@ -151,9 +151,11 @@ class Case:
 
 
 CASES = [
-    Case(*combination)
-    for combination in product(Trial, *[(False, True)] * 5)
-    if not (combination[0] is Trial.PROBATION and combination[5])
+    Case(trial, *marks)
+    for trial in Trial
+    for marks in product((False, True), repeat=5)
+    # Only what is committed can be latched.
+    if trial is Trial.COMMITTED or not marks[-1]
 ]
 
 

@@ -43,6 +43,10 @@ class Load:
         for thread in self._threads:
             thread.join()
 
+    def wait_beyond(self, seen: int) -> None:
+        """Until there are more answers than `seen`."""
+        wait_for(lambda: len(self.answers) > seen, 5, "an answer after the change")
+
     def _ask(self) -> None:
         while not self._stop.is_set():
             try:
@@ -68,7 +72,7 @@ def test_swap_200_times_under_load_fails_no_request(bench: Bench) -> None:
             assert old == made[now].slot_id
             bench.host.unload("photo", made[now].slot_id)
             now = then
-            wait_for(lambda seen=seen: len(load.answers) > seen, 5, "an answer after the swap")
+            load.wait_beyond(seen)
     assert load.errors == []
     assert {a.version for a in load.answers} == set(FACTOR)
     for answer in load.answers:
@@ -81,7 +85,7 @@ def test_rungs_change_under_load_fails_no_request(bench: Bench) -> None:
         for i in range(200):
             seen = len(load.answers)
             bench.host.set_rung("photo", ("light", "heavy")[i % 2])
-            wait_for(lambda seen=seen: len(load.answers) > seen, 5, "an answer after the step")
+            load.wait_beyond(seen)
     assert load.errors == []
     assert {(a.rung, values(a)[0]) for a in load.answers} == {("heavy", 2.0), ("light", 3.0)}
 
@@ -106,7 +110,7 @@ def test_unload_waits_for_requests_in_flight_and_frees_after_the_last(tmp_path: 
             self.closed.set()
 
     held = Held()
-    bench = Bench(tmp_path, open_backend=lambda *_: held)  # type: ignore[arg-type, return-value]
+    bench = Bench(tmp_path, open_backend=lambda *_: held)  # type: ignore[arg-type]
     release = make_release("1.0.0", {"heavy": b"h"})
     bench.host.load(release, bench.paths({"heavy": b"h"}))
     bench.host.swap("photo", release.slot_id, Trial.COMMITTED, begin(0.0), None)
@@ -117,7 +121,7 @@ def test_unload_waits_for_requests_in_flight_and_frees_after_the_last(tmp_path: 
     freeing = threading.Thread(target=bench.host.unload, args=("photo", release.slot_id))
     freeing.start()
     with pytest.raises((UnknownModelError, UnavailableError)):
-        wait_for(lambda: bench.infer() and False, 5, "the model to be gone")
+        wait_for(lambda: bench.infer().version == "", 5, "the model to be gone")
     assert not held.closed.is_set()
     held.go.set()
     client.join()
@@ -155,7 +159,7 @@ def test_a_failed_load_keeps_what_serves(bench: Bench) -> None:
         ({"heavy": scaled(3.0)}, {"runtime": "tensorrt"}, "runtime 'tensorrt' is not known"),
     ):
         with pytest.raises(LoadError, match=story):
-            bench.load("1.1.0", rungs, **options)  # type: ignore[arg-type]
+            bench.load("1.1.0", rungs, **options)
         assert values(bench.infer())[0] == 2.0
     serving = bench.host.serving("photo")
     assert serving is not None
