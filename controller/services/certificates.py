@@ -5,12 +5,11 @@ Never hands out a private key of a device: those are made on the device.
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
-
 from controller.errors import ConflictError, DeniedError, UnauthenticatedError
 from controller.services.context import Ctx, Deps
 from controller.store import certificates, operators, outbox
 from controller.store.outbox import OutboxKind
+from controller.store.session import Connection
 from controller.trust.authority import Issued, read_certificate
 from controller.trust.names import Role, Subject
 

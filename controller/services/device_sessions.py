@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection
-
 from controller.domain.device import Capabilities, DeviceState
 from controller.errors import DeniedError, InvalidError, NotFoundError, RefusedError
 from controller.services.certificates import store_issued
@@ -20,6 +18,7 @@ from controller.services.profiles import match
 from controller.services.protocol import negotiate
 from controller.store import boots, certificates, devices, events
 from controller.store.devices import DeviceRow
+from controller.store.session import Connection
 from controller.trust.authority import public_key_digest, read_request
 from controller.trust.names import Role, Subject
 from controller.trust.signing import PublicKey, Signature

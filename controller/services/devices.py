@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
-
 from controller.domain.device import Capabilities, DeviceState
 from controller.domain.selection import Subject, matches, parse_filter
 from controller.errors import InvalidError, NotFoundError, RefusedError
@@ -16,6 +14,7 @@ from controller.services.labels import check_label
 from controller.services.suggestions import suggest_names
 from controller.store import certificates, devices, events, labels
 from controller.store.devices import DeviceRow
+from controller.store.session import Connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,6 @@ Trusts nothing in the request's subject. Never gives one use of a token two cert
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection
-
 from controller.domain.device import Capabilities, DeviceState
 from controller.errors import ConflictError, DeniedError, UnauthenticatedError
 from controller.services.certificates import store_issued
@@ -15,7 +13,7 @@ from controller.services.profiles import match
 from controller.store import boots, certificates, devices, events, labels, tokens
 from controller.store.certificates import CertificateRow
 from controller.store.devices import DeviceRow
-from controller.store.session import fresh_id
+from controller.store.session import Connection, fresh_id
 from controller.store.tables import device as device_table
 from controller.store.tokens import TokenRow
 from controller.trust.authority import public_key_digest, read_request

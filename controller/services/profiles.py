@@ -1,9 +1,8 @@
 """Which profile the reported capabilities fit, inside the transaction of another verb."""
 
-from sqlalchemy import Connection
-
 from controller.domain.device import Capabilities, match_profile, parse_profile
 from controller.store import objects
+from controller.store.session import Connection
 
 
 def match(conn: Connection, project: str, capabilities: Capabilities) -> str | None:

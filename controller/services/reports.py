@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection
-
 from controller.domain.device import DeviceState
 from controller.domain.rollout import AssignmentState
 from controller.errors import DeniedError
@@ -20,6 +18,7 @@ from controller.store import assignments, boots, devices, events, outbox
 from controller.store.boots import BootRow
 from controller.store.devices import DeviceRow
 from controller.store.outbox import OutboxKind
+from controller.store.session import Connection
 
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,39}")
 TEXT_MAX = 2000
