@@ -4,8 +4,10 @@ import grpc
 
 from controller.api.base import ApiBase
 from controller.api.convert_device import capabilities_to_wire, time_to_wire
+from controller.api.convert_rollouts import fact_messages
 from controller.services import devices
 from controller.services.devices import DeviceView
+from controller.services.explain import explain_device
 from lighterman.v1 import fleet_pb2
 
 
@@ -54,6 +56,15 @@ class DevicesApi(ApiBase):
         """Revoke a device's certificates."""
         view = devices.retire_device(self.deps, self.ctx(context), request.device_id)
         return device_to_wire(view)
+
+    def ExplainDevice(
+        self, request: fleet_pb2.DeviceRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.DeviceExplanation:
+        """Why a device is as it is, with evidence."""
+        ctx = self.ctx(context)
+        view = devices.get_device(self.deps, ctx, request.device_id)
+        facts = explain_device(self.deps, ctx, request.device_id)
+        return fleet_pb2.DeviceExplanation(device=device_to_wire(view), facts=fact_messages(facts))
 
 
 def device_to_wire(view: DeviceView) -> fleet_pb2.Device:

@@ -1,0 +1,78 @@
+"""Commands that need the database but no running controller, and may run beside one."""
+
+import json
+from pathlib import Path
+
+from controller.app_identity import load_trust
+from controller.app_people import write_identity
+from controller.blobs.blobs import Blobs
+from controller.clock import SystemClock
+from controller.errors import NotFoundError
+from controller.ids import RandomIds
+from controller.services.context import Ctx, Deps
+from controller.services.operators import issue_identity
+from controller.services.samples import SampleWindow
+from controller.settings import Settings
+from controller.store.session import Store, lock_data_dir, migrate
+from controller.trust.names import Role
+
+
+def migrate_database(settings: Settings) -> str:
+    """Bring the schema up to date; refused while a controller runs on the data directory."""
+    with lock_data_dir(settings.data_dir):
+        migrate(settings.database_url())
+    return "the schema is up to date"
+
+
+def issue_beside(settings: Settings, name: str, role: str, out: Path) -> list[str]:
+    """Issue a certificate and write it to `out`; lines that say where it is and how to use it."""
+    if not (settings.data_dir / "trust" / "authority.pem").exists():
+        raise NotFoundError(
+            f"{settings.data_dir} is no data directory of a controller",
+            "name it with --data-dir; `serve` makes one at its first start",
+        )
+    clock = SystemClock()
+    authority, signer = load_trust(settings.data_dir, clock.now())
+    store = Store.open(settings.database_url())
+    try:
+        deps = Deps(
+            store=store,
+            blobs=Blobs(settings.data_dir / "blobs"),
+            authority=authority,
+            signer=signer,
+            samples=SampleWindow(),
+        )
+        ctx = Ctx(clock.now(), RandomIds(), "operator-issue")
+        issued = issue_identity(deps, ctx, name, role)
+    finally:
+        store.close()
+    places = _endpoints(settings)
+    files = write_identity(issued, places["grpc"], out)
+    lines = [f"wrote {path}" for path in files]
+    lines.append(f"{role} {name}, until {issued.not_after.isoformat()}")
+    if role == Role.CONSUMER:
+        host, _, port = places["mqtt"].rpartition(":")
+        lines.append(
+            f"mosquitto_sub -h {host} -p {port} --cafile {files[0]} --cert {files[1]} "
+            f"--key {files[2]} -t 'lighterman/v1/feed/#' -v"
+        )
+    elif role == Role.OPERATOR:
+        lines.append(f"fleetctl --context {files[0]} status")
+    else:
+        lines.append(
+            f"lighterman-controller worker --controller {places['grpc']} --identity {files[0]}"
+        )
+    return lines
+
+
+def _endpoints(settings: Settings) -> dict[str, str]:
+    """Where the controller listens, or would listen when it never ran."""
+    try:
+        found = json.loads((settings.data_dir / "endpoints.json").read_bytes())
+        return {"grpc": str(found["grpc"]), "mqtt": str(found["mqtt"])}
+    except (OSError, ValueError, KeyError):
+        host = settings.names()[0]
+        return {
+            "grpc": f"{host}:{settings.listen_grpc}",
+            "mqtt": f"{host}:{settings.listen_mqtt}",
+        }

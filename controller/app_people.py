@@ -1,0 +1,94 @@
+"""Contexts and identities for people and programs here. Keys go to private files only."""
+
+import getpass
+import os
+import re
+from pathlib import Path
+
+from controller.app_identity import (
+    CONTEXT_NAME,
+    ContextFile,
+    config_dir,
+    read_context,
+    register_context,
+    still_good,
+    write_file,
+)
+from controller.errors import ConflictError, InvalidError
+from controller.services.context import Ctx, Deps
+from controller.services.operators import IssuedIdentity, issue_identity
+from controller.trust.names import Role
+
+
+def write_contexts(
+    deps: Deps, ctx: Ctx, data_dir: Path, controller: str, *, register: bool
+) -> Path:
+    """Write ``operator.json`` and ``worker.json``; returns the worker's file.
+
+    Certificates that are still good are kept. With `register` the operator's context becomes the
+    current one of this user.
+    """
+    operator = _context(deps, ctx, data_dir / "operator.json", _user(), Role.OPERATOR, controller)
+    if register:
+        register_context(config_dir(dict(os.environ)), operator)
+    worker_file = data_dir / "worker.json"
+    _context(deps, ctx, worker_file, "local-worker", Role.WORKER, controller)
+    return worker_file
+
+
+def write_identity(issued: IssuedIdentity, controller: str, out: Path) -> list[Path]:
+    """What `operator issue` gives: a context FILE, or for consumers three PEM files in a DIR.
+
+    Raises InvalidError when `out` is there already as the other kind.
+    """
+    if issued.role == Role.CONSUMER:
+        if out.exists() and not out.is_dir():
+            raise InvalidError(f"{out} is a file; a consumer gets a directory")
+        files = [out / "ca.pem", out / "cert.pem", out / "key.pem"]
+        write_file(files[0], issued.ca_pem, 0o644)
+        write_file(files[1], issued.certificate_pem, 0o644)
+        write_file(files[2], issued.key_pem)
+        return files
+    if out.is_dir():
+        raise InvalidError(f"{out} is a directory; an {issued.role} gets a file")
+    context = _to_context(issued, issued.name, controller)
+    write_file(out, context.to_json())
+    return [out]
+
+
+def _context(
+    deps: Deps, ctx: Ctx, path: Path, name: str, role: Role, controller: str
+) -> ContextFile:
+    known = read_context(path)
+    if known is not None and still_good(known, deps.authority, ctx.now):
+        context = ContextFile(
+            CONTEXT_NAME,
+            controller,
+            known.ca_pem,
+            known.certificate_pem,
+            known.key_pem,
+            ctx.project,
+        )
+    else:
+        context = _to_context(_issue(deps, ctx, name, role), CONTEXT_NAME, controller)
+    write_file(path, context.to_json())
+    return context
+
+
+def _issue(deps: Deps, ctx: Ctx, name: str, role: Role) -> IssuedIdentity:
+    try:
+        return issue_identity(deps, ctx, name, role)
+    except (ConflictError, InvalidError):  # the user's name is taken by a device, or no name
+        return issue_identity(deps, ctx, f"{role}-on-this-host", role)
+
+
+def _user() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = ""
+    return re.sub(r"[^a-z0-9-]+", "-", user.lower()).strip("-")[:63] or "admin"
+
+
+def _to_context(issued: IssuedIdentity, name: str, controller: str) -> ContextFile:
+    return ContextFile(name, controller, issued.ca_pem, issued.certificate_pem, issued.key_pem)
