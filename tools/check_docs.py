@@ -73,7 +73,7 @@ def _command_section(command: Command) -> str:
     if command.options:
         lines.append("| option | meaning |")
         lines.append("|---|---|")
-        lines += [f"| `{flags}` | {_cell(meaning)} |" for flags, meaning in command.options]
+        lines += [f"| `{_cell(flags)}` | {_cell(meaning)} |" for flags, meaning in command.options]
         lines.append("")
     return "\n".join(lines)
 

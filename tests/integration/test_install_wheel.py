@@ -153,7 +153,7 @@ def test_the_wheel_serves_elsewhere(install: Install, tmp_path: Path) -> None:
     log = tmp_path / "serve.log"
     environment = clean_environment(tmp_path)
     for name in ("GRPC", "ENROLL", "MQTT", "WEB"):
-        environment[f"LIGHTERMAN_LISTEN_{name}"] = "127.0.0.1:0"
+        environment[f"LIGHTERMAN_LISTEN_{name}"] = "0"
     with log.open("wb") as out:
         process = subprocess.Popen(
             [str(bin_dir / "lighterman-controller"), "serve", "--data-dir", str(data)],
