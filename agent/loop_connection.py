@@ -46,6 +46,8 @@ class Connection:
     def __init__(self, parts: ConnectionParts) -> None:
         self._parts = parts
         self._mqtt_endpoint = parts.identity.mqtt_endpoint
+        self._up: dict[str, bool] = {}
+        self._why: dict[str, str] = {}
         self._session = ControllerSession(
             SessionParts(
                 boot_id=parts.boot_id,
@@ -135,19 +137,24 @@ class Connection:
     # -- within ------------------------------------------------------------------------------------
 
     def _on_controller(self, up: bool, why: str) -> None:
-        self._parts.show(controller_state="connected" if up else why, controller_at=self._now())
+        self._tell("controller", up, why)
 
     def _on_mqtt(self, up: bool, why: str) -> None:
         if up:
             log.info("connected to the broker at %s", self._mqtt_endpoint)
             self._session.look_again()
-        else:
+        elif self._why.get("broker") != why:
             log.warning("%s", why)
         self._sender.wake()
-        self._parts.show(broker_state="connected" if up else why, broker_at=self._now())
+        self._tell("broker", up, why)
 
-    def _now(self) -> str:
-        return self._parts.clock.now().isoformat(timespec="seconds")
+    def _tell(self, what: str, up: bool, why: str) -> None:
+        """For `status`: the time is that of the last change between up and down."""
+        changes = {f"{what}_state": "connected" if up else why}
+        if self._up.get(what) is not up:
+            changes[f"{what}_at"] = self._parts.clock.now().isoformat(timespec="seconds")
+        self._up[what], self._why[what] = up, why
+        self._parts.show(**changes)
 
     def _broker(self) -> Endpoint:
         return parse_endpoint(self._mqtt_endpoint)

@@ -1,0 +1,83 @@
+"""The first connection is authenticated by the fingerprint in the token, or it does not happen."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from agent.link.authority import (
+    Endpoint,
+    find_authority,
+    parse_endpoint,
+    parse_token,
+    parse_url,
+)
+from agent.link.errors import EnrolError, LinkFault
+from tests.support.link_server import LinkServer, Trust
+from tests.support.ports import free_port
+
+
+@pytest.fixture
+def server() -> Iterator[LinkServer]:
+    made = LinkServer(Trust.create())
+    yield made
+    made.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("https://fleet.example", "fleet.example", 7444),
+        ("https://fleet.example:9000/", "fleet.example", 9000),
+        ("https://[::1]:7444", "::1", 7444),
+    ],
+)
+def test_an_address_is_read(text: str, host: str, port: int) -> None:
+    assert parse_url(text) == Endpoint(host, port)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "fleet.example", "http://fleet.example", "https://", "https://a:b", "https://u@a",
+     "https://a/path", "https://a?x=1", "ftp://a:7444"],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(EnrolError, match="not the address"):
+        parse_url(text)
+
+
+@pytest.mark.parametrize("text", ["", ":1", "host", "host:", "host:0", "host:70000", "host:x"])
+def test_what_is_no_endpoint_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not an address"):
+        parse_endpoint(text)
+
+
+def test_an_endpoint_keeps_its_brackets_on_paper() -> None:
+    assert str(parse_endpoint("[::1]:7443")) == "[::1]:7443"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "lm1.", "lm2.ABCDEFGHIJ." + "0" * 64, "lm1.ABCDEFGHIJ." + "0" * 63]
+)
+def test_what_is_no_token_is_refused(text: str) -> None:
+    with pytest.raises(EnrolError, match="not an enrolment token"):
+        parse_token(text)
+
+
+def test_the_authority_of_the_token_is_found(server: LinkServer) -> None:
+    trust = server.trust
+    pem = find_authority(Endpoint("127.0.0.1", server.enrol_port), trust.authority.fingerprint)
+    assert pem.strip() == trust.authority.certificate_pem.decode().strip()
+
+
+def test_another_controller_is_refused(server: LinkServer) -> None:
+    other = Trust.create().authority.fingerprint
+    with pytest.raises(EnrolError, match="not the controller that made this token") as caught:
+        find_authority(Endpoint("127.0.0.1", server.enrol_port), other)
+    assert caught.value.fault is LinkFault.UNTRUSTED
+    assert not caught.value.retryable
+
+
+def test_nobody_there_can_be_tried_again() -> None:
+    with pytest.raises(EnrolError, match="does not answer") as caught:
+        find_authority(Endpoint("127.0.0.1", free_port()), "0" * 64, timeout_s=2)
+    assert caught.value.retryable
