@@ -110,11 +110,6 @@ def memory_available_bytes(root: Path) -> int | None:
     return _memory(root)[1]
 
 
-def cpu_count() -> int:
-    """CPUs this process may use, at least 1."""
-    return len(os.sched_getaffinity(0)) or 1
-
-
 def disk_free_bytes(folder: Path) -> int:
     """Bytes an unprivileged process may still write where `folder` is; OSError when it is gone."""
     found = os.statvfs(folder)

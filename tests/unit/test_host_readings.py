@@ -153,5 +153,4 @@ def test_this_machine(tmp_path: Path) -> None:
     reader = Sensors()
     reader.read()
     assert reader.read().memory_pct is not None
-    assert sensors.cpu_count() >= 1
     assert clockquality.is_synchronized() in (True, False, None)
