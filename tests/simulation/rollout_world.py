@@ -1,0 +1,426 @@
+"""A controller's services over a real SQLite file, and simulated devices that report through them.
+
+Time is virtual. A kill is an exception in the middle of a transaction, or a new process's `Deps` over the
+same file. Invariants are checked after every tick, so every test that uses the world checks all of them.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any, cast
+
+from controller.domain.histogram import histogram_of
+from controller.domain.rollout import OPEN, TERMINAL, AssignmentState, Phase, Verdict
+from controller.services.context import Ctx, Deps
+from controller.services.reports import DeviceEnvelope, ReportBody, accept_reports
+from controller.services.samples import SampleWindow
+from controller.services.tick import tick
+from controller.store import assignments, devices, objects, rollouts, waves
+from controller.store.builds import GateKey, GateRow, add_build, put_gate, set_compiled
+from controller.store.desired import get_desired
+from controller.store.objects import ObjectRow
+from controller.store.projects import ensure_project
+from controller.store.samples import SampleRow, add_samples
+from controller.store.session import Store, migrate
+from controller.trust.signing import Signature, Signer, verify
+from tests.support.stores import PROJECT, build_row, digest, seed_device, seed_version
+
+A = AssignmentState
+START = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
+MODEL = "digits"
+PROFILE = "pi"
+POLICY = {
+    "model": MODEL,
+    "slow_threshold_ms": 100,
+    "probation": {"min_inferences": 5, "min_s": 0, "max_s": 60},
+}
+
+
+class KilledError(Exception):
+    """The controller died here."""
+
+
+class FragileSigner:
+    """Signs like the real one, and dies at the chosen signature."""
+
+    def __init__(self, signer: Signer) -> None:
+        self.signer = signer
+        self.dies_in = -1
+
+    def sign(self, data: bytes) -> tuple[Signature, ...]:
+        """Real signatures, until it is time to die."""
+        if self.dies_in == 0:
+            self.dies_in = -1
+            raise KilledError
+        self.dies_in -= self.dies_in > 0
+        return self.signer.sign(data)
+
+
+class CountingIds:
+    """Ids in sequence."""
+
+    def __init__(self) -> None:
+        self.last = 0
+
+    def new(self, prefix: str) -> str:
+        """The next id."""
+        self.last += 1
+        return f"{prefix}-{self.last:06d}"
+
+
+@dataclass
+class SimDevice:
+    """A device as the controller sees it: takes the signed manifest, reports step by step."""
+
+    device_id: str
+    latency_s: float = 0.020
+    seen: int = 0
+    applied: int = 0
+    order: dict[str, Any] | None = None
+    state: AssignmentState | None = None
+    serving: dict[str, Any] | None = None
+    committed: dict[str, Any] | None = None
+    told: set[str] = field(default_factory=set)  # rollouts whose manifest was fetched
+    bad: set[str] = field(default_factory=set)  # rollouts left
+    silent: bool = False
+    seq: int = 0
+    spool: list[DeviceEnvelope] = field(default_factory=list)
+
+
+_LINE = (A.OFFERED, A.DOWNLOADING, A.VERIFIED, A.STAGED, A.ACTIVATED, A.PROBATION, A.COMMITTED)
+
+
+@dataclass
+class World:
+    """The controller, its devices, the clock, and what was seen so far."""
+
+    path: Path
+    signer: Signer
+    now: datetime = START
+    bad_versions: Mapping[str, str] = field(default_factory=dict)  # version -> how it fails
+    devices: dict[str, SimDevice] = field(default_factory=dict)
+    ids: CountingIds = field(default_factory=CountingIds)
+    kills: int = 0
+    wakes: int = 0
+    seen_phases: dict[str, Phase] = field(default_factory=dict)
+    seen_waves: dict[str, int] = field(default_factory=dict)
+    broken: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.fragile = FragileSigner(self.signer)
+        self.deps = self._new_deps()
+
+    def _new_deps(self) -> Deps:
+        self.store = Store.open(f"sqlite:///{self.path}")
+        return Deps(
+            store=self.store,
+            blobs=cast(Any, None),  # nothing here touches bytes
+            authority=cast(Any, None),
+            signer=cast(Signer, self.fragile),
+            samples=SampleWindow(),
+        )
+
+    def ctx(self, actor: str = "ana") -> Ctx:
+        """A call now."""
+        return Ctx(self.now, self.ids, actor, PROJECT)
+
+    def restart(self) -> None:
+        """A new process over the same file."""
+        self.kills += 1
+        self.store.close()
+        self.deps = self._new_deps()
+
+    # -- setting up ----------------------------------------------------------------------------
+
+    def add_device(self, device_id: str, **values: Any) -> SimDevice:
+        """Enrol a device of the profile, online."""
+        with self.store.write() as conn:
+            seed_device(conn, device_id)
+            devices.update_device(conn, device_id, profile=PROFILE, online=True)
+            reported = {"arch": "aarch64", "runtimes": {"onnxruntime": "1.32.0"}}
+            devices.put_capabilities(conn, device_id, reported, self.now)
+        self.devices[device_id] = SimDevice(device_id, **values)
+        return self.devices[device_id]
+
+    def add_version(self, version: str) -> None:
+        """Push a version whose builds passed."""
+        with self.store.write() as conn:
+            row = seed_version(conn, MODEL, version)
+            for variant in row.variants:
+                build_id = f"b-{version}-{variant.variant}"
+                add_build(conn, PROJECT, build_row(build_id, variant.digest), self.now)
+                set_compiled(
+                    conn,
+                    build_id,
+                    digest=digest(build_id),
+                    length=1000,
+                    media_type="application/onnx",
+                    evidence={"p50_ms": 10.0, "peak_rss_bytes": 50_000_000},
+                    now=self.now,
+                )
+                key = GateKey(MODEL, version, variant.variant, "onnxruntime-fp32", PROFILE)
+                gate = GateRow(key, build_id, "PASSED", "", None, None, None, False, self.now)
+                put_gate(conn, PROJECT, gate)
+
+    def set_online(self, device_id: str, online: bool) -> None:
+        """Presence."""
+        with self.store.write() as conn:
+            devices.update_device(conn, device_id, online=online)
+
+    def online(self, device_id: str) -> bool:
+        """Presence as stored."""
+        with self.store.read() as conn:
+            row = devices.get_device(conn, device_id)
+        return row is not None and row.online
+
+    # -- running -------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """One tick of the controller; a kill inside leaves a new process over the same file."""
+        try:
+            tick(self.deps, self.ctx("controller"))
+        except KilledError:
+            self.restart()
+        self.check()
+
+    def run(self, random: Random, steps: int, until: Callable[[], bool] = lambda: False) -> bool:
+        """Let devices and controller go on in random order; whether `until` came true."""
+        for _ in range(steps):
+            self.now += timedelta(seconds=random.choice((0.2, 1.0, 2.0)))
+            for device in random.sample(list(self.devices.values()), len(self.devices)):
+                if random.random() < 0.7:
+                    self.step_device(device, random)
+            self.tick()
+            if until():
+                return True
+        return False
+
+    def phase(self, rollout_id: str) -> Phase:
+        """Where a rollout stands."""
+        return self.rollout(rollout_id).phase
+
+    def rollout(self, rollout_id: str) -> rollouts.RolloutRow:
+        """Its row."""
+        with self.store.read() as conn:
+            row = rollouts.get_rollout(conn, PROJECT, rollout_id)
+        assert row is not None
+        return row
+
+    def is_over(self, rollout_id: str) -> Callable[[], bool]:
+        """Whether it ended, to be asked later."""
+        return lambda: self.phase(rollout_id) in TERMINAL
+
+    # -- devices -------------------------------------------------------------------------------
+
+    def step_device(self, device: SimDevice, random: Random) -> None:
+        """Fetch, go one step on, infer, and say so (now and then twice, or later)."""
+        if not self.online(device.device_id):
+            return
+        self._fetch(device)
+        self._go_on(device)
+        if device.serving is not None and not device.silent:
+            self._sample(device, 5)
+        if random.random() < 0.8:
+            self._deliver(device, twice=random.random() < 0.2)
+
+    def _fetch(self, device: SimDevice) -> None:
+        with self.store.read() as conn:
+            row = get_desired(conn, device.device_id)
+        if row is None or row.generation == device.seen:
+            return
+        assert row.generation > device.seen, "the generation went down"
+        key = self.signer.public_keys()[0].public_key
+        import base64
+
+        assert verify(key, base64.b64decode(row.signatures[0]["signature"]), row.manifest)
+        manifest = json.loads(row.manifest)
+        assert (manifest["device"], manifest["generation"]) == (device.device_id, row.generation)
+        device.seen = row.generation
+        entry = next((one for one in manifest["models"] if one["model"] == MODEL), None)
+        if entry is not None:
+            device.told.add(entry["rollout"])
+        if entry is not None and entry["rollout"] in device.bad:
+            return
+        device.order = entry
+        same = device.committed is not None and entry is not None and _same(device.committed, entry)
+        device.state = None if entry is None or same else A.OFFERED
+        if device.state is None:  # back on what it had, or on nothing
+            device.serving = entry
+            device.committed = entry
+            device.applied = device.seen
+            self._report(device, A.COMMITTED, entry, applied=True)
+
+    def _go_on(self, device: SimDevice) -> None:
+        if device.order is None or device.state is None:
+            return
+        how = self.bad_versions.get(device.order["version"], "")
+        if how == "refuses to load" and device.state is A.STAGED:
+            self._report(device, A.FAILED, device.order, reason="the runtime refused it")
+            device.bad.add(device.order["rollout"])
+            device.state = None
+            return
+        if device.state is A.PROBATION and how == "slow":
+            self._roll_back(device)
+            return
+        if device.state is A.PROBATION and device.silent:
+            evidence = {"inferences": 0, "starved": True}
+            self._report(device, A.PROBATION, device.order, evidence=evidence, reason="no traffic")
+            return
+        device.state = _LINE[_LINE.index(device.state) + 1]
+        done = device.state is A.COMMITTED
+        if device.state is A.ACTIVATED:
+            device.serving = device.order
+        if done:
+            device.committed, device.applied = device.order, device.seen
+        evidence = {"inferences": 10, "errors": 0} if done else None
+        self._report(device, device.state, device.order, applied=done, evidence=evidence)
+        if done:
+            device.state = None
+
+    def _roll_back(self, device: SimDevice) -> None:
+        assert device.order is not None
+        evidence = {
+            "inferences": 5,
+            "last_service_s": [0.131, 0.118, 0.124, 0.140, 0.122],
+            "rolled_back_in_s": 0.2,
+        }
+        self._report(device, A.ROLLING_BACK, device.order, reason="5 in a row over 100 ms")
+        device.bad.add(device.order["rollout"])
+        device.serving = device.committed
+        self._report(
+            device, A.ROLLED_BACK, device.order, reason="5 in a row over 100 ms", evidence=evidence
+        )
+        device.state = None
+
+    def _sample(self, device: SimDevice, count: int) -> None:
+        assert device.serving is not None
+        row = SampleRow(
+            device_id=device.device_id,
+            model=MODEL,
+            version=device.serving["version"],
+            rung="heavy",
+            minute_at=self.now.replace(second=0, microsecond=0),
+            build_digest="",
+            histogram=histogram_of([device.latency_s] * count),
+            errors=0,
+            non_finite=0,
+            last_at=self.now,
+        )
+        with self.store.write() as conn:
+            add_samples(conn, [row])
+
+    def _report(
+        self,
+        device: SimDevice,
+        state: AssignmentState,
+        entry: dict[str, Any] | None,
+        *,
+        applied: bool = False,
+        evidence: dict[str, Any] | None = None,
+        reason: str = "",
+    ) -> None:
+        device.seq += 1
+        body = ReportBody(
+            model=MODEL,
+            version=entry["version"] if entry else "",
+            rollout=entry["rollout"] if entry else "",
+            generation=device.applied if applied else device.seen,
+            state=state,
+            reason=reason,
+            serving_version=device.serving["version"] if device.serving else "",
+            applied=applied,
+            evidence=evidence,
+        )
+        device.spool.append(DeviceEnvelope("1-abc", device.seq, body))
+
+    def _deliver(self, device: SimDevice, *, twice: bool) -> None:
+        if not device.spool:
+            return
+        for _ in range(2 if twice else 1):
+            done = accept_reports(
+                self.deps, self.ctx(device.device_id), device.device_id, device.spool
+            )
+        acked = done.acks[0].seq
+        device.spool = [one for one in device.spool if one.seq > acked]
+
+    # -- invariants ----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """I5, I6, one open order per device and model, no wave skipped, what is over stays over."""
+        with self.store.read() as conn:
+            for row in rollouts.list_rollouts(conn):
+                before = self.seen_phases.get(row.rollout_id, row.phase)
+                assert before not in TERMINAL or before is row.phase, f"{before} became {row.phase}"
+                self.seen_phases[row.rollout_id] = row.phase
+                listed = waves.list_waves(conn, row.rollout_id)
+                opened = [wave.opened_at is not None for wave in listed]
+                assert opened == [n <= row.current_wave for n in range(1, len(listed) + 1)]
+                last = self.seen_waves.get(row.rollout_id, 0)
+                assert row.current_wave <= last + 1, "a wave was skipped"
+                self.seen_waves[row.rollout_id] = row.current_wave
+                for wave in listed[: max(0, row.current_wave - 1)]:
+                    assert wave.verdict is Verdict.PASSED, f"wave {wave.number} was left unproven"
+                cap = listed[row.current_wave - 1].cumulative if row.current_wave else 0
+                exposed = {
+                    one.device_id for one in self.devices.values() if row.rollout_id in one.told
+                }
+                listed_rows = assignments.list_assignments(conn, row.rollout_id)
+                exposed |= {one.device_id for one in listed_rows if one.exposed}
+                assert len(exposed) <= cap, f"exposed {len(exposed)} of at most {cap}"
+            self._check_open(conn)
+
+    def _check_open(self, conn: Any) -> None:
+        seen: set[tuple[str, str]] = set()
+        for one in assignments.list_assignments(conn, states=OPEN):
+            assert (one.device_id, one.model) not in seen, f"two open orders on {one.device_id}"
+            seen.add((one.device_id, one.model))
+
+    def check_settled(self) -> None:
+        """I7: when all is over, what is desired is what runs."""
+        for device in self.devices.values():
+            with self.store.read() as conn:
+                row = get_desired(conn, device.device_id)
+            entry = row.models.get(MODEL) if row else None
+            wanted = entry["version"] if entry else None
+            runs = device.serving["version"] if device.serving else None
+            assert wanted == runs, f"{device.device_id} should run {wanted}, runs {runs}"
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[key] == other[key] for key in ("version", "ladder"))
+
+
+@contextmanager
+def new_world(template: Path, folder: Path, count: int, **values: Any) -> Iterator[World]:
+    """A world of `count` devices with versions 1.0.0 and 1.1.0, over a copy of a migrated file."""
+    path = folder / "store.db"
+    shutil.copy(template, path)
+    world = World(path, Signer.create(), **values)
+    with world.store.write() as conn:
+        ensure_project(conn, PROJECT, START)
+        row = ObjectRow("Policy", "default", dict(POLICY), True, START, "shipped")
+        objects.put_object(conn, PROJECT, row)
+    for version in ("1.0.0", "1.1.0"):
+        world.add_version(version)
+    for number in range(count):
+        world.add_device(f"pi-{number:02d}")
+    try:
+        yield world
+    finally:
+        world.store.close()
+
+
+def make_template(folder: Path) -> Path:
+    """A migrated, empty database to copy."""
+    path = folder / "template.db"
+    migrate(f"sqlite:///{path}")
+    store = Store.open(f"sqlite:///{path}")
+    with store.write() as conn:
+        conn.exec_driver_sql("SELECT 1")
+    store.close()
+    return path
