@@ -57,6 +57,7 @@ from controller.web.health import WebServer
 log = logging.getLogger("lighterman.app")
 
 WORKER_SEEN_S = 60.0
+RENEW_LOOK_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,12 @@ class Controller:
             on_connect=self._on_broker,
         )
         self._ingest = Ingest(
-            deps, self.new_ctx, self._clock, self._client.publish, settings.presence_grace_s
+            deps,
+            self.new_ctx,
+            self._clock,
+            publish=self._client.publish,
+            told=lambda: self._doorbells.wake(),
+            grace_s=settings.presence_grace_s,
         )
         self._doorbells = Doorbells(
             deps,
@@ -281,17 +287,22 @@ class Controller:
             self._workers[caller.name] = self._clock.monotonic()
 
     def _start_web(self) -> None:
+        self._renewed = self._server.refresher()
+        self._web.start(*self._web_files())
+
+    def _web_files(self) -> tuple[Path, Path]:
         chain, key = self._run_dir / "web.pem", self._run_dir / "web.key"
         write_file(chain, self._server.chain_pem(), 0o644)
         write_file(key, self._server.current().key_pem)
-        self._web.start(chain, key)
+        return chain, key
 
     def _start_loops(self) -> None:
         deps, settings = self._deps, self.settings
 
         def tick_once() -> float:
-            ctx = self.new_ctx("controller")
-            return until(tick(deps, ctx), self._clock.now())
+            wake_at = tick(deps, self.new_ctx("controller"))
+            self._doorbells.wake()  # it may have left something in the outbox
+            return until(wake_at, self._clock.now())
 
         def flush_once() -> float:
             flush_samples(deps, self.new_ctx("controller"))
@@ -305,16 +316,26 @@ class Controller:
             Loop("tick", tick_once, TICK_LEAST_S),
             Loop("flush", flush_once),
             Loop("leases", expire_once),
+            Loop("certificates", self._renew_once),
         )
         self._wakers.append(loops[0].wake)
         for loop in loops:
             self._ended.callback(loop.stop)
             loop.start()
 
+    def _renew_once(self) -> float:
+        """gRPC asks by itself for a newer pair; the broker and the web are told."""
+        if self._renewed() is not None:
+            self._broker.reload(self._broker_files())
+            self._web.renew(*self._web_files())
+            log.info("the listeners present a new certificate")
+        return RENEW_LOOK_S
+
     def _start_worker(self, port: int, identity: Path) -> None:
         address = f"{reachable(self.settings.listen_host)}:{port}"
         child = WorkerChild(
-            ["--controller", address, "--identity", str(identity), "--end-with-stdin"], self._clock
+            ["--controller", address, "--identity", str(identity.resolve()), "--end-with-stdin"],
+            self._clock,
         )
         self._ended.callback(child.stop)
         child.start()

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from controller.app_identity import load_trust
-from controller.app_people import write_identity
+from controller.app_people import user_name, write_identity
 from controller.blobs.blobs import Blobs
 from controller.clock import SystemClock
 from controller.errors import NotFoundError
@@ -42,7 +42,7 @@ def issue_beside(settings: Settings, name: str, role: str, out: Path) -> list[st
             signer=signer,
             samples=SampleWindow(),
         )
-        ctx = Ctx(clock.now(), RandomIds(), "operator-issue")
+        ctx = Ctx(clock.now(), RandomIds(), user_name())
         issued = issue_identity(deps, ctx, name, role)
     finally:
         store.close()

@@ -4,6 +4,7 @@ Each survives what goes wrong in one round; none decides anything itself.
 """
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ TICK_LEAST_S = 0.2
 TICK_MOST_S = 2.0
 LEASES_S = 2.0
 STOP_S = 10.0
+NOT_FOR_WORKERS = frozenset({"LIGHTERMAN_DATABASE", "LIGHTERMAN_DATA_DIR"})
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 30.0
 
@@ -108,7 +110,10 @@ class WorkerChild:
                 if self._stopping.is_set():
                     return
                 process = subprocess.Popen(
-                    self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    env={n: v for n, v in os.environ.items() if n not in NOT_FOR_WORKERS},
                 )
                 self._process = process
             status = process.wait()

@@ -14,9 +14,11 @@ from controller.app_identity import (
     still_good,
     write_file,
 )
-from controller.errors import ConflictError, InvalidError
+from controller.errors import ConflictError, DeniedError, InvalidError, UnauthenticatedError
+from controller.services.certificates import check_certificate
 from controller.services.context import Ctx, Deps
 from controller.services.operators import IssuedIdentity, issue_identity
+from controller.trust.authority import read_certificate
 from controller.trust.names import Role
 
 
@@ -28,7 +30,9 @@ def write_contexts(
     Certificates that are still good are kept. With `register` the operator's context becomes the
     current one of this user.
     """
-    operator = _context(deps, ctx, data_dir / "operator.json", _user(), Role.OPERATOR, controller)
+    operator = _context(
+        deps, ctx, data_dir / "operator.json", user_name(), Role.OPERATOR, controller
+    )
     if register:
         register_context(config_dir(dict(os.environ)), operator)
     worker_file = data_dir / "worker.json"
@@ -60,7 +64,7 @@ def _context(
     deps: Deps, ctx: Ctx, path: Path, name: str, role: Role, controller: str
 ) -> ContextFile:
     known = read_context(path)
-    if known is not None and still_good(known, deps.authority, ctx.now):
+    if known is not None and _usable(deps, ctx, known, role):
         context = ContextFile(
             CONTEXT_NAME,
             controller,
@@ -75,6 +79,20 @@ def _context(
     return context
 
 
+def _usable(deps: Deps, ctx: Ctx, known: ContextFile, role: Role) -> bool:
+    """Whether the certificate is ours, lives a while and the database knows it."""
+    if not still_good(known, deps.authority, ctx.now):
+        return False
+    subject = read_certificate(known.certificate_pem).subject
+    if subject is None or subject.role is not role:
+        return False
+    try:
+        check_certificate(deps, ctx, role, subject.name, known.certificate_pem)
+    except (UnauthenticatedError, DeniedError):
+        return False
+    return True
+
+
 def _issue(deps: Deps, ctx: Ctx, name: str, role: Role) -> IssuedIdentity:
     try:
         return issue_identity(deps, ctx, name, role)
@@ -82,7 +100,8 @@ def _issue(deps: Deps, ctx: Ctx, name: str, role: Role) -> IssuedIdentity:
         return issue_identity(deps, ctx, f"{role}-on-this-host", role)
 
 
-def _user() -> str:
+def user_name() -> str:
+    """The user of this process, as far as that is a name for a certificate."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

@@ -25,6 +25,7 @@ from controller.services.telemetry import (
     Telemetry,
     find_seen,
     health_document,
+    list_health,
     mark_silent_offline,
     set_online,
     take_telemetry,
@@ -58,17 +59,20 @@ class Ingest:
         new_ctx: Callable[[str], Ctx],
         clock: Clock,
         publish: Callable[[Outgoing], None],
+        told: Callable[[], None],
         grace_s: float,
     ) -> None:
         self._deps = deps
         self._new_ctx = new_ctx
         self._clock = clock
         self._publish = publish
+        self._told = told
         self._grace_s = grace_s
         self._queue: queue.Queue[Message | None] = queue.Queue(QUEUE_MAX)
         self._known: dict[str, _Known] = {}
         self._logged_at = -LOG_EVERY_S
         self._silent_since: datetime | None = None
+        self._feed_all = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self.counts: Counter[str] = Counter()
 
@@ -92,6 +96,7 @@ class Ingest:
     def on_connect(self) -> None:
         """The broker has us again: devices that stay silent from now on are not online."""
         self._silent_since = self._clock.now()
+        self._feed_all.set()
 
     def _run(self) -> None:
         while True:
@@ -150,6 +155,7 @@ class Ingest:
         ack = partial(ack_message, device_id)
         accept_reports(self._deps, self._new_ctx(device_id), device_id, entries, ack)
         self.counts["reports"] += len(entries)
+        self._told()  # the acknowledgement waits in the outbox
 
     def _telemetry(self, device_id: str, envelope: device_pb2.Envelope, retained: bool) -> None:
         if retained:
@@ -201,11 +207,18 @@ class Ingest:
         self._publish(Outgoing(topics.feed_health(project, device_id), payload, True, qos=0))
 
     def _settle_silence(self) -> None:
+        if self._feed_all.is_set():  # the broker may have lost what it kept for consumers
+            self._feed_all.clear()
+            self._guarded(self._feed_stored)
         since = self._silent_since
         if since is None or self._clock.now() < since + timedelta(seconds=self._grace_s):
             return
         self._silent_since = None
         self._guarded(partial(self._mark_silent, since))
+
+    def _feed_stored(self) -> None:
+        for project, device_id, document in list_health(self._deps):
+            self._feed(project, device_id, document)
 
     def _mark_silent(self, since: datetime) -> None:
         silent = mark_silent_offline(self._deps, self._new_ctx("controller"), since)

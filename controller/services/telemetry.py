@@ -159,6 +159,12 @@ def set_online(deps: Deps, ctx: Ctx, device_id: str, online: bool) -> bool:
     return True
 
 
+def list_health(deps: Deps) -> list[tuple[str, str, dict[str, Any]]]:
+    """(project, device, stored health document) of all devices that have one."""
+    with deps.store.read() as conn:
+        return devices.list_statuses(conn)
+
+
 def mark_silent_offline(deps: Deps, ctx: Ctx, before: datetime) -> list[str]:
     """Devices that were online before a restart and did not speak since `before` are offline."""
     with deps.store.write() as conn:

@@ -95,6 +95,16 @@ def mark_unseen_offline(conn: Connection, before: datetime) -> list[DeviceRow]:
     return rows
 
 
+def list_statuses(conn: Connection) -> list[tuple[str, str, dict[str, Any]]]:
+    """(project, device, last status) of devices that are not retired and have one."""
+    query = (
+        select(device.c.project, device.c.device_id, device.c.status)
+        .where(device.c.state != "RETIRED")
+        .order_by(device.c.device_id)
+    )
+    return [(row[0], row[1], dict(row[2])) for row in conn.execute(query) if row[2]]
+
+
 def count_by_state(conn: Connection, project: str) -> dict[tuple[str, bool], int]:
     """How many devices there are by (state, online)."""
     query = (

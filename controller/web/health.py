@@ -73,6 +73,11 @@ class WebServer:
         )
         self._thread.start()
 
+    def renew(self, certificate: Path, key: Path) -> None:
+        """Present another chain and key to new connections."""
+        if self._server is not None and self._server.config.ssl is not None:
+            self._server.config.ssl.load_cert_chain(certificate, key)
+
     def stop(self) -> None:
         """End and give the port back."""
         if self._server is not None:
