@@ -1,4 +1,4 @@
-"""Rollouts over the real services and a real database, with simulated devices and killed controllers."""
+"""Rollouts over the real services and database: simulated devices, killed controllers."""
 
 from collections.abc import Callable
 from random import Random
@@ -15,15 +15,13 @@ A = AssignmentState
 MakeWorld = Callable[..., World]
 
 
-def spec(
-    version: str, waves: tuple[str, ...] = ("1", "50%", "100%"), **more: object
-) -> dict[str, object]:
+def spec(version: str, **more: object) -> dict[str, object]:
     """A rollout to everybody."""
     return {
         "model": MODEL,
         "version": version,
         "selector": "all",
-        "waves": list(waves),
+        "waves": ["1", "50%", "100%"],
         "soak_s": 3.0,
         "min_samples": 10,
         "deadline_s": 120.0,
@@ -130,10 +128,8 @@ def test_a_person_rolls_back_what_is_committed(make_world: MakeWorld) -> None:
     set_intent(world.deps, world.ctx(), rollout_id, Intent.ROLL_BACK, "customer asked")
     assert world.run(random, 100, world.is_over(rollout_id))
     row = world.rollout(rollout_id)
-    assert (row.phase, row.phase_reason) == (
-        Phase.ROLLED_BACK,
-        "rolled back by ana: customer asked",
-    )
+    assert row.phase is Phase.ROLLED_BACK
+    assert row.phase_reason == "rolled back by ana: customer asked"
     world.check_settled()
     assert {d.serving["version"] for d in world.devices.values() if d.serving} == {"1.0.0"}
 
@@ -165,7 +161,7 @@ def test_a_newer_rollout_supersedes_an_older_one(make_world: MakeWorld) -> None:
     world.check_settled()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_killed_controller_goes_on_where_it_was(make_world: MakeWorld, seed: int) -> None:
     """Killed in the middle of transactions and between them, again and again."""
     random = Random(seed)
