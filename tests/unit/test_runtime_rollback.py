@@ -44,9 +44,11 @@ def cause_of(decision: Decision) -> Cause:
 
 def test_an_honestly_slow_version_is_left_before_its_sixth_inference(bench: Bench) -> None:
     good = bench.serve("1.0.0", GOOD)
+    bad = bench.load("1.1.0", {"heavy": slow(5.0, products_for(0.2)), "light": scaled(6.0)})
+    # Requests kept coming while it was loaded: its first inference follows no idle gap.
     bench.infer()
-    rungs = {"heavy": slow(5.0, products_for(0.2)), "light": scaled(6.0)}
-    bad = bench.serve("1.1.0", rungs, Trial.PROBATION, good)
+    row = probation.begin(bench.clock.monotonic())
+    bench.host.swap("photo", bad.slot_id, Trial.PROBATION, row, good.slot_id)
     answers: list[InferResult] = []
     while not bench.decisions and len(answers) < 12:
         answers.append(bench.infer())
@@ -67,8 +69,10 @@ def test_an_honestly_slow_version_is_left_before_its_sixth_inference(bench: Benc
 
 def test_outputs_that_are_no_numbers_count_as_slow(bench: Bench) -> None:
     good = bench.serve("1.0.0", GOOD)
+    bad = bench.load("1.1.0", {"heavy": not_a_number()})
     bench.infer()
-    bench.serve("1.1.0", {"heavy": not_a_number()}, Trial.PROBATION, good)
+    row = probation.begin(bench.clock.monotonic())
+    bench.host.swap("photo", bad.slot_id, Trial.PROBATION, row, good.slot_id)
     versions = [bench.infer().version for _ in range(6)]
     assert versions == ["1.1.0"] * 5 + ["1.0.0"]
     assert cause_of(bench.decisions[0]) is Cause.NON_FINITE

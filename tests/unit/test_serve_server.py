@@ -211,14 +211,14 @@ def test_stop_answers_what_is_in_flight_and_turns_new_ones_away(api: Api) -> Non
 
 
 def test_the_wait_for_a_thread_of_the_server_is_part_of_the_queue(api: Api) -> None:
-    api.bench.serve("1.0.0", {"heavy": slow(5.0, products_for(0.02))})
-    calls = [api.stub.ModelInfer.future(raw_request()) for _ in range(40)]
+    api.bench.serve("1.0.0", {"heavy": slow(5.0, products_for(0.01))})
+    calls = [api.stub.ModelInfer.future(raw_request()) for _ in range(100)]
     for call in calls:
-        call.result(timeout=30)
+        call.result(timeout=60)
     (window,) = api.bench.host.take_windows()
-    assert window.service.count == 40
-    # The last one waited for 39 others, 8 of them while it had no thread yet.
-    assert window.queue_age_max_s > 0.9 * (window.service.sum_s - 0.1)
+    assert window.service.count == 100
+    # The last one waited for nearly all others, most of the time without a thread.
+    assert window.queue_age_max_s > 0.6 * window.service.sum_s
 
 
 def test_a_taken_address_is_a_clear_error(api: Api) -> None:
