@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,8 @@ def test_the_agent_imports_nothing_heavy() -> None:
     count, _, heavy = done.stdout.strip().partition(" ")
     assert heavy == "[]"
     assert int(count) > 5
+
+
+def test_runtimes_register_by_entry_point() -> None:
+    (found,) = entry_points(group="lighterman.runtimes", name="onnxruntime")
+    assert callable(found.load())
