@@ -1,0 +1,158 @@
+"""What a build is worth, through ONNX Runtime on the file that ships: accuracy, agreement, speed.
+
+Judges nothing: figures carry n and an interval, the gate decides. Refuses a figure without rows.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.domain.interval import Interval, paired_difference_pts, share_pct
+from controller.domain.model import Signature
+from controller.errors import InvalidError
+from controller.optimize.rows import Array, Rows
+
+NOT_A_CLASS = -1  # a result with NaN or infinity is wrong whatever the label
+
+
+class Runner(Protocol):
+    """Anything that infers."""
+
+    def run(self, inputs: list[Array]) -> list[Array]:
+        """Results in the order of the signature's outputs."""
+        ...
+
+
+class OnnxSession:
+    """A session of ONNX Runtime on one file."""
+
+    def __init__(self, path: Path, signature: Signature, threads: int) -> None:
+        """Load it. Raises InvalidError with the runtime's own words."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise InvalidError(f"ONNX Runtime cannot load the build: {lines[0][:300]}") from error
+        self._inputs = [spec.name for spec in signature.inputs]
+        self._outputs = [spec.name for spec in signature.outputs]
+
+    def run(self, inputs: list[Array]) -> list[Array]:
+        """One call."""
+        feed = dict(zip(self._inputs, inputs, strict=True))
+        return list(self._session.run(self._outputs, feed))
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Shares in percent. None: there were no labels."""
+
+    accuracy: Interval | None
+    source_accuracy: Interval | None
+    accuracy_delta_pts: Interval | None
+    agreement: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds of one call at batch 1 on one thread."""
+
+    p50_ms: float
+    p95_ms: float
+    n: int
+
+
+def classify(runner: Runner, rows: Rows, go_on: Callable[[int], bool]) -> NDArray[np.int64] | None:
+    """The winning class of each row, as far as ``go_on(rows_done)`` allows.
+
+    None where the first output is no row of class scores. Raises InvalidError when a call fails.
+    """
+    found: list[NDArray[np.int64]] = []
+    done = 0
+    for batch in rows.batches():
+        if not go_on(done):
+            break
+        fixed = len(batch)
+        if fixed < rows.batch:  # a model with a fixed batch takes no shorter one
+            batch = np.concatenate([batch, np.repeat(batch[-1:], rows.batch - fixed, axis=0)])
+        scores = runner.run([batch])[0][:fixed]
+        if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
+            return None
+        top = scores.argmax(axis=1).astype(np.int64)
+        top[~np.isfinite(scores).all(axis=1)] = NOT_A_CLASS
+        found.append(top)
+        done += fixed
+    return np.concatenate(found) if found else None
+
+
+def compare(
+    built: NDArray[np.int64], source: NDArray[np.int64], labels: NDArray[np.int64] | None
+) -> Figures:
+    """Figures over the rows that both sides classified."""
+    n = min(len(built), len(source))
+    built, source = built[:n], source[:n]
+    agreed = int(((built == source) & (built != NOT_A_CLASS)).sum())
+    if labels is None:
+        return Figures(None, None, None, share_pct(agreed, n))
+    right, source_right = built == labels[:n], source == labels[:n]
+    return Figures(
+        accuracy=share_pct(int(right.sum()), n),
+        source_accuracy=share_pct(int(source_right.sum()), n),
+        accuracy_delta_pts=paired_difference_pts(
+            int((right & ~source_right).sum()), int((source_right & ~right).sum()), n
+        ),
+        agreement=share_pct(agreed, n),
+    )
+
+
+def summarise(times_s: list[float]) -> Timing:
+    """p50 and p95 of single calls. Raises InvalidError without any."""
+    if not times_s:
+        raise InvalidError("no call was timed")
+    p50, p95 = np.percentile(np.array(times_s) * 1000, [50, 95])
+    return Timing(round(float(p50), 4), round(float(p95), 4), len(times_s))
+
+
+def measure_speed(files: list[Path], seconds: float) -> list[Timing]:
+    """Time the files in turn, call by call, in one fresh process that holds nothing else."""
+    measured = _measure("speed", files, seconds)
+    return [Timing(item["p50_ms"], item["p95_ms"], int(item["n"])) for item in measured]
+
+
+def measure_memory(file: Path) -> int:
+    """Peak resident bytes of a process that loads the file and infers at batch 1."""
+    return int(_measure("memory", [file], 0.0)[0]["peak_rss_bytes"])
+
+
+def versions() -> dict[str, str]:
+    """What was used."""
+    import onnx
+    import onnxruntime
+
+    return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+
+
+def _measure(what: str, files: list[Path], seconds: float) -> list[dict[str, float]]:
+    command = [sys.executable, "-m", "controller.optimize.measure_onnxruntime", what, str(seconds)]
+    done = subprocess.run(
+        [*command, *(str(file) for file in files)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise InvalidError(f"the build cannot be run: {lines[-1][:300]}")
+    measured: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    return measured

@@ -1,0 +1,79 @@
+"""PyTorch's side: loads a `.pt2` and runs it eagerly, in the job process only: it is code.
+
+Refuses to be imported by anything that holds a certificate or a database; torch is loaded on use.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from controller.domain.model import Signature
+from controller.errors import InvalidError
+from controller.optimize.rows import Array
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+class TorchModel:
+    """A loaded program; results are NumPy arrays in the order of the signature's outputs."""
+
+    def __init__(self, path: Path, signature: Signature) -> None:
+        """Load the file. Raises InvalidError with PyTorch's own words when it does not load."""
+
+        try:
+            self.program: ExportedProgram = _load(path)
+        except Exception as error:
+            raise InvalidError(f"PyTorch cannot load the model: {_first_line(error)}") from error
+        self._module = self.program.module()
+        self.signature = signature
+
+    def run(self, inputs: list[Array]) -> list[Array]:
+        """One call without gradients."""
+        import torch
+
+        with torch.inference_mode():
+            args, kwargs = self.arguments(inputs)
+            result = self._module(*args, **kwargs)
+        leaves = torch.utils._pytree.tree_leaves(result)
+        return [np.asarray(leaf.numpy()) for leaf in leaves]
+
+    def set_threads(self, count: int) -> None:
+        """Threads of one operator."""
+        import torch
+
+        torch.set_num_threads(count)
+
+    def arguments(self, inputs: list[Array]) -> tuple[tuple[object, ...], dict[str, object]]:
+        """The program's own call form of a flat list of inputs."""
+        import torch
+
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+        spec = self.program.call_spec.in_spec
+        if spec is None:
+            return tuple(tensors), {}
+        args, kwargs = torch.utils._pytree.tree_unflatten(tensors, spec)
+        return tuple(args), dict(kwargs)
+
+
+def _load(path: Path) -> "ExportedProgram":
+    import torch
+
+    with path.open("rb") as stream:
+        return torch.export.load(stream)
+
+
+def versions() -> dict[str, str]:
+    """What was used."""
+    import torch
+
+    return {"torch": str(torch.__version__)}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,122 @@
+"""Static INT8 by ONNX Runtime's quantiser: QDQ, unsigned activations, signed weights.
+
+Evaluates nothing. Refuses dynamic quantisation and other flavours: on x86 they are slower than
+float for vision models.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from controller.domain.model import Signature
+from controller.errors import InvalidError
+from controller.optimize.export_onnx import drop_unused_domains
+from controller.optimize.rows import Array, Rows
+
+DEFAULT_CALIBRATION_ROWS = 100
+# A network's first layers see the raw range of the input and have few channels: as float they cost
+# next to nothing and give back most of what quantising loses (measured on EfficientNet-Lite0:
+# agreement 96.7 -> 98.6 %). Small networks have no such layers to spare.
+STEM_CONVOLUTIONS = 2
+STEM_NEEDS_CONVOLUTIONS = 12
+_QUANTISED = (
+    *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Clip", "Relu", "LeakyRelu"),
+    *("Sigmoid", "HardSwish", "GlobalAveragePool", "AveragePool", "MaxPool", "ReduceMean", "Pad"),
+    *("Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Split", "Softmax"),
+)
+
+
+def quantize_onnx(
+    source: Path,
+    target: Path,
+    rows: Rows,
+    signature: Signature,
+    quantization: dict[str, object],
+    go_on: Callable[[int], bool],
+) -> int:
+    """Write the INT8 file; returns the number of calibration rows used.
+
+    ``go_on(rows_done)`` is asked before each row and may end calibration early. Raises InvalidError
+    for a flavour that is not offered, and when nothing in the model can be quantised.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    _check_flavour(quantization)
+    wanted = quantization.get("calibration_rows", DEFAULT_CALIBRATION_ROWS)
+    count = wanted if isinstance(wanted, int) and wanted > 0 else DEFAULT_CALIBRATION_ROWS
+    reader = _Reader(signature.inputs[0].name, rows, count, go_on)
+    prepared = target.with_suffix(".prepared.onnx")
+    logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns about its own defaults
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    quantize_static(
+        str(prepared),
+        str(target),
+        reader,
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+        op_types_to_quantize=list(_QUANTISED),
+        nodes_to_exclude=_stem(prepared),
+    )
+    prepared.unlink()
+    model = onnx.load(target)
+    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise InvalidError("nothing in the model can be quantised to int8")
+    drop_unused_domains(model)
+    onnx.save(model, target)
+    return reader.done
+
+
+class _Reader:
+    """Feeds calibration rows one by one: the calibrator keeps results, so memory stays low."""
+
+    def __init__(self, name: str, rows: Rows, count: int, go_on: Callable[[int], bool]) -> None:
+        self._name = name
+        self._batches: Iterator[Array] = rows.batches(1 if rows.batch > 1 else rows.batch)
+        self._count = count
+        self._go_on = go_on
+        self.done = 0
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next row, or None at the end."""
+        if self.done >= self._count or not self._go_on(self.done):
+            return None
+        batch = next(self._batches, None)
+        if batch is None:
+            return None
+        self.done += 1
+        return {self._name: np.ascontiguousarray(batch)}
+
+    def __iter__(self) -> "_Reader":
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        item = self.get_next()
+        if item is None:
+            raise StopIteration
+        return item
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Part of the quantiser's interface; strides are not used here."""
+        raise InvalidError(f"calibration by strides ({start_index}–{end_index}) is not offered")
+
+
+def _check_flavour(quantization: dict[str, object]) -> None:
+    offered = {"kind": "static", "format": "qdq", "activation": "u8", "weight": "s8"}
+    for key, value in offered.items():
+        if quantization.get(key, value) != value:
+            raise InvalidError(
+                f"quantization.{key} is {quantization[key]!r}", f"offered is {value!r}"
+            )
+
+
+def _stem(path: Path) -> list[str]:
+    names = [node.name for node in onnx.load(path).graph.node if node.op_type == "Conv"]
+    return names[:STEM_CONVOLUTIONS] if len(names) >= STEM_NEEDS_CONVOLUTIONS else []

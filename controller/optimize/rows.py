@@ -1,0 +1,104 @@
+"""Rows of a dataset as a model takes them. Refuses rows of another shape than the model's input."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.domain.model import Signature, TensorSpec
+from controller.errors import InvalidError
+from controller.intake.dataset import load_dataset
+
+NUMPY_TYPES = {
+    "FP32": "float32",
+    "FP16": "float16",
+    "FP64": "float64",
+    "UINT8": "uint8",
+    "INT8": "int8",
+    "INT16": "int16",
+    "UINT16": "uint16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "UINT32": "uint32",
+    "UINT64": "uint64",
+    "BOOL": "bool",
+}
+
+BATCH = 8
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A dataset for a model with one input; converted to the input's type batch by batch."""
+
+    x: Array
+    y: NDArray[np.int64] | None
+    dtype: str
+    batch: int  # rows per call; models with a fixed batch dictate it
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batches(self, size: int = 0) -> Iterator[Array]:
+        """Consecutive batches in order; the last one is padded where the batch is fixed."""
+        step = size or self.batch
+        for start in range(0, len(self.x), step):
+            yield self.x[start : start + step].astype(self.dtype)
+
+
+def load_rows(path: Path, signature: Signature, seed: int) -> Rows:
+    """Read a dataset for a model, in an order that mixes its sources, the same for the same seed.
+
+    Raises InvalidError when the rows do not fit the model.
+    """
+    if len(signature.inputs) != 1:
+        raise InvalidError(
+            f"the model has {len(signature.inputs)} inputs, a dataset has one",
+            "build it without a dataset, or give the model one input",
+        )
+    spec = signature.inputs[0]
+    x, y, _source = load_dataset(path, what="the dataset")
+    if not _fits(x.shape[1:], spec):
+        raise InvalidError(
+            f"the dataset's rows are {list(x.shape[1:])}, the model wants {spec.text()}",
+            "prepare the rows as the model takes them, or put the resizing into the model",
+        )
+    order = np.random.default_rng(seed).permutation(len(x))
+    batch = spec.shape[0] if isinstance(spec.shape[0], int) else BATCH
+    return Rows(x[order], y[order] if y is not None else None, numpy_type(spec), min(batch, len(x)))
+
+
+def numpy_type(spec: TensorSpec) -> str:
+    """NumPy's name of a tensor's type; InvalidError where it has none."""
+    if spec.dtype not in NUMPY_TYPES:
+        raise InvalidError(f"{spec.name} has the type {spec.dtype}, which cannot be evaluated")
+    return NUMPY_TYPES[spec.dtype]
+
+
+def sample_inputs(signature: Signature, batch: int, seed: int) -> list[Array]:
+    """Inputs of the right shape and type, for timing and for tracing."""
+    random = np.random.default_rng(seed)
+    samples: list[Array] = []
+    for spec in signature.inputs:
+        shape = [_size(axis, place, batch) for place, axis in enumerate(spec.shape)]
+        kind = numpy_type(spec)
+        values = random.random(shape) if kind.startswith("float") else np.zeros(shape)
+        samples.append(values.astype(kind))
+    return samples
+
+
+def _size(axis: int | str, place: int, batch: int) -> int:
+    if isinstance(axis, int):
+        return axis
+    return batch if place == 0 else 8
+
+
+def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+    wanted = spec.shape[1:]
+    return len(shape) == len(wanted) and all(
+        not isinstance(axis, int) or axis == size for axis, size in zip(wanted, shape, strict=True)
+    )
