@@ -99,11 +99,14 @@ def _settings(options: argparse.Namespace) -> "Settings":
 
 def _serve(options: argparse.Namespace) -> int:
     from controller.app import Controller
+    from controller.app_log import set_up_log
 
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    controller = Controller(_settings(options), contexts=not options.no_context)
+    settings = _settings(options)
+    set_up_log(settings.log, settings.log_level)
+    controller = Controller(settings, contexts=not options.no_context)
     listening = controller.start()
     try:
         for line in listening.lines():

@@ -31,7 +31,6 @@ from controller.app_identity import (
     load_trust,
     write_file,
 )
-from controller.app_log import set_up_log
 from controller.app_loops import TICK_LEAST_S, Loop, WorkerChild, until
 from controller.app_people import write_contexts
 from controller.blobs.blobs import Blobs
@@ -119,7 +118,6 @@ class Controller:
 
     def _start(self) -> Listening:
         settings = self.settings
-        set_up_log(settings.log, settings.log_level)
         find_mosquitto()  # before anything is made
         self._deps = self._make_deps()
         self._server = ServerIdentity(self._deps.authority, self._clock, self._host_names())
