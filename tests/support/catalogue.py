@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def make_world(root: Path, limits: Limits | None = None) -> World:
     deps = Deps(
         store=Store.open(url),
         blobs=Blobs(root / "blobs"),
-        authority=Authority.create(NOW),
+        authority=Authority.create(datetime.now(UTC)),  # TLS looks at the real clock
         signer=Signer.create(),
         samples=SampleWindow(),
         limits=limits or Limits(),
