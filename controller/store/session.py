@@ -100,7 +100,7 @@ class Store:
         with self._writer:
             self._writing.active = True
             try:
-                with _named_errors(), self._begin(write=True) as conn:
+                with _named_errors(self._engine), self._begin(write=True) as conn:
                     yield conn
             finally:
                 self._writing.active = False
@@ -108,7 +108,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One transaction that sees one state of everything and cannot write."""
-        with _named_errors(), self._begin(write=False) as conn:
+        with _named_errors(self._engine), self._begin(write=False) as conn:
             yield conn
 
     @contextmanager
@@ -202,7 +202,7 @@ def fresh_id(conn: Connection, column: Column[Any], new: Callable[[], str]) -> s
 
 
 @contextmanager
-def _named_errors() -> Iterator[None]:
+def _named_errors(engine: Engine) -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
@@ -211,7 +211,7 @@ def _named_errors() -> Iterator[None]:
         if "readonly database" in str(error.orig) or "read-only" in str(error.orig):
             raise InvariantError("a read tried to write") from error
         if isinstance(error, OperationalError):
-            raise _unavailable(error) from error
+            raise _unavailable(engine, error) from error
         raise
 
 
@@ -224,12 +224,13 @@ def named_error(error: IntegrityError) -> LightermanError:
     return ConstraintInvariantError(name, sentence)
 
 
-def _unavailable(error: DBAPIError) -> LightermanError:
+def _unavailable(engine: Engine, error: DBAPIError) -> LightermanError:
     said = str(error.orig).strip().splitlines()
     reason = said[0] if said else type(error.orig).__name__
     if "full" in reason or "No space left" in reason:
-        return ExhaustedError(f"the database cannot grow: {reason}", "free disk space")
-    return UnavailableError(f"the database does not answer: {reason}")
+        return ExhaustedError(f"the database cannot grow: {reason}", str(engine.url))
+    # The URL is rendered without its password.
+    return UnavailableError(f"the database does not answer: {reason}", str(engine.url))
 
 
 def _constraint(error: IntegrityError) -> tuple[bool, str]:
@@ -288,7 +289,7 @@ def migrate(url: str) -> None:
     config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
     engine = make_engine(url)
     try:
-        with _named_errors(), engine.begin() as conn:
+        with _named_errors(engine), engine.begin() as conn:
             if engine.dialect.name == "postgresql":
                 conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             config.attributes["connection"] = conn
