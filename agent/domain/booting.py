@@ -15,6 +15,7 @@ from agent.domain.instructions import (
     LoadAndWarm,
     Preflight,
     Serve,
+    SetSlots,
     Swap,
     SwapBack,
 )
@@ -43,10 +44,19 @@ def on_booted(state: ModelState, event: Booted) -> Step:
         after = replace(state, restarts=state.restarts + 1)
         fallen = _fallen(after, event.ending)
         if fallen is not None:
-            return fallen[0], (*repaired, *fallen[1])
+            return _with_pointers(fallen[0], (*repaired, *fallen[1]))
         state = after
     resumed, work = _resume(state)
-    return resumed, (*repaired, *work)
+    return _with_pointers(resumed, (*repaired, *work))
+
+
+def _with_pointers(state: ModelState, work: tuple[Instruction, ...]) -> Step:
+    """The journal is written before the pointers: a death between them is made good here."""
+    if any(isinstance(i, SetSlots) for i in work):
+        return state, work
+    # After Serve: a device whose disk is full still answers.
+    at = 1 if work and isinstance(work[0], Serve) else 0
+    return state, (*work[:at], set_slots(state), *work[at:])
 
 
 def _repair(state: ModelState, present: frozenset[str]) -> Step:

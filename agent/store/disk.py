@@ -119,9 +119,12 @@ class Disk:
 
     def _fsync(self, fd: int, path: Path) -> None:
         try:
-            os.fsync(fd)
+            self._fsync_fd(fd)
         except OSError as error:
             raise _SyncError(error.errno, error.strerror, str(path)) from error
+
+    def _fsync_fd(self, fd: int) -> None:
+        os.fsync(fd)
 
     def _fsync_folder(self, folder: Path) -> None:
         fd = self._open(folder, os.O_RDONLY | os.O_DIRECTORY, 0)
