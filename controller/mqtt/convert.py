@@ -1,5 +1,6 @@
 """Envelopes of devices to values. A payload that is not what its topic says is None."""
 
+import json
 import math
 
 from google.protobuf.message import DecodeError
@@ -7,6 +8,7 @@ from google.protobuf.message import DecodeError
 from controller.domain.histogram import Histogram
 from controller.domain.rollout import AssignmentState
 from controller.errors import InvalidError
+from controller.services.outbox import OutboxKind, OutboxRow
 from controller.services.reports import Ack, DeviceEnvelope, EventBody, ReportBody
 from controller.services.telemetry import ModelStatus, RungSample, Telemetry
 from lighterman.v1 import device_pb2, topics
@@ -129,6 +131,19 @@ def ack_message(device_id: str, ack: Ack) -> tuple[str, bytes]:
     """Topic and payload of an acknowledgement."""
     message = device_pb2.Ack(boot_id=ack.boot_id, seq=ack.seq)
     return topics.device(device_id, topics.DOWN_ACK), message.SerializeToString()
+
+
+def told_message(row: OutboxRow) -> tuple[str, bytes]:
+    """Topic and payload of an outbox row: services name devices and rollouts, not topics."""
+    match row.kind:
+        case OutboxKind.DOORBELL:
+            bell = json.loads(row.payload)
+            return bell_message(row.topic, bell["generation"], bell["manifest_digest"])
+        case OutboxKind.FEED:
+            _, project, rollout_id = row.topic.split("/")
+            return topics.feed_rollout(project, rollout_id), row.payload
+        case _:
+            return row.topic, row.payload
 
 
 def bell_message(device_id: str, generation: int, manifest_digest: str) -> tuple[str, bytes]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from controller.errors import LightermanError
 from controller.mqtt.broker import Broker
 from controller.mqtt.client import MqttClient, Outgoing, take_over, tls_context
-from controller.mqtt.convert import bell_message
+from controller.mqtt.convert import bell_message, told_message
 from controller.services.certificates import takeover_identity
 from controller.services.context import Ctx, Deps
 from controller.services.outbox import (
@@ -102,9 +102,7 @@ class Doorbells:
         return True
 
     def _publish(self, rows: list[OutboxRow]) -> bool:
-        return self._client.publish_all(
-            [Outgoing(row.topic, row.payload, row.retain) for row in rows]
-        )
+        return self._client.publish_all([Outgoing(*told_message(row), row.retain) for row in rows])
 
     def _tell_broker(self, rows: list[OutboxRow]) -> None:
         if not self._broker.reload(self._files()):
