@@ -58,6 +58,7 @@ class Connection:
                 events=self,
                 poll_s=parts.poll_s,
                 connected=self._on_controller,
+                has_doorbell=lambda: self._mqtt.connected,
             )
         )
         self._mqtt = MqttLink(
@@ -142,9 +143,13 @@ class Connection:
     def _on_mqtt(self, up: bool, why: str) -> None:
         if up:
             log.info("connected to the broker at %s", self._mqtt_endpoint)
-            self._session.look_again()
-        elif self._why.get("broker") != why:
-            log.warning("%s", why)
+            if "broker" in self._up:
+                self._session.look_again()  # it was away, so the controller may have been, too
+        else:
+            if self._up.get("broker"):
+                self._session.without_doorbell()
+            if self._why.get("broker") != why:
+                log.warning("%s", why)
         self._sender.wake()
         self._tell("broker", up, why)
 

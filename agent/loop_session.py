@@ -27,6 +27,7 @@ log = logging.getLogger("agent")
 CLOCK_SKEW_S = 60.0
 REFUSED_WAIT_S = 60.0
 RENEWAL_RETRY_S = 600.0
+BLIND_POLL_S = 60.0  # between questions while no doorbell can ring
 
 
 class SessionEvents(Protocol):
@@ -70,6 +71,7 @@ class SessionParts:
     events: SessionEvents
     poll_s: float
     connected: Callable[[bool, str], None]
+    has_doorbell: Callable[[], bool]
 
 
 class ControllerSession:
@@ -121,6 +123,12 @@ class ControllerSession:
         self._again = True
         self._wake.set()
 
+    def without_doorbell(self) -> None:
+        """The broker went away: until it is back, ask more often, spread over the fleet."""
+        soon = self._parts.clock.monotonic() + self._backoff.spread(BLIND_POLL_S / 2, 1.0)
+        self._poll_at = min(self._poll_at, soon)
+        self._wake.set()
+
     # -- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -147,7 +155,8 @@ class ControllerSession:
         known = self._parts.generations()
         if now >= self._poll_at or self._rung > known.seen:
             self._ask(known)
-            self._poll_at = now + self._backoff.spread(self._poll_s)
+            poll_s = self._poll_s if self._parts.has_doorbell() else min(BLIND_POLL_S, self._poll_s)
+            self._poll_at = now + self._backoff.spread(poll_s)
         self._renew_if_due()
         self._backoff.succeeded()
         return min(max(0.0, self._poll_at - now), 300.0)

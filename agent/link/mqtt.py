@@ -65,6 +65,8 @@ class MqttLink:
         self._wake = threading.Event()
         self._client: paho.Client | None = None
         self._up = threading.Event()
+        self._over = threading.Event()
+        self._ended = ""
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     @property
@@ -113,7 +115,11 @@ class MqttLink:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
-            was_up = self._one_connection()
+            was_up = False
+            try:
+                was_up = self._one_connection()
+            except Exception as error:  # noqa: BLE001 - without this thread no doorbell rings again
+                self._events.connected(False, f"broker: {type(error).__name__}: {error}")
             if self._stopping.is_set():
                 return
             if was_up:
@@ -129,8 +135,12 @@ class MqttLink:
             endpoint = self._endpoint()
             client = self._new_client()
             self._client = client
+            self._over.clear()
             client.connect(endpoint.host, endpoint.port, keepalive=KEEPALIVE_S)
-            client.loop_forever()
+            # paho's own thread, not this one: only then does it alone touch the TLS socket.
+            client.loop_start()
+            self._over.wait()
+            client.loop_stop()
         except (OSError, ValueError) as error:
             where = f"broker at {endpoint}" if endpoint else "the broker"
             self._events.connected(False, f"{where} does not answer ({reason_of(error)})")
@@ -139,7 +149,8 @@ class MqttLink:
             self._up.clear()
             self._client = None
             if came_up:
-                self._events.connected(False, f"connection to the broker at {endpoint} ended")
+                why = f"connection to the broker at {endpoint} ended ({self._ended})"
+                self._events.connected(False, why)
         return came_up
 
     def _new_client(self) -> paho.Client:
@@ -164,6 +175,7 @@ class MqttLink:
             retain=True,
         )
         client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         return client
 
@@ -184,6 +196,17 @@ class MqttLink:
         self._say_presence(client, online=True)
         self._up.set()
         self._events.connected(True, "")
+
+    def _on_disconnect(
+        self,
+        client: paho.Client,
+        userdata: object,
+        flags: paho.DisconnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        self._ended = str(reason)
+        self._over.set()
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         if message.topic == topics.device(self._device_id, topics.DOWN_DESIRED):

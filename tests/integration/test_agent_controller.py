@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,8 @@ def agent(controller: ControllerWorld, tmp_path: Path) -> Iterator[AgentProcess]
         made.stop()
 
 
-def release_of(version: str, data: bytes, **policy: object) -> DesiredModel:
-    return make_release(version, {"heavy": data}, probation=PROBATION, **policy)
+def release_of(version: str, data: bytes, **policy: Any) -> DesiredModel:
+    return make_release(version, {"heavy": data}, **{"probation": PROBATION, **policy})
 
 
 def bring(controller: ControllerWorld, agent: AgentProcess, version: str, factor: float) -> None:

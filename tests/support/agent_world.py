@@ -45,9 +45,7 @@ class ControllerWorld:
             listen_enroll=ports[1],
             listen_mqtt=ports[2],
             listen_web=ports[3],
-            workers=0,
-            log_level="warning",
-            **settings,
+            **{"workers": 0, "log_level": "warning", **settings},
         )
         self._controller: Controller | None = None
         self.listening: Listening | None = None
