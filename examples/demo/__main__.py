@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -112,7 +113,10 @@ def _policies(world: World) -> None:
     text = (Path(__file__).parent / "policies.yaml").read_text(encoding="utf-8")
     file = world.root / "policies.yaml"
     endpoint = f"grpc://127.0.0.1:{world.proxy.port}"
-    file.write_text(text.replace("EDGE_ENDPOINT", endpoint), encoding="utf-8")
+    file.write_text(
+        text.replace("EDGE_ENDPOINT", endpoint).replace("MACHINE_ARCH", platform.machine()),
+        encoding="utf-8",
+    )
     world.ctl.run("apply", "-f", str(file))
     assert EDGE_CLIENT in world.agents
 
