@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "--identity", required=True, type=Path, metavar="FILE", help="context of the role worker"
     )
+    worker.add_argument("--log", choices=("text", "json"), default="text", help="form of log lines")
     worker.add_argument(
         "--end-with-stdin", action="store_true", help="end when standard input is closed"
     )
@@ -135,8 +136,10 @@ def _operator(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
+    from controller.app_log import set_up_log
     from controller.worker.app import run_worker
 
+    set_up_log(options.log, "info")
     if options.end_with_stdin:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     return run_worker(options.controller, options.identity)

@@ -332,7 +332,10 @@ class Controller:
     def _start_worker(self, port: int, identity: Path) -> None:
         address = f"{reachable(self.settings.listen_host)}:{port}"
         child = WorkerChild(
-            ["--controller", address, "--identity", str(identity.resolve()), "--end-with-stdin"],
+            [
+                *("--controller", address, "--identity", str(identity.resolve())),
+                *("--log", self.settings.log, "--end-with-stdin"),
+            ],
             self._clock,
         )
         self._ended.callback(child.stop)

@@ -33,4 +33,5 @@ def set_up_log(form: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("lighterman").setLevel(level.upper())
+    for name in ("lighterman", "controller"):
+        logging.getLogger(name).setLevel(level.upper())

@@ -130,7 +130,7 @@ class Broker:
             try:
                 process.stdin.write(b"H")
                 process.stdin.flush()
-            except OSError:
+            except (OSError, ValueError):  # ended, or closed because it ended
                 return False
         return self._reloaded.wait(timeout_s)
 
@@ -139,10 +139,8 @@ class Broker:
         self._stopping.set()
         with self._lock:
             process = self._process
-            if process is not None and process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
         if process is not None:
+            self._close_input(process)
             try:
                 process.wait(guardian.TERM_S + 5.0)
             except subprocess.TimeoutExpired:
@@ -152,8 +150,17 @@ class Broker:
             self._thread.join(5.0)
         end_stale(self.directory, self._clock)
 
+    def _close_input(self, process: "subprocess.Popen[bytes]") -> None:
+        """The end of its input is what the guardian ends the broker for."""
+        with self._lock:
+            if process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+
     def _spawn(self, binary: str) -> None:
         with self._lock:
+            if self._stopping.is_set():
+                return
             user = broker_user()
             config = render_config(self.host, self.port, user, self._limits)
             self._write({**self._refresh(), CONFIG_FILE: config.encode()})
@@ -177,6 +184,7 @@ class Broker:
                     self._note(line.decode("utf-8", "replace").rstrip())
                 process.wait()
                 process.stderr.close()
+                self._close_input(process)
             if self._stopping.is_set():
                 return
             if self._clock.monotonic() - started > 30.0:

@@ -273,7 +273,13 @@ class Mqtt:
         self.client = client
 
     def open(self, port: int, timeout_s: float = 5.0) -> bool:
-        """Connect; False when the broker or TLS refused."""
+        """Connect; False when the broker or TLS refused (and then it is closed)."""
+        done = self._open(port, timeout_s)
+        if not done:
+            self.close()
+        return done
+
+    def _open(self, port: int, timeout_s: float) -> bool:
         try:
             self.client.connect("127.0.0.1", port, keepalive=20)
         except (OSError, ssl.SSLError):
@@ -292,6 +298,9 @@ class Mqtt:
         """Disconnect and end the thread."""
         self.client.disconnect()
         self.client.loop_stop()
+        left = self.client.socket()
+        if left is not None:
+            left.close()
 
     def subscribe(self, *filters: str) -> None:
         """Ask for topics; what comes is in `arrived`."""
