@@ -127,8 +127,11 @@ def _go_on(facts: Facts, now: datetime) -> Plan:
     over = _nothing_left(facts)
     if over is not None:
         return over
-    if facts.phase is Phase.PENDING and facts.intent is Intent.PAUSE:
-        return Plan(Phase.PENDING, _said("paused before the first wave", facts), 0)
+    if facts.phase is Phase.PENDING:
+        if facts.intent is Intent.RUN:
+            return _progress(facts, now)
+        reason = _said("paused before the first wave", facts)
+        return Plan(Phase.PENDING, reason, facts.current_wave)
     pauses = _pauses(facts, now)
     if pauses:
         return _hold(facts, pauses)
@@ -150,7 +153,7 @@ def _progress(facts: Facts, now: datetime) -> Plan:
     elif facts.verdict is Verdict.PASSED:
         if wave < last:
             wave += 1
-        elif not facts.count(OPEN):
+        elif not facts.count(OPEN) and facts.phase is Phase.PROGRESSING:
             return Plan(Phase.SUCCEEDED, _finished(facts), wave)
     cap = facts.caps[wave - 1]
     take = dispatch(cap, facts.exposed, facts.candidates)

@@ -1,0 +1,169 @@
+"""The gate: each refusal with its reason and figures; intervals against known values."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.domain.build import (
+    Evidence,
+    GateVerdict,
+    Recipe,
+    gate,
+    parse_recipe,
+    refuse_early,
+)
+from controller.domain.device import Profile, parse_profile
+from controller.domain.interval import Interval, paired_difference_pts, share_pct
+from controller.errors import InvalidError
+
+INT8 = parse_recipe(
+    "onnxruntime-int8",
+    {
+        "runtime": "onnxruntime",
+        "precision": "int8",
+        "gate": {
+            "max_accuracy_drop_pts": 2.0,
+            "min_agreement_pct": 93.0,
+            "not_slower_than_fp32": True,
+        },
+    },
+)
+FP32 = parse_recipe("onnxruntime-fp32", {"runtime": "onnxruntime", "precision": "fp32"})
+PROFILE = parse_profile(
+    "raspberry-pi-5",
+    {
+        "runtimes": ["onnxruntime"],
+        "recipes": ["onnxruntime-int8", "onnxruntime-fp32"],
+        "memory_budget_bytes": "512MiB",
+        "latency_budget_ms": 100,
+    },
+)
+GOOD = Evidence(
+    size_bytes=25_900_000,
+    p50_ms=21.4,
+    p95_ms=38.0,
+    latency_n=200,
+    measured_on="x86_64 AMD EPYC",
+    accuracy=share_pct(198, 225),
+    accuracy_delta_pts=paired_difference_pts(2, 4, 225),
+    agreement=share_pct(221, 225),
+    fp32_p50_ms=74.1,
+    peak_rss_bytes=117_000_000,
+)
+
+
+def test_a_good_build_passes_and_says_its_figures() -> None:
+    found = gate(GOOD, PROFILE, INT8, host_matches=False)
+    assert found.verdict is GateVerdict.PASSED
+    assert found.reason == (
+        "accuracy −0.9 (−3.3…+1.6) pt against the source, n=225;"
+        " agreement 98.2 % with the source (95 % interval 95.5–99.3, n=225);"
+        " p50 21.4 ms, fp32 74.1 ms, n=200;"
+        " latency not measured on this class (measured on x86_64 AMD EPYC)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "host_matches", "reason"),
+    [
+        ({"accuracy_delta_pts": paired_difference_pts(0, 5, 225)}, False, "allowed −2 pt"),
+        ({"agreement": share_pct(214, 225)}, False, "the lower end has to reach 93 %"),
+        ({"agreement": None, "accuracy_delta_pts": None}, False, "no dataset to measure agreement"),
+        ({"fp32_p50_ms": 20.0}, False, "slower than fp32 of onnxruntime: p50 21.4 ms, fp32 20.0"),
+        ({"fp32_p50_ms": None}, False, "fp32 of onnxruntime was not measured beside it"),
+        ({"size_bytes": 600 * 1024**2}, False, "needs 600.0 MiB, budget of raspberry-pi-5 512.0"),
+        ({"peak_rss_bytes": 600 * 1024**2}, False, "needs 600.0 MiB"),
+        ({"p95_ms": 140.0}, True, "p95 140.0 ms, budget 100 ms"),
+    ],
+)
+def test_each_refusal_has_its_reason(
+    changes: dict[str, object], host_matches: bool, reason: str
+) -> None:
+    found = gate(replace(GOOD, **changes), PROFILE, INT8, host_matches)  # type: ignore[arg-type]
+    assert found.verdict is GateVerdict.REFUSED
+    assert reason in found.reason
+
+
+def test_a_latency_measured_elsewhere_does_not_bind() -> None:
+    slow = replace(GOOD, p95_ms=500.0)
+    assert gate(slow, PROFILE, INT8, host_matches=False).verdict is GateVerdict.PASSED
+    assert gate(slow, PROFILE, INT8, host_matches=True).verdict is GateVerdict.REFUSED
+
+
+def test_unlabelled_rows_leave_accuracy_to_the_agreement() -> None:
+    found = gate(replace(GOOD, accuracy_delta_pts=None), PROFILE, INT8, host_matches=False)
+    assert found.verdict is GateVerdict.PASSED
+    assert "the dataset has no labels" in found.reason
+
+
+def test_fp32_needs_no_dataset() -> None:
+    bare = replace(GOOD, accuracy=None, accuracy_delta_pts=None, agreement=None, fp32_p50_ms=None)
+    assert gate(bare, PROFILE, FP32, host_matches=False).verdict is GateVerdict.PASSED
+    assert refuse_early(FP32, PROFILE, None, "photo") is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "profile", "dataset", "reason"),
+    [
+        (INT8, PROFILE, None, "no dataset photo: int8 needs"),
+        (INT8, replace(PROFILE, recipes=("onnxruntime-fp32",)), "photo", "is not one of profile"),
+        (INT8, replace(PROFILE, runtimes=("tensorrt",)), "photo", "has no runtime onnxruntime"),
+        (INT8, PROFILE, "photo", None),
+    ],
+)
+def test_refusals_before_any_compile(
+    recipe: Recipe, profile: Profile, dataset: str | None, reason: str | None
+) -> None:
+    found = refuse_early(recipe, profile, dataset, "photo")
+    assert (found is None) == (reason is None)
+    if found is not None and reason is not None:
+        assert reason in found.reason
+
+
+def test_wilson_against_published_values() -> None:
+    # Newcombe (1998), method 3: 81 of 263 and 0 of 20.
+    assert share_pct(81, 263).low == pytest.approx(25.53, abs=0.02)
+    assert share_pct(81, 263).high == pytest.approx(36.62, abs=0.02)
+    assert share_pct(0, 20).low == 0.0
+    assert share_pct(0, 20).high == pytest.approx(16.11, abs=0.02)
+
+
+@given(st.integers(1, 3000), st.data())
+def test_intervals_hold_their_value(n: int, data: st.DataObject) -> None:
+    share = share_pct(data.draw(st.integers(0, n)), n)
+    assert 0 <= share.low <= share.value <= share.high <= 100
+    gained = data.draw(st.integers(0, n))
+    lost = data.draw(st.integers(0, n - gained))
+    pair = paired_difference_pts(gained, lost, n)
+    assert -100 <= pair.low <= pair.value <= pair.high <= 100
+    mirrored = paired_difference_pts(lost, gained, n)
+    assert (mirrored.low, mirrored.high) == pytest.approx((-pair.high, -pair.low))
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(0, 0, 0), (3, 3, 5), (-1, 0, 5)])
+def test_impossible_counts_are_refused(gained: int, lost: int, n: int) -> None:
+    with pytest.raises(ValueError, match="impossible"):
+        paired_difference_pts(gained, lost, n)
+
+
+def test_evidence_comes_back_from_json() -> None:
+    assert Evidence.from_json(GOOD.to_json()) == GOOD
+    assert Interval.from_json(share_pct(1, 3).to_json()) == share_pct(1, 3)
+    with pytest.raises(InvalidError):
+        Evidence.from_json({**GOOD.to_json(), "p50_ms": None})
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"precision": "int8"},
+        {"runtime": "onnxruntime", "precision": "int7"},
+        {"runtime": "onnxruntime", "precision": "int8", "gate": {"max_accuracy": 1}},
+        {"runtime": "onnxruntime", "precision": "int8", "gates": {}},
+    ],
+)
+def test_a_wrong_recipe_is_refused(spec: dict[str, object]) -> None:
+    with pytest.raises(InvalidError):
+        parse_recipe("x", spec)
