@@ -218,6 +218,10 @@ class AgentLoop:
             self._actor.carry_out(before, after, todo)
         except StoreError as error:
             log.error("%s: %s cannot be recorded: %s", model, type(event).__name__, error)
+            if isinstance(event, Booted):
+                # A full disk must not keep a device from serving what it has.
+                self._actor.carry_out(before, after, todo[1:])
+                return True
             if not isinstance(event, NewDesired):
                 self._later(RETRY_S, "", lambda: self._handle(ForModel(model, event)))
             return False

@@ -88,6 +88,9 @@ def _present(
                 sound[target.digest] = _verified(found, state.model, target, store)
         if all(sound[t.digest] for t in slot.release.targets):
             present.add(slot.slot_id)
+    if state.current is not None and state.current.slot_id not in present:
+        # The order is given up with its files: the controller has to tell it again.
+        found.taken = 0
     return frozenset(present)
 
 
