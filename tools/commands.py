@@ -66,6 +66,8 @@ def _parser_command(parser: argparse.ArgumentParser) -> Command:
         if isinstance(action, argparse._HelpAction) or action.help == argparse.SUPPRESS:
             continue
         value = action.metavar or (action.dest.upper() if action.nargs != 0 else "")
+        if action.choices is not None:
+            value = "{" + ",".join(str(choice) for choice in action.choices) + "}"
         name = ", ".join(action.option_strings) or str(value)
         shown = f"{name} {value}" if action.option_strings and value else name
         options.append((shown, (action.help or "") % {**vars(action), "prog": parser.prog}))
