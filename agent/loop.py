@@ -140,6 +140,8 @@ class AgentLoop:
                     done.set()
 
             self._workers.in_background(model, "boot", served)
+        if ending is not Ending.CLEAN:
+            self._actor.repeat()
         if not found.states:
             done.set()
         return done

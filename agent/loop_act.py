@@ -33,6 +33,7 @@ from agent.domain.instructions import (
 from agent.domain.ports import Decision, Journal, ModelHost, SlotStore
 from agent.domain.probation import RollBack
 from agent.domain.state_json import state_to_json
+from agent.domain.transition import report
 from agent.errors import StoreError
 from agent.link.backoff import Backoff
 from agent.link.convert import Evidence
@@ -128,6 +129,15 @@ class Actor:
             said = replace(said, generation=book.taken)
             self._hands.teller.report(model, said, self._evidence(state), applied=True)
             return
+
+    def repeat(self) -> None:
+        """After a crash: what was journaled may have died before it was told. Twice is no harm."""
+        book = self._book
+        applied = book.taken > 0 and book.applied >= book.taken and book.is_settled()
+        for model, state in sorted(book.states.items()):
+            if state.order is None or state.phase is Phase.IDLE or model in self._told:
+                continue
+            self._hands.teller.report(model, report(state), self._evidence(state), applied)
 
     # -- instructions ------------------------------------------------------------------------------
 
@@ -253,26 +263,17 @@ class Actor:
         self._hands.teller.event("rolled_back", said.reason, state, left, details)
 
     def _last_words(self) -> list[tuple[str, Report]]:
-        """Reports that may be repeated: of models that had one, the newest work first."""
+        """Reports that may be repeated: of models whose last one still holds, else of all."""
+        states = self._book.states
         found = [
             (model, said)
             for model, said in self._told.items()
-            if model in self._book.states and said.phase is self._book.states[model].phase
+            if model in states and said.phase is states[model].phase
         ]
         if found:
             return found
         return [
-            (
-                model,
-                Report(
-                    rollout=state.order.rollout,
-                    version=state.order.version,
-                    phase=state.phase,
-                    reason=state.reason,
-                    generation=state.generation,
-                    serving_version=state.current.release.version if state.current else "",
-                ),
-            )
-            for model, state in self._book.states.items()
+            (model, report(state))
+            for model, state in states.items()
             if state.order is not None and state.phase is not Phase.IDLE
         ]

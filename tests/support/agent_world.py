@@ -167,11 +167,13 @@ class AgentProcess:
             "enroll", "--controller", url, "--token", token, "--device-id", self.device_id
         )
 
-    def start(self, wait_s: float = 60) -> "AgentProcess":
+    def start(
+        self, wait_s: float = 60, command: Sequence[str] = ("-m", "agent", "run")
+    ) -> "AgentProcess":
         """Start, and wait until it serves (0: do not wait)."""
         log = self.log.open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "agent", "run"], env=self._env, stdout=log, stderr=log
+            [sys.executable, *command], env=self._env, stdout=log, stderr=log
         )
         log.close()
         if wait_s:
