@@ -3,10 +3,11 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agent.domain.histogram import Histogram, bucket_index, bucket_upper_s
+from controller.domain.histogram import index_of as controller_index
 
 SECONDS = st.floats(1e-9, 1e5)
 
@@ -63,3 +64,13 @@ def test_nothing_has_no_quantile_and_the_sparse_form_is_sorted() -> None:
     assert made.sparse() == ((-80, -27), (1, 2))
     assert made.sum_s == pytest.approx(0.201)
     assert Histogram(dict(zip(*made.sparse(), strict=True)), made.sum_ns).count == 3
+
+
+@settings(max_examples=300, deadline=None)
+@given(SECONDS)
+def test_device_and_controller_count_alike(value: float) -> None:
+    """Two texts of one layout, because neither side may import the other."""
+    index = bucket_index(value)
+    # Where a bound is no exact float, the last bit may fall on either side of it.
+    assume(all(abs(value / bucket_upper_s(i) - 1) > 1e-12 for i in (index - 1, index)))
+    assert index == controller_index(value)
