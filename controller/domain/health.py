@@ -59,7 +59,10 @@ class Soak:
 
 @dataclass(frozen=True, slots=True)
 class WaveFacts:
-    """What is known of one open wave. Counts are devices; `before` and `after` the same ones."""
+    """What is known of one open wave. Counts are devices.
+
+    `before` and `same` speak of the same devices, those that have a past; `after` of all.
+    """
 
     opened_at: datetime
     exposed: int  # offered in this wave, without those that refused
@@ -70,6 +73,7 @@ class WaveFacts:
     failed: tuple[Trouble, ...] = ()  # before activation, since the newest acknowledgement
     starved: tuple[Trouble, ...] = ()  # in probation, too few inferences at max_s
     before: Side = field(default_factory=Side)
+    same: Side = field(default_factory=Side)
     after: Side = field(default_factory=Side)
     control: Side = field(default_factory=Side)  # untouched devices in the same time
     samples: int = 0
@@ -192,21 +196,19 @@ def _slow(facts: WaveFacts, rules: Rules, settled: bool) -> _Found:
         return None
     over = f"p95 {after * 1000:.0f} ms over the budget of {rules.p95_budget_ms:g} ms (n={count})"
     before = facts.before.histogram.quantile(0.95)
+    same = facts.same.histogram.quantile(0.95)
     accepted = facts.acknowledged_at is not None
-    if before is None or facts.before.histogram.count < TAIL_MIN_COUNT:
+    known = facts.before.histogram.count >= TAIL_MIN_COUNT
+    if before is None or same is None or not known or same <= budget_s:
         if accepted:
             return None
         return Verdict.INCONCLUSIVE, f"{over}, and too little from before to compare with"
-    if after <= TAIL_FACTOR * before:
+    if same <= TAIL_FACTOR * before:
         return None
-    text = f"{over}, before {before * 1000:.0f} ms on the same devices"
+    text = f"{over}, {before * 1000:.0f} → {same * 1000:.0f} ms on the same devices"
     control = facts.control.histogram
     meanwhile = control.quantile(0.95)
-    if (
-        meanwhile is not None
-        and control.count >= TAIL_MIN_COUNT
-        and meanwhile * TAIL_FACTOR > after
-    ):
+    if meanwhile is not None and control.count >= TAIL_MIN_COUNT and meanwhile * TAIL_FACTOR > same:
         if accepted:
             return None
         return Verdict.INCONCLUSIVE, (

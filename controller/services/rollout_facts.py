@@ -97,6 +97,7 @@ def _with_samples(
     return replace(
         facts,
         before=_before(mine),
+        same=_side(one for row in mine if row.baseline for one in after.get(row.device_id, ())),
         after=_side(seen),
         control=_control(conn, rollout, facts.opened_at),
         samples=sum(inferences.values()),

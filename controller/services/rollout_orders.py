@@ -4,7 +4,7 @@ Refuses to decide: it carries out what the planner said, in the caller's transac
 """
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from controller.domain.histogram import merged
@@ -15,7 +15,7 @@ from controller.store import assignments, events
 from controller.store.assignments import AssignmentRow
 from controller.store.desired import get_desired
 from controller.store.rollouts import RolloutRow
-from controller.store.samples import list_samples
+from controller.store.samples import SampleRow, list_samples
 from controller.store.session import Connection
 
 Json = dict[str, Any]
@@ -38,7 +38,7 @@ def offer(
     A device for which no build passes any more is REFUSED with that reason.
     """
     members = {m.subject.device_id: m for m in load_members(conn, rollout.project, device_ids)}
-    baselines = _baselines(conn, rollout, device_ids, ctx.now)
+    seen = list_samples(conn, device_ids=device_ids, model=rollout.model, since=ctx.now - BASELINE)
     offered = 0
     for device_id in device_ids:
         row = assignments.get_assignment(conn, rollout.rollout_id, device_id)
@@ -65,7 +65,7 @@ def offer(
             generation=generation,
             previous_entry=previous,
             previous_version=previous["version"] if previous else None,
-            baseline=baselines.get(device_id),
+            baseline=_baseline(seen, device_id, previous),
             offered_at=ctx.now,
         )
         _told(conn, ctx, row, "assignment_offered", f"wave {wave}, generation {generation}")
@@ -181,22 +181,22 @@ def _previous_entry(conn: Connection, device_id: str, model: str) -> Json | None
     return row.previous_entry
 
 
-def _baselines(
-    conn: Connection, rollout: RolloutRow, device_ids: tuple[str, ...], now: datetime
-) -> dict[str, Json]:
-    """What each device did with the model just before: what it is compared with afterwards."""
-    rows = list_samples(conn, device_ids=device_ids, model=rollout.model, since=now - BASELINE)
-    found: dict[str, Json] = {}
-    for device_id in device_ids:
-        mine = [row for row in rows if row.device_id == device_id]
-        if mine:
-            found[device_id] = {
-                "histogram": merged(row.histogram for row in mine).to_json(),
-                "errors": sum(row.errors for row in mine),
-                "non_finite": sum(row.non_finite for row in mine),
-                "versions": sorted({row.version for row in mine}),
-            }
-    return found
+def _baseline(seen: Iterable[SampleRow], device_id: str, previous: Json | None) -> Json | None:
+    """What the device did just before with the version it goes back to; None: nothing to compare.
+
+    Not what it did with other versions: a bad one just left would make anything look good.
+    """
+    if previous is None:
+        return None
+    mine = [row for row in seen if (row.device_id, row.version) == (device_id, previous["version"])]
+    if not mine:
+        return None
+    return {
+        "version": previous["version"],
+        "histogram": merged(row.histogram for row in mine).to_json(),
+        "errors": sum(row.errors for row in mine),
+        "non_finite": sum(row.non_finite for row in mine),
+    }
 
 
 def _told(conn: Connection, ctx: Ctx, row: AssignmentRow, kind: str, reason: str) -> None:

@@ -299,6 +299,8 @@ class World:
 
     def _sample(self, device: SimDevice, count: int) -> None:
         assert device.serving is not None
+        sluggish = self.bad_versions.get(device.serving["version"]) == "sluggish"
+        latency_s = 0.160 if sluggish else device.latency_s
         row = SampleRow(
             device_id=device.device_id,
             model=MODEL,
@@ -306,7 +308,7 @@ class World:
             rung="heavy",
             minute_at=self.now.replace(second=0, microsecond=0),
             build_digest="",
-            histogram=histogram_of([device.latency_s] * count),
+            histogram=histogram_of([latency_s] * count),
             errors=0,
             non_finite=0,
             last_at=self.now,

@@ -88,6 +88,22 @@ def test_a_version_that_no_device_can_load_is_failed(make_world: MakeWorld) -> N
     world.check_settled()
 
 
+def test_a_version_slower_than_before_is_called_back(make_world: MakeWorld) -> None:
+    """No device minds: only the fleet, comparing each device with its own past, sees it."""
+    world, random = make_world(4, bad_versions={"1.1.0": "sluggish"}), Random(10)
+    deploy(world, random)
+    world.run(random, 40)
+    rollout_id = start(world, "1.1.0", min_samples=60)
+    assert world.run(random, 300, world.is_over(rollout_id))
+    row = world.rollout(rollout_id)
+    assert row.phase is Phase.ROLLED_BACK
+    assert "over the budget of 100 ms" in row.phase_reason
+    assert "ms on the same devices" in row.phase_reason
+    assert row.current_wave == 1
+    world.run(random, 10)
+    world.check_settled()
+
+
 def test_silence_holds_the_rollout_for_a_person(make_world: MakeWorld) -> None:
     world, random = make_world(4), Random(4)
     deploy(world, random)

@@ -38,6 +38,7 @@ HEALTHY = WaveFacts(
     committed=3,
     offline=0,
     before=side(41),
+    same=side(38),
     after=side(38),
     samples=100,
     last_evidence_at=ago(1),
@@ -47,6 +48,7 @@ HEALTHY = WaveFacts(
 
 
 def look(**changes: object) -> Judgement:
+    changes.setdefault("same", changes.get("after", HEALTHY.after))
     return judge(replace(HEALTHY, **changes), RULES, NOW)  # type: ignore[arg-type]
 
 
@@ -80,7 +82,9 @@ def test_a_device_that_left_fails_it_whatever_else_is_seen(in_flight: int, sampl
 def test_a_tail_over_budget_and_worse_than_before_fails_it() -> None:
     found = look(after=side(160))
     assert found.verdict is Verdict.FAILED
-    assert "over the budget of 100 ms (n=100), before 4" in found.reason
+    assert found.reason == (
+        "p95 161 ms over the budget of 100 ms (n=100), 44 → 161 ms on the same devices"
+    )
 
 
 def test_a_tail_over_budget_that_was_so_before_passes() -> None:
@@ -102,6 +106,12 @@ def test_a_tail_that_the_untouched_devices_show_too_is_for_a_person() -> None:
 
 def test_a_tail_over_budget_without_a_past_is_for_a_person() -> None:
     assert look(before=Side(), after=side(160)).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_tail_of_new_devices_is_not_measured_by_the_past_of_others() -> None:
+    found = look(after=side(160), same=side(38))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "too little from before" in found.reason
 
 
 def test_a_short_tail_waits_for_the_end_of_the_wave() -> None:
