@@ -13,7 +13,7 @@ import pytest
 
 from controller.clock import SystemClock
 from controller.errors import UnavailableError
-from controller.mqtt.broker import Broker, end_stale
+from controller.mqtt.broker import Broker, end_stale, find_mosquitto
 from controller.mqtt.broker_config import PID_FILE, render_acl
 from controller.trust.authority import Authority
 from tests.support.gateway import broker_files
@@ -108,6 +108,33 @@ def test_it_ends_with_its_controller(tmp_path: Path, number: signal.Signals) -> 
     again = make(folder, port)
     again.start()
     again.stop()
+
+
+def test_negative_control_without_its_guardian_a_broker_outlives_its_controller(
+    tmp_path: Path,
+) -> None:
+    """Why there is a guardian: the same death, the broker as a plain child."""
+    config, pid_file = tmp_path / "plain.conf", tmp_path / "pid"
+    config.write_text(f"listener {free_port()} 127.0.0.1\nallow_anonymous true\n")
+    plain = (
+        "import subprocess, sys, signal\n"
+        "child = subprocess.Popen(sys.argv[1:])\n"
+        f"open({str(pid_file)!r}, 'w').write(str(child.pid))\n"
+        "print('up', flush=True)\n"
+        "signal.pause()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", plain, find_mosquitto(), "-c", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"up\n"
+        parent.kill()
+        parent.wait(10)
+    pid = int(pid_file.read_text())
+    assert lives(pid)
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_a_broker_that_was_left_behind_is_ended_first(tmp_path: Path) -> None:
