@@ -113,12 +113,23 @@ def _policies(world: World) -> None:
     text = (Path(__file__).parent / "policies.yaml").read_text(encoding="utf-8")
     file = world.root / "policies.yaml"
     endpoint = f"grpc://127.0.0.1:{world.proxy.port}"
-    file.write_text(
-        text.replace("EDGE_ENDPOINT", endpoint).replace("MACHINE_ARCH", platform.machine()),
-        encoding="utf-8",
-    )
+    for name, value in (
+        ("EDGE_ENDPOINT", endpoint),
+        ("MACHINE_ARCH", platform.machine()),
+        ("MACHINE_CPU", _cpu_model()),
+    ):
+        text = text.replace(name, value)
+    file.write_text(text, encoding="utf-8")
     world.ctl.run("apply", "-f", str(file))
     assert EDGE_CLIENT in world.agents
+
+
+def _cpu_model() -> str:
+    """The processor as agents report it: the first "model name", else anything."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "*"
 
 
 def _consumer(story: Story, world: World) -> None:
