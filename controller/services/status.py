@@ -1,4 +1,4 @@
-"""One screen: is anything wrong, and what is running? Every problem is a sentence with a way out."""
+"""One screen: is anything wrong, and what is running? Every problem comes with a way out."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -120,7 +120,7 @@ def _device_problems(ctx: Ctx, devices: Sequence[DeviceView]) -> list[str]:
     groups = (
         (
             [view for view in devices if view.state == DeviceState.QUARANTINED],
-            "in quarantine (two holders of one identity); `fleetctl device accept` lets one back in",
+            "in quarantine (two holders of one identity); `fleetctl device accept` lets it in",
         ),
         (
             [view for view in devices if view.state == DeviceState.PENDING],
