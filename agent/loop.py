@@ -62,6 +62,7 @@ class AgentLoop:
         self._window_from = self._clock.monotonic()
         self._progress: dict[str, tuple[int, float]] = {}
         self._moving: set[str] = set()
+        self._refused = (0, "")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
 
@@ -252,6 +253,9 @@ class AgentLoop:
         self._actor.settle()
 
     def _on_refused(self, generation: int, reason: str) -> None:
+        if (generation, reason) == self._refused:
+            return  # asked again, answered the same: told once
+        self._refused = (generation, reason)
         details = {"generation": str(generation)}
         self._parts.teller.event("manifest_refused", reason, details=details)
 

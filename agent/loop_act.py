@@ -171,9 +171,8 @@ class Actor:
             case SwapBack():
                 self._swap_back(state, item)
             case Unload():
-                slot_id = item.slot_id
                 hands.workers.in_background(
-                    model, "unload", lambda: hands.host.unload(model, slot_id)
+                    model, "unload", partial(self._unload, model, item.slot_id)
                 )
             case MarkGood():
                 slot_id, latched = item.slot_id, state.latched
@@ -196,6 +195,17 @@ class Actor:
                 self._report(state, item)
             case never:
                 assert_never(never)
+
+    def _unload(self, model: str, slot_id: str) -> None:
+        """Runs in a worker. What answers stays: the host may have gone back to it just now."""
+        serving = self._hands.host.serving(model)
+        state = self._book.states.get(model)
+        current = state.current if state else None
+        answers = serving is not None and serving.slot_id == slot_id
+        if answers and current is not None and current.slot_id != slot_id:
+            log.info("%s: %s answers again and stays loaded", model, slot_id)
+            return
+        self._hands.host.unload(model, slot_id)
 
     def _fetch(self, state: ModelState, item: Fetch) -> None:
         if item.attempt == 0:

@@ -26,7 +26,9 @@ log = logging.getLogger("agent")
 
 CLOCK_SKEW_S = 60.0
 REFUSED_WAIT_S = 60.0
-RENEWAL_RETRY_S = 600.0
+RENEWAL_CAP_S = 1800.0
+LONGEST_WAIT_S = 300.0  # a wall clock that is set must not hide a renewal for longer
+PENDING_POLL_S = 20.0
 BLIND_POLL_S = 60.0  # between questions while no doorbell can ring
 
 
@@ -80,6 +82,7 @@ class ControllerSession:
     def __init__(self, parts: SessionParts, backoff: Backoff | None = None) -> None:
         self._parts = parts
         self._backoff = backoff or Backoff(base_s=1.0, cap_s=60.0)
+        self._renewals = Backoff(base_s=10.0, cap_s=RENEWAL_CAP_S)
         identity = parts.identities.current()
         if identity is None:
             raise TrustError("this device is not enrolled", "lighterman-agent enroll --help")
@@ -150,7 +153,9 @@ class ControllerSession:
         """Do what is due; gives the seconds until something may be due again."""
         if self._again or not self._welcomed:
             self._again = False
-            self._hello()
+            if self._hello():
+                self._again = True  # greet it until an operator has let this device in
+                return self._backoff.spread(PENDING_POLL_S)
         now = self._parts.clock.monotonic()
         known = self._parts.generations()
         if now >= self._poll_at or self._rung > known.seen:
@@ -159,7 +164,8 @@ class ControllerSession:
             self._poll_at = now + self._backoff.spread(poll_s)
         self._renew_if_due()
         self._backoff.succeeded()
-        return min(max(0.0, self._poll_at - now), 300.0)
+        renew_in_s = (self._renew_at - self._parts.clock.now()).total_seconds()
+        return max(0.05, min(self._poll_at - now, renew_in_s, LONGEST_WAIT_S))
 
     def _trouble(self, error: LinkError) -> float:
         if self._stopping.is_set():
@@ -173,7 +179,8 @@ class ControllerSession:
             wait_s += self._backoff.spread(REFUSED_WAIT_S)
         return wait_s
 
-    def _hello(self) -> None:
+    def _hello(self) -> bool:
+        """Greet the controller; True while the device is pending."""
         parts = self._parts
         asked_at = parts.clock.now()
         welcome = self.client.hello(
@@ -186,6 +193,7 @@ class ControllerSession:
         self._poll_at = 0.0
         parts.connected(True, "")
         parts.events.welcomed(welcome, skew_s)
+        return welcome.pending
 
     def _ask(self, known: Generations) -> None:
         signed = self.client.get_desired(known.taken)
@@ -213,12 +221,11 @@ class ControllerSession:
         try:
             identity = renew(self._parts.identities, self.client.renew, self._prove)
         except LinkError as error:
-            wait_s = max(RENEWAL_RETRY_S, error.retry_after_s)
-            self._renew_at = self._parts.clock.now() + timedelta(
-                seconds=self._backoff.spread(wait_s)
-            )
+            wait_s = self._renewals.failed(error.retry_after_s)
+            self._renew_at = self._parts.clock.now() + timedelta(seconds=wait_s)
             log.warning("the certificate could not be renewed: %s", error)
             return
+        self._renewals.succeeded()
         self.client.use(credentials_of(identity))
         self._renew_at = self._renewal_due()
         self._parts.events.renewed(self._renew_at)
