@@ -303,7 +303,7 @@ class Controller:
             return until(wake_at, self._clock.now())
 
         def flush_once() -> float:
-            flush_samples(deps, self.new_ctx("controller"))
+            flush_samples(deps)
             return settings.sample_flush_s
 
         def expire_once() -> float:
@@ -346,7 +346,7 @@ class Controller:
             wake()
 
     def _flush(self) -> None:
-        flush_samples(self._deps, self.new_ctx("controller"))
+        flush_samples(self._deps)
 
     def _process_facts(self) -> ProcessFacts:
         now = self._clock.monotonic()

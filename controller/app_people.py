@@ -21,6 +21,8 @@ from controller.services.operators import IssuedIdentity, issue_identity
 from controller.trust.authority import read_certificate
 from controller.trust.names import Role
 
+WORKER_NAME = "local-worker"
+
 
 def write_contexts(
     deps: Deps, ctx: Ctx, data_dir: Path, controller: str, *, register: bool
@@ -36,7 +38,7 @@ def write_contexts(
     if register:
         register_context(config_dir(dict(os.environ)), operator)
     worker_file = data_dir / "worker.json"
-    _context(deps, ctx, worker_file, "local-worker", Role.WORKER, controller)
+    _context(deps, ctx, worker_file, WORKER_NAME, Role.WORKER, controller)
     return worker_file
 
 
@@ -63,10 +65,11 @@ def write_identity(issued: IssuedIdentity, controller: str, out: Path) -> list[P
 def _context(
     deps: Deps, ctx: Ctx, path: Path, name: str, role: Role, controller: str
 ) -> ContextFile:
+    called = CONTEXT_NAME if role is Role.OPERATOR else name
     known = read_context(path)
     if known is not None and _usable(deps, ctx, known, role):
         context = ContextFile(
-            CONTEXT_NAME,
+            called,
             controller,
             known.ca_pem,
             known.certificate_pem,
@@ -74,7 +77,7 @@ def _context(
             ctx.project,
         )
     else:
-        context = _to_context(_issue(deps, ctx, name, role), CONTEXT_NAME, controller)
+        context = _to_context(_issue(deps, ctx, name, role), called, controller)
     write_file(path, context.to_json())
     return context
 

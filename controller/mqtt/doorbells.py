@@ -21,6 +21,7 @@ from controller.services.outbox import (
     forget_told,
     take_untold,
 )
+from lighterman.v1 import topics
 
 log = logging.getLogger("lighterman.doorbells")
 
@@ -91,25 +92,28 @@ class Doorbells:
         rows = take_untold(self._deps)
         if not rows:
             return False
-        told = [row.number for row in rows if row.kind in (OutboxKind.KICK, OutboxKind.ACL)]
-        messages = [row for row in rows if row.number not in set(told)]
+        lists = [row for row in rows if row.kind in (OutboxKind.KICK, OutboxKind.ACL)]
+        messages = [row for row in rows if row not in lists]
         if not self._publish(messages):
             return False
-        lists = [row for row in rows if row.number in set(told)]
+        forget_told(self._deps, [row.number for row in messages])
         if lists:
-            self._tell_broker(lists)
-        forget_told(self._deps, [row.number for row in rows])
-        return True
+            forget_told(self._deps, self._tell_broker(lists))
+        return bool(messages)
 
     def _publish(self, rows: list[OutboxRow]) -> bool:
         return self._client.publish_all([Outgoing(*told_message(row), row.retain) for row in rows])
 
-    def _tell_broker(self, rows: list[OutboxRow]) -> None:
+    def _tell_broker(self, rows: list[OutboxRow]) -> list[int]:
+        """Have the broker read its lists, end sessions; numbers of the rows that are done."""
         if not self._broker.reload(self._files()):
-            log.warning("the broker did not confirm its new lists")
-        names = {row.payload.decode("utf-8") for row in rows if row.kind is OutboxKind.KICK}
-        for name in sorted(names):
-            self.kick(name)
+            log.warning("the broker did not confirm its new lists, they are given again")
+            return []
+        done: list[int] = []
+        for row in rows:
+            if row.kind is OutboxKind.ACL or self.kick(row.payload.decode("utf-8")):
+                done.append(row.number)
+        return done
 
     def kick(self, name: str) -> bool:
         """End the live session of a name whose certificates are revoked."""
@@ -118,6 +122,10 @@ class Doorbells:
         context = tls_context(self._deps.authority.certificate_pem, certificate, key, self._room)
         done = take_over(self._broker.host, self._broker.port, name, context, TAKEOVER_S)
         log.info("session of %s %s", name, "ended" if done else "could not be taken over")
+        # What the broker keeps of the name would speak for it to whoever comes later.
+        kept = (topics.feed_health(ctx.project, name), topics.device(name, topics.DOWN_DESIRED))
+        for topic in kept:
+            self._client.publish(Outgoing(topic, b"", retain=True))
         return done
 
     def _ring_behind(self) -> None:

@@ -70,6 +70,7 @@ class Ingest:
         self._grace_s = grace_s
         self._queue: queue.Queue[Message | None] = queue.Queue(QUEUE_MAX)
         self._known: dict[str, _Known] = {}
+        self._present: dict[str, tuple[bool, Seen]] = {}  # of the batch at hand
         self._logged_at = -LOG_EVERY_S
         self._silent_since: datetime | None = None
         self._feed_all = threading.Event()
@@ -146,6 +147,9 @@ class Ingest:
                 continue
             take = self._presence if topic.suffix == topics.UP_PRESENCE else self._telemetry
             self._guarded(partial(take, topic.device_id, envelope, message.retained))
+        if self._present:
+            present, self._present = self._present, {}
+            self._guarded(partial(self._tell_presence, present))
         for device_id, entries in spools.items():
             self._guarded(partial(self._reports, device_id, entries))
 
@@ -176,15 +180,23 @@ class Ingest:
         known = self._look_up(device_id, envelope.boot_id, live=online and not retained)
         if known.seen is None:
             return
-        if not online and known.boot_id and counter < boot_counter(known.boot_id):
+        newer = [boot for boot in (known.boot_id, known.seen.boot_id) if boot]
+        if not online and any(counter < boot_counter(boot) for boot in newer):
             return  # the last will of a boot that was replaced
-        changed = set_online(self._deps, self._new_ctx(device_id), device_id, online)
-        if changed or not online:
-            document = known.seen.status or health_document(
-                device_id, known.seen.profile, self._clock.now(), online, Telemetry()
+        self._present[device_id] = (online, known.seen)
+
+    def _tell_presence(self, present: dict[str, tuple[bool, Seen]]) -> None:
+        """One transaction for all: a whole fleet may come back at once."""
+        words = {device_id: online for device_id, (online, _) in present.items()}
+        changed = set_online(self._deps, self._new_ctx("controller"), words)
+        for device_id, (online, seen) in present.items():
+            if device_id not in changed and online:
+                continue
+            document = seen.status or health_document(
+                device_id, seen.profile, self._clock.now(), online, Telemetry()
             )
-            known.seen.status = {**document, "online": online}
-            self._feed(known.seen.project, device_id, known.seen.status)
+            seen.status = {**document, "online": online}
+            self._feed(seen.project, device_id, seen.status)
 
     def _look_up(self, device_id: str, boot_id: str, live: bool = True) -> _Known:
         now = self._clock.monotonic()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from controller.services.context import Ctx, Deps
+from controller.services.context import Deps
 from controller.store import devices, samples
 from controller.store.samples import SampleRow
 
@@ -86,14 +86,15 @@ class SampleWindow:
             return self._told, [status for number, status in self._tail if number > after]
 
 
-def flush_samples(deps: Deps, ctx: Ctx) -> int:
+def flush_samples(deps: Deps) -> int:
     """Store what the window holds and return the number of rows; on failure it is held again."""
     rows, statuses = deps.samples.take()
     if not rows and not statuses:
         return 0
     try:
         with deps.store.write() as conn:
-            known = {row.device_id for row in devices.list_devices(conn, ctx.project)}
+            speakers = {row.device_id for row in rows} | {one.device_id for one in statuses}
+            known = devices.existing(conn, speakers)
             samples.add_samples(conn, (row for row in rows if row.device_id in known))
             for update in statuses:
                 if update.device_id not in known:

@@ -3,7 +3,7 @@
 Windows are merged as histograms; nothing here averages a quantile.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -61,6 +61,7 @@ class Seen:
     profile: str
     project: str
     status: dict[str, Any] = field(default_factory=dict)
+    boot_id: str = ""
 
 
 def find_seen(deps: Deps, device_id: str) -> Seen | None:
@@ -69,7 +70,7 @@ def find_seen(deps: Deps, device_id: str) -> Seen | None:
         row = devices.get_device(conn, device_id)
     if row is None or row.state not in ("ACTIVE", "PENDING"):
         return None
-    return Seen(row.profile or "", row.project, row.status or {})
+    return Seen(row.profile or "", row.project, row.status or {}, row.boot_id or "")
 
 
 def take_telemetry(
@@ -139,24 +140,27 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000.0, 3)
 
 
-def set_online(deps: Deps, ctx: Ctx, device_id: str, online: bool) -> bool:
-    """Store a device's presence; True when it changed (which is an event)."""
+def set_online(deps: Deps, ctx: Ctx, words: Mapping[str, bool]) -> frozenset[str]:
+    """Store the presence of devices; returns those for which it changed (each is an event)."""
+    changed: set[str] = set()
     with deps.store.write() as conn:
-        row = devices.get_device(conn, device_id)
-        if row is None or row.state == "RETIRED":
-            return False
-        values: dict[str, object] = {"online": online}
-        if online:
-            values["last_seen_at"] = ctx.now
-        if row.status is not None:
-            values["status"] = {**row.status, "online": online}
-        devices.update_device(conn, device_id, **values)
-        if row.online == online:
-            return False
-        kind = "device_online" if online else "device_offline"
-        events.append(conn, row.project, ctx.now, kind, device_id, device_id=device_id)
-    deps.wake()
-    return True
+        for device_id, online in words.items():
+            row = devices.get_device(conn, device_id)
+            if row is None or row.state == "RETIRED":
+                continue
+            values: dict[str, object] = {"online": online}
+            if online:
+                values["last_seen_at"] = ctx.now
+            if row.status is not None:
+                values["status"] = {**row.status, "online": online}
+            devices.update_device(conn, device_id, **values)
+            if row.online != online:
+                changed.add(device_id)
+                kind = "device_online" if online else "device_offline"
+                events.append(conn, row.project, ctx.now, kind, device_id, device_id=device_id)
+    if changed:
+        deps.wake()
+    return frozenset(changed)
 
 
 def list_health(deps: Deps) -> list[tuple[str, str, dict[str, Any]]]:

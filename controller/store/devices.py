@@ -49,6 +49,17 @@ def list_devices(
     return found
 
 
+def existing(conn: Connection, device_ids: Iterable[str]) -> set[str]:
+    """Those of the ids that are devices, whatever their project."""
+    found: set[str] = set()
+    wanted = sorted(device_ids)
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        query = select(device.c.device_id).where(device.c.device_id.in_(part))
+        found.update(row.device_id for row in conn.execute(query))
+    return found
+
+
 def insert_device(
     conn: Connection,
     device_id: str,

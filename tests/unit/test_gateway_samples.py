@@ -44,7 +44,7 @@ def test_rows_of_one_minute_are_merged_in_memory_and_in_the_table(desk: Desk) ->
     for _ in range(2):
         desk.deps.samples.add(row(values=(0.04, 0.05)))
         desk.deps.samples.add(row(values=(0.2,)))
-        assert flush_samples(desk.deps, desk.ctx()) == 1
+        assert flush_samples(desk.deps) == 1
     with desk.deps.store.read() as conn:
         (stored,) = samples.list_samples(conn, model="digits")
     assert stored.histogram.count == 6
@@ -66,8 +66,8 @@ def test_a_failed_flush_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch:
         patch.setattr(samples, "add_samples", full)
         with pytest.raises(UnavailableError):
-            flush_samples(desk.deps, desk.ctx())
-    assert flush_samples(desk.deps, desk.ctx()) == 1
+            flush_samples(desk.deps)
+    assert flush_samples(desk.deps) == 1
     with desk.deps.store.read() as conn:
         device = devices.get_device(conn, "pi-1")
     assert device is not None
@@ -76,7 +76,7 @@ def test_a_failed_flush_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatc
 
 def test_samples_of_unknown_devices_are_dropped(desk: Desk) -> None:
     desk.deps.samples.add(row("ghost"))
-    flush_samples(desk.deps, desk.ctx())
+    flush_samples(desk.deps)
     with desk.deps.store.read() as conn:
         assert samples.list_samples(conn) == []
 
