@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import resource
 import signal
 import sys
 import threading
@@ -107,6 +108,8 @@ def _serve(options: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stopping.set())
     settings = _settings(options)
     set_up_log(settings.log, settings.log_level)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one file per connection
     controller = Controller(settings, contexts=not options.no_context)
     listening = controller.start()
     try:

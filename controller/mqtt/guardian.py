@@ -7,6 +7,7 @@ changes its user. Decides nothing else and writes nothing.
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -23,6 +24,8 @@ def main(command: list[str]) -> int:
     os.set_blocking(write_end, False)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one file per connected device
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, restore_signals=True)
     while child.poll() is None:
         ready, _, _ = select.select([0, read_end], [], [], 5.0)

@@ -18,6 +18,7 @@ from controller.app import Controller
 from controller.errors import LightermanError, UnavailableError
 from lighterman.v1 import fleet_pb2
 from tests.support.gateway import Context, Running, channel, free_settings, read_context, running
+from tests.support.ports import free_ports
 from tests.support.wait import wait_for
 
 ENDED = 20.0
@@ -132,6 +133,16 @@ def test_kill_9_leaves_nothing_behind_and_a_restart_resumes(tmp_path: Path) -> N
         again = status(tmp_path)
         assert again.started_at.ToDatetime() > first.started_at.ToDatetime()
         wait_for(lambda: status(tmp_path).broker_ok, 10, "the broker")
+
+
+def test_it_can_be_killed_and_started_at_once_on_the_same_ports(tmp_path: Path) -> None:
+    ports = dict(zip(("grpc", "enroll", "mqtt", "web"), free_ports(4), strict=True))
+    flags = [f"--set=listen.{name}={port}" for name, port in ports.items()]
+    for _ in range(4):
+        with serving(tmp_path, "--set=workers=0", *flags) as (process, lines):
+            assert str(ports["mqtt"]) in lines[2]
+            wait_for(lambda: status(tmp_path).broker_ok, 10, "the broker")
+            process.kill()
 
 
 def test_a_second_controller_on_the_data_is_told_who_holds_it(tmp_path: Path) -> None:
