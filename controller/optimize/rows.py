@@ -26,7 +26,7 @@ NUMPY_TYPES = {
     "BOOL": "bool",
 }
 
-BATCH = 8
+BATCH = 4  # more is no faster for vision models and takes memory that slow ones need
 
 Array = NDArray[np.generic]
 

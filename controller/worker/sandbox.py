@@ -1,7 +1,7 @@
 """Turns a fresh process into a job's: limits, no network, low priority; then becomes the job.
 
 Run as `python -I -m controller.worker.sandbox MEMORY_BYTES CPU_S DIR`. Imports only the standard
-library. What the system does not permit is said on stderr and left out; the limits are never left out.
+library. What the system does not permit is said on stderr and left out; limits are never left out.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""One build worker: claims a job, has it run, brings the result. Opens no model, judges no build."""
+"""One build worker: claims a job, has it run, brings the result. Opens no model, judges nothing."""
 
 import hashlib
 import json
