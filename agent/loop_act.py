@@ -46,6 +46,7 @@ log = logging.getLogger("agent")
 
 SETTLED = CLOSED | {Phase.IDLE, Phase.COMMITTED}
 FETCH_WAIT_CAP_S = 30.0
+RETRY_S = 5.0  # after the disk refused
 
 
 @dataclass(slots=True)
@@ -148,7 +149,7 @@ class Actor:
             except StoreError as error:
                 log.error("%s: %s; trying again", state.model, error)
                 again = partial(self._again, before, state, todo[number:])
-                self._hands.later(self._backoff.spread(5.0), "", again)
+                self._hands.later(self._backoff.spread(RETRY_S), "", again)
                 return
 
     def _again(self, before: ModelState, state: ModelState, todo: tuple[Instruction, ...]) -> None:
