@@ -96,11 +96,11 @@ def test_it_serves_and_a_signal_ends_everything_with_exit_0(tmp_path: Path) -> N
         for name, line in zip(("grpc", "enroll", "mqtt", "web"), lines, strict=False):
             assert line.startswith(name)
             assert told[name] in line
-        wait_for(lambda: status(tmp_path).broker_ok, 10, "the broker")
+        wait_for(lambda: status(tmp_path).broker_ok, 20, "the broker")
         wait_for(lambda: status(tmp_path).worker_count == 1, 60, "the build worker")
         process.send_signal(signal.SIGINT)
         assert process.wait(ENDED) == 0
-    wait_for(lambda: not ours(tmp_path), 10, "all processes to be gone")
+    wait_for(lambda: not ours(tmp_path), 20, "all processes to be gone")
     for line in (tmp_path / "log").read_text().splitlines():
         assert json.loads(line)["level"] in ("info", "warning"), line
 
@@ -132,7 +132,7 @@ def test_kill_9_leaves_nothing_behind_and_a_restart_resumes(tmp_path: Path) -> N
     with serving(tmp_path, "--set", "workers=0"):
         again = status(tmp_path)
         assert again.started_at.ToDatetime() > first.started_at.ToDatetime()
-        wait_for(lambda: status(tmp_path).broker_ok, 10, "the broker")
+        wait_for(lambda: status(tmp_path).broker_ok, 20, "the broker")
 
 
 def test_it_can_be_killed_and_started_at_once_on_the_same_ports(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_it_can_be_killed_and_started_at_once_on_the_same_ports(tmp_path: Path) 
     for _ in range(4):
         with serving(tmp_path, "--set=workers=0", *flags) as (process, lines):
             assert str(ports["mqtt"]) in lines[2]
-            wait_for(lambda: status(tmp_path).broker_ok, 10, "the broker")
+            wait_for(lambda: status(tmp_path).broker_ok, 20, "the broker")
             process.kill()
 
 
@@ -215,7 +215,7 @@ def test_health_is_told_over_https(home: Running) -> None:
         assert body["checks"] == {"store": "ok", "broker": "ok"}
         return bool(body["ready"])
 
-    wait_for(ready, 10, "readiness")
+    wait_for(ready, 20, "readiness")
     with urllib.request.urlopen(
         f"https://{home.listening.web}/healthz", context=trust, timeout=5
     ) as answer:

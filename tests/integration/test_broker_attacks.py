@@ -49,7 +49,7 @@ class Place:
         """Wait until a message that was sent after the attack has arrived: all before it has."""
         sender = self.join(role, name)
         sender.publish(topic, b"flush")
-        wait_for(lambda: (topic, b"flush") in list(listener.arrived.queue), 5, "the flush")
+        wait_for(lambda: (topic, b"flush") in list(listener.arrived.queue), 20, "the flush")
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def test_a_device_hears_nothing_of_others(place: Place, listen: str, version: in
     controller.publish(FEED, b"secret", retain=True)
     place.join(Role.DEVICE, VICTIM).publish(UP, b"secret")
     controller.publish(f"lighterman/v1/device/{MINE}/down/ack", b"mine")
-    wait_for(lambda: mallory.topics(), 5, "what is mallory's own")
+    wait_for(lambda: mallory.topics(), 20, "what is mallory's own")
     assert {payload for _, payload in list(mallory.arrived.queue)} == {b"mine"}
 
 
@@ -186,7 +186,7 @@ def test_a_consumer_reads_the_feed_and_nothing_else(place: Place) -> None:
     controller = place.join(Role.CONTROLLER, "controller")
     controller.publish(DOWN, b"secret")
     controller.publish(FEED, b"health")
-    wait_for(lambda: FEED in dash.topics(), 5, "the feed")
+    wait_for(lambda: FEED in dash.topics(), 20, "the feed")
     assert set(dash.topics()) == {FEED}
     assert stranger.topics() == []
 
@@ -211,7 +211,7 @@ def test_too_large_a_message_ends_only_its_sender(place: Place) -> None:
     mallory = place.join(Role.DEVICE, MINE)
     topic = f"lighterman/v1/device/{MINE}/up/report"
     mallory.client.publish(topic, b"x" * 300_000, qos=1)
-    wait_for(mallory.lost.is_set, 5, "the broker to end the session")
+    wait_for(mallory.lost.is_set, 20, "the broker to end the session")
     place.flush(controller, Role.DEVICE, MINE, f"lighterman/v1/device/{MINE}/up/event")
     assert topic not in controller.topics()
 
@@ -222,7 +222,7 @@ def takeover_steals(place: Place, version: int) -> bool:
     victim.subscribe(DOWN)
     controller = place.join(Role.CONTROLLER, "controller")
     controller.publish(DOWN, b"ready")
-    wait_for(lambda: victim.topics(), 5, "the victim's subscription")
+    wait_for(lambda: victim.topics(), 20, "the victim's subscription")
     mallory = Mqtt(place.tls(Role.DEVICE, MINE), client_id=VICTIM, version=version, clean=True)
     place.clients.append(mallory)
     mallory.open(place.broker.port)
@@ -232,7 +232,7 @@ def takeover_steals(place: Place, version: int) -> bool:
     witness.close()
     if victim.lost.is_set():
         return True
-    wait_for(lambda: victim.lost.is_set() or len(victim.topics()) > before, 5, "the order")
+    wait_for(lambda: victim.lost.is_set() or len(victim.topics()) > before, 20, "the order")
     return victim.lost.is_set()
 
 
@@ -264,7 +264,7 @@ def test_all_pairs_of_devices_hear_nothing_of_each_other(place: Place) -> None:
     for name in names:
         controller.publish(f"lighterman/v1/device/{name}/down/desired", name.encode())
     for name, client in clients.items():
-        wait_for(lambda c=client: c.topics(), 10, f"the bell of {name}")  # type: ignore[misc]
+        wait_for(lambda c=client: c.topics(), 20, f"the bell of {name}")  # type: ignore[misc]
     for name, client in clients.items():
         assert {payload for _, payload in list(client.arrived.queue)} == {name.encode()}
 
@@ -287,7 +287,7 @@ def test_a_revoked_device_is_kicked_and_stays_out_and_others_stay_in(tmp_path: P
             place.authority.certificate_pem, fresh.issued.pem, fresh.key_pem, place.folder
         )
         assert take_over("127.0.0.1", place.broker.port, "lost", context, 3.0)
-        wait_for(client.lost.is_set, 5, "the revoked session to end")
+        wait_for(client.lost.is_set, 20, "the revoked session to end")
         assert not Mqtt(client_context(place.folder, lost)).open(place.broker.port)
         assert not bystander.lost.is_set()
         renewed = place.join(Role.DEVICE, "lost")  # enrolled anew: another serial
@@ -313,4 +313,4 @@ def test_a_flood_leaves_others_served(place: Place) -> None:
         mallory.client.publish(topic, b"x" * 200, qos=0)
     presence = f"lighterman/v1/device/{VICTIM}/up/presence"
     place.join(Role.DEVICE, VICTIM).publish(presence, b"here")
-    wait_for(lambda: presence in controller.topics(), 10, "the other device's presence")
+    wait_for(lambda: presence in controller.topics(), 20, "the other device's presence")

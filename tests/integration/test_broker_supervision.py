@@ -77,8 +77,8 @@ def test_it_starts_and_ends(tmp_path: Path) -> None:
 def test_it_comes_back_when_it_is_killed(broker: Broker) -> None:
     first = pid_of(broker.directory)
     os.kill(first, signal.SIGKILL)
-    wait_for(lambda: not lives(first), 5, "the broker to be gone")
-    wait_for(broker.accepts, 10, "the broker to be back")
+    wait_for(lambda: not lives(first), 20, "the broker to be gone")
+    wait_for(broker.accepts, 20, "the broker to be back")
     assert pid_of(broker.directory) != first
 
 
@@ -104,7 +104,7 @@ def test_it_ends_with_its_controller(tmp_path: Path, number: signal.Signals) -> 
         assert lives(pid)
         parent.send_signal(number)
         parent.wait(10)
-    wait_for(lambda: not lives(pid), 10, "the broker to end after its controller")
+    wait_for(lambda: not lives(pid), 20, "the broker to end after its controller")
     again = make(folder, port)
     again.start()
     again.stop()

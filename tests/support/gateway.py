@@ -272,7 +272,7 @@ class Mqtt:
         client.on_message = lambda _c, _d, m: self.arrived.put((m.topic, bytes(m.payload)))
         self.client = client
 
-    def open(self, port: int, timeout_s: float = 5.0) -> bool:
+    def open(self, port: int, timeout_s: float = 15.0) -> bool:
         """Connect; False when the broker or TLS refused (and then it is closed)."""
         done = self._open(port, timeout_s)
         if not done:
