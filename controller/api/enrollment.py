@@ -67,6 +67,7 @@ class EnrollmentApi(enrollment_pb2_grpc.EnrollmentServiceServicer):
         address = context.peer().rpartition(":")[0]
         wait_s = self._limit.take(address)
         if wait_s > 0:
+            context.set_trailing_metadata((("retry-after-s", f"{wait_s:.3f}"),))
             raise ExhaustedError(
                 "too many enrolments from this address", f"try again in {wait_s:.0f} s"
             )

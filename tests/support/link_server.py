@@ -79,6 +79,7 @@ class Script:
     renewed: list[bytes] = field(default_factory=list)
     fail: dict[str, tuple[grpc.StatusCode, str]] = field(default_factory=dict)
     fail_after: dict[str, tuple[grpc.StatusCode, str]] = field(default_factory=dict)
+    retry_after_s: float = 0.0
     protocol: int = 1
     mqtt_endpoint: str = "127.0.0.1:1"
     released: threading.Event = field(default_factory=threading.Event)
@@ -159,6 +160,8 @@ class _Enrol(enrollment_pb2_grpc.EnrollmentServiceServicer):
     ) -> enrollment_pb2.EnrollResponse:
         script, trust = self._server.script, self._server.trust
         script.enrolled.append(request)
+        if script.retry_after_s:
+            context.set_trailing_metadata((("retry-after-s", str(script.retry_after_s)),))
         _fail(script.fail.get("Enroll"), context)
         key = read_request(request.csr_pem)
         device_id = request.device_id or "given-1"

@@ -142,6 +142,19 @@ def test_a_refusal_keeps_the_words_of_the_controller(server: LinkServer, tmp_pat
     assert caught.value.hint == "make another: fleetctl admin token create"
 
 
+def test_a_busy_controller_is_not_asked_again_before_it_said(
+    server: LinkServer, tmp_path: Path
+) -> None:
+    server.script.fail["Enroll"] = (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many")
+    server.script.retry_after_s = 42.5
+    waits: list[float] = []
+    wanted = Enrolment(server.url, server.trust.token(), "dev-1", "", SEEN)
+    with pytest.raises(EnrolError, match="too many, tried 3 times"):
+        enrol(wanted, FileIdentityStore(tmp_path), waits.append, tries=3)
+    assert len(waits) == 2
+    assert all(42.5 <= wait <= 42.5 + 8 for wait in waits)
+
+
 def test_signing_keys_have_to_bear_their_own_name() -> None:
     from agent.link.trust import check_keys
 
