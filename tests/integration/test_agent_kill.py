@@ -1,5 +1,8 @@
 """kill -9 right after every record of the journal: a device always serves, and always settles."""
 
+import contextlib
+import random
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -14,7 +17,7 @@ from tests.support.wait import wait_for
 
 PROBATION = {"min_inferences": 5, "min_s": 0.1, "max_s": 600}
 # seen, OFFERED … COMMITTED, taken, applied, and what a start writes before them.
-RECORDS = range(1, 13)
+RECORDS = range(1, 12)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +147,37 @@ def test_killed_on_the_way_back_the_previous_version_answers(
             f"the report of the way back after a kill at record {record}",
         )
         assert agent.stop() == 0
+    assert_no_gap(controller, agent)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_serves_and_settles(
+    controller: ControllerWorld, agent: AgentProcess
+) -> None:
+    agent.start()
+    before = settle(controller, agent)
+    assert agent.stop() == 0
+    moments = random.Random(20261124)
+    for number in range(1, 7):
+        wanted = 100.0 + number
+        order(controller, agent, f"4.{number}.0", scaled(wanted))
+        agent.start(wait_s=0)
+        process = agent.process
+        assert process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(0.2, 2.0))
+        assert process.returncode is None, f"it ended by itself\n{agent.tail()}"
+        agent.kill()
+        agent.start()
+        assert answer(agent) in (before, wanted), "it serves before it settles"
+        settled = settle(controller, agent)
+        told = "COMMITTED" if settled == wanted else "ROLLED_BACK"
+        wait_for(
+            partial(last_state_is, controller, agent, f"r-4.{number}.0", told), 20, f"{told} told"
+        )
+        before = settled
+        assert agent.stop() == 0
+    assert controller.events(agent.device_id, "device_quarantined") == []
     assert_no_gap(controller, agent)
 
 

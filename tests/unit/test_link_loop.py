@@ -210,3 +210,33 @@ def test_telemetry_tells_rungs_models_and_the_applied_generation(world: Make) ->
     ]
     assert seen.samples[0].service.count == sum(seen.samples[0].service.bucket) > 0
     assert seen.samples[0].service.scale == 3
+
+
+def in_probation(world: Make) -> LoopWorld:
+    """Committed 1.0.0, then 1.1.0 answering and not proven; stopped."""
+    here = world()
+    here.wire.offer(scaled(2.0), scaled(3.0))
+    here.order(3, release_of("1.0.0", 2.0))
+    here.wait_applied(3)
+    forever = {"min_inferences": 1_000_000, "min_s": 600, "max_s": 6000}
+    here.order(4, release_of("1.1.0", 3.0, probation=forever))
+    here.wait(lambda: states(here, "r-4")[-1:] == ["PROBATION"], "probation")
+    here.stop()
+    return here
+
+
+def test_a_crash_in_probation_goes_back_before_anybody_is_asked(world: Make) -> None:
+    in_probation(world)
+    after = world(ending=Ending.CRASHED)
+    after.wait(lambda: after.events("rolled_back"), "the way back to be told")
+    assert after.state().phase is Phase.ROLLED_BACK
+    assert after.answer() == 2.0
+    assert after.events("rolled_back")[0].details["cause"] == "crash"
+
+
+def test_a_start_that_takes_a_crash_for_an_end_would_stay_on_the_bad_version(world: Make) -> None:
+    """The negative control: only the record of the unclean end makes it go back."""
+    in_probation(world)
+    after = world(ending=Ending.CLEAN)
+    assert after.state().phase is Phase.PROBATION
+    assert after.answer() == 3.0
