@@ -3,10 +3,12 @@
 Judges nothing: figures carry n and an interval, the gate decides. Refuses a figure without rows.
 """
 
+import itertools
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,16 +33,18 @@ class Runner(Protocol):
 
 
 class OnnxSession:
-    """A session of ONNX Runtime on one file."""
+    """A session of ONNX Runtime on one file; a call takes one thread."""
 
-    def __init__(self, path: Path, signature: Signature, threads: int) -> None:
+    def __init__(self, path: Path, signature: Signature) -> None:
         """Load it. Raises InvalidError with the runtime's own words."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # A build host does other things too: spinning threads starve each other.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
@@ -76,27 +80,39 @@ class Timing:
     n: int
 
 
-def classify(runner: Runner, rows: Rows, go_on: Callable[[int], bool]) -> NDArray[np.int64] | None:
+def classify(
+    runner: Runner, rows: Rows, lanes: int, go_on: Callable[[int], bool]
+) -> NDArray[np.int64] | None:
     """The winning class of each row, as far as ``go_on(rows_done)`` allows.
 
-    None where the first output is no row of class scores. Raises InvalidError when a call fails.
+    ``lanes`` calls run side by side, each on one thread: threads inside one call would wait for
+    each other, which on a busy machine takes longer than the call. None where the first output is
+    no row of class scores. Raises InvalidError when a call fails.
     """
     found: list[NDArray[np.int64]] = []
-    done = 0
-    for batch in rows.batches():
-        if not go_on(done):
-            break
-        fixed = len(batch)
-        if fixed < rows.batch:  # a model with a fixed batch takes no shorter one
-            batch = np.concatenate([batch, np.repeat(batch[-1:], rows.batch - fixed, axis=0)])
-        scores = runner.run([batch])[0][:fixed]
-        if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
-            return None
-        top = scores.argmax(axis=1).astype(np.int64)
-        top[~np.isfinite(scores).all(axis=1)] = NOT_A_CLASS
-        found.append(top)
-        done += fixed
+    done, batches = 0, rows.batches()
+    with ThreadPoolExecutor(max_workers=lanes) as pool:
+        while part := list(itertools.islice(batches, lanes)):
+            if not go_on(done):
+                break
+            for top in pool.map(lambda batch: _classify_batch(runner, batch, rows.batch), part):
+                if top is None:
+                    return None
+                found.append(top)
+                done += len(top)
     return np.concatenate(found) if found else None
+
+
+def _classify_batch(runner: Runner, batch: Array, size: int) -> NDArray[np.int64] | None:
+    real = len(batch)
+    if real < size:  # a model with a fixed batch takes no shorter one
+        batch = np.concatenate([batch, np.repeat(batch[-1:], size - real, axis=0)])
+    scores = runner.run([batch])[0][:real]
+    if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
+        return None
+    top: NDArray[np.int64] = scores.argmax(axis=1).astype(np.int64)
+    top[~np.isfinite(scores).all(axis=1)] = NOT_A_CLASS
+    return top
 
 
 def compare(

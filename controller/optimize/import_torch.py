@@ -20,16 +20,21 @@ if TYPE_CHECKING:
 
 
 class TorchModel:
-    """A loaded program; results are NumPy arrays in the order of the signature's outputs."""
+    """A loaded program; results are NumPy arrays in the order of the signature's outputs.
+
+    One call takes one thread.
+    """
 
     def __init__(self, path: Path, signature: Signature) -> None:
         """Load the file. Raises InvalidError with PyTorch's own words when it does not load."""
+        import torch
 
         try:
             self.program: ExportedProgram = _load(path)
         except Exception as error:
             raise InvalidError(f"PyTorch cannot load the model: {_first_line(error)}") from error
         self._module = self.program.module()
+        torch.set_num_threads(1)  # of one call; callers run several side by side
         self.signature = signature
 
     def run(self, inputs: list[Array]) -> list[Array]:
@@ -41,12 +46,6 @@ class TorchModel:
             result = self._module(*args, **kwargs)
         leaves = torch.utils._pytree.tree_leaves(result)
         return [np.asarray(leaf.numpy()) for leaf in leaves]
-
-    def set_threads(self, count: int) -> None:
-        """Threads of one operator."""
-        import torch
-
-        torch.set_num_threads(count)
 
     def arguments(self, inputs: list[Array]) -> tuple[tuple[object, ...], dict[str, object]]:
         """The program's own call form of a flat list of inputs."""

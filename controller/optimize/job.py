@@ -65,7 +65,7 @@ class Job:
         self._outputs = directory / "outputs"
         self._work = directory / "work"
         self._report = report
-        self._threads = len(os.sched_getaffinity(0))
+        self._lanes = len(os.sched_getaffinity(0))
         self._versions: dict[str, str] = evaluate.versions()
         self._eager_p50_ms: float | None = None
         self._host = build_host(directory)
@@ -113,11 +113,11 @@ class Job:
                 self._report(5, "loading", "")
                 shutil.copyfile(path, target)
                 check_exported(target, self._spec.signature)
-                runner = evaluate.OnnxSession(target, self._spec.signature, self._threads)
+                runner = evaluate.OnnxSession(target, self._spec.signature)
         if evaluation is None:
             return target, None
         go_on = self._budget(EVALUATION_S, 28, 20, len(evaluation), "evaluating the source", "")
-        return target, evaluate.classify(runner, evaluation, go_on)
+        return target, evaluate.classify(runner, evaluation, self._lanes, go_on)
 
     def _torch_source(self, path: Path, target: Path) -> evaluate.Runner:
         from controller.optimize import import_torch
@@ -129,12 +129,10 @@ class Job:
         export_onnx(model, target)
         self._report(25, "timing the source", "")
         self._eager_p50_ms = self._time_eager(model)
-        model.set_threads(self._threads)
         return model
 
     def _time_eager(self, model: evaluate.Runner) -> float:
         """Median of single calls on one thread, as a device without us would run it."""
-        model.set_threads(1)  # type: ignore[attr-defined]
         inputs = sample_inputs(self._spec.signature, batch=1, seed=self._spec.seed)
         model.run(inputs)
         times: list[float] = []
@@ -179,11 +177,13 @@ class Job:
         file = outcome.file
         if file is None:
             raise InvalidError("nothing was compiled")
-        session = evaluate.OnnxSession(file, self._spec.signature, self._threads)
+        session = evaluate.OnnxSession(file, self._spec.signature)
         go_on = self._budget(
             EVALUATION_S, base + 8, 20, len(source), "evaluating", outcome.build.build_id
         )
-        found = evaluate.classify(session, rows, lambda done: done < len(source) and go_on(done))
+        found = evaluate.classify(
+            session, rows, self._lanes, lambda done: done < len(source) and go_on(done)
+        )
         if found is None:
             raise InvalidError("the build's results are no class scores, its source's are")
         return evaluate.compare(found, source, rows.y)
@@ -304,11 +304,18 @@ def _keep_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def _do_not_spin() -> None:
+    """Threads that wait for each other by spinning take 20 times as long on a busy machine."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read when PyTorch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def main(arguments: list[str]) -> int:
     """Run the job of a directory. 0: result.json was written, 2: the spec itself is wrong."""
     directory = Path(arguments[0])
     report = _progress_writer()
     _keep_memory()
+    _do_not_spin()
     try:
         spec = read_spec(directory / "spec.json")
     except LightermanError as error:
