@@ -129,6 +129,7 @@ class AgentLoop:
         found = remember(self._parts.journal, self._parts.store)
         book = self._book
         book.seen, book.taken, book.applied = found.seen, found.taken, found.applied
+        book.working = found.taken
         book.states.update(found.states)
         self._tell_boot(found, ending, boot_id, troubles)
         done = threading.Event()
@@ -240,10 +241,14 @@ class AgentLoop:
             return
         try:
             self._actor.note_generation(seen=state.generation)
-            taken = True
-            for model, order in orders_of(state, frozenset(book.states)).items():
-                taken = self._step(model, order) and taken
-            if not taken:
+            book.working = max(book.working, state.generation)
+            orders = orders_of(state, frozenset(book.states))
+            book.waiting = set(orders)
+            for model, order in orders.items():
+                book.waiting.discard(model)
+                if not self._step(model, order):
+                    book.waiting.add(model)
+            if book.waiting:
                 raise StoreError("the journal did not take every order")
             self._actor.note_generation(taken=state.generation)
         except StoreError as error:

@@ -6,7 +6,7 @@ as the state is still the same.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import assert_never
 
@@ -51,17 +51,27 @@ RETRY_S = 5.0  # after the disk refused
 
 @dataclass(slots=True)
 class Book:
-    """What the loop knows, and what of it is durable: states by model, generations."""
+    """What the loop knows: states by model, generations.
+
+    `seen`, `taken` (every order of it is journaled) and `applied` are durable; `working` is the one
+    that is being taken or was.
+    """
 
     states: dict[str, ModelState]
     seen: int = 0
     taken: int = 0
     applied: int = 0
+    working: int = 0
+    waiting: set[str] = field(default_factory=set)
 
     def is_settled(self) -> bool:
-        """Whether nothing of the newest generation is under way any more."""
-        return self.taken > 0 and all(
-            s.phase in SETTLED and s.generation >= self.taken for s in self.states.values()
+        """Whether nothing of the newest generation is under way, or still to be begun."""
+        return (
+            self.working > 0
+            and not self.waiting
+            and all(
+                s.phase in SETTLED and s.generation >= self.working for s in self.states.values()
+            )
         )
 
 
@@ -116,18 +126,12 @@ class Actor:
     def settle(self) -> None:
         """Tell once that a generation is applied as a whole."""
         book = self._book
-        if book.applied >= book.taken or not book.is_settled():
+        if book.taken < book.working or not self._record_applied():
             return
-        try:
-            self._hands.journal.append(GENERATION, APPLIED, {"value": book.taken})
-        except StoreError as error:
-            log.error("applied generation %d is not recorded: %s", book.taken, error)
-            return
-        book.applied = book.taken
-        log.info("generation %d is applied", book.taken)
+        log.info("generation %d is applied", book.applied)
         for model, said in self._last_words():
             state = book.states[model]
-            said = replace(said, generation=book.taken)
+            said = replace(said, generation=book.applied)
             self._hands.teller.report(model, said, self._evidence(state), applied=True)
             return
 
@@ -234,18 +238,23 @@ class Actor:
 
     def _report(self, state: ModelState, said: Report) -> None:
         self._told[state.model] = said
-        applied = self._book.applied < self._book.taken and self._book.is_settled()
         evidence = self._evidence(state)
-        if applied:
-            try:
-                self._hands.journal.append(GENERATION, APPLIED, {"value": self._book.taken})
-                self._book.applied = self._book.taken
-            except StoreError as error:
-                applied = False
-                log.error("applied generation is not recorded: %s", error)
-        self._hands.teller.report(state.model, said, evidence, applied)
+        self._hands.teller.report(state.model, said, evidence, self._record_applied())
         if said.phase is Phase.ROLLED_BACK:
             self._tell_rolled_back(state, said, evidence)
+
+    def _record_applied(self) -> bool:
+        """Make it durable that the newest generation is applied; False when it is not, or was."""
+        book = self._book
+        if book.applied >= book.working or not book.is_settled():
+            return False
+        try:
+            self._hands.journal.append(GENERATION, APPLIED, {"value": book.working})
+        except StoreError as error:
+            log.error("applied generation %d is not recorded: %s", book.working, error)
+            return False
+        book.applied = book.working
+        return True
 
     def _evidence(self, state: ModelState) -> Evidence:
         evidence = self._hands.watch.evidence(state)

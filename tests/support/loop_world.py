@@ -161,8 +161,14 @@ class LoopWorld:
         wait_for(lambda: bool(what()), timeout_s, f"{told}; {self.reports()[-6:]}")
 
     def wait_applied(self, generation: int) -> None:
-        """Wait until a generation is applied as a whole."""
-        self.wait(lambda: self.loop.generations().applied == generation, f"{generation} applied")
+        """Wait until a generation is applied as a whole, and told so."""
+
+        def told() -> bool:
+            said = [e.report for e in self.envelopes() if e.WhichOneof("body") == "report"]
+            return any(one.applied and one.generation == generation for one in said)
+
+        self.wait(told, f"{generation} told as applied")
+        assert self.loop.generations().applied == generation
 
     def envelopes(self) -> list[device_pb2.Envelope]:
         """Everything spooled so far."""

@@ -141,6 +141,22 @@ def test_a_generation_is_applied_when_all_of_it_is_settled(world: Make) -> None:
     assert [applied for _, _, applied in here.reports()].count(True) == 1
 
 
+def test_a_model_that_is_to_come_keeps_the_generation_open(world: Make) -> None:
+    here = world()
+    here.wire.offer(scaled(2.0), scaled(3.0))
+    first = release_of("1.0.0", 2.0)
+    here.order(3, first)
+    here.wait_applied(3)
+    told = len(here.reports())
+    # The known model settles within its own step, before the new one got its order.
+    here.order(4, first, release_of("1.0.0", 3.0, model="zebra"), rollout="r-3")
+    here.wait_applied(4)
+    later = [(state, applied) for _, state, applied in here.reports()[told:]]
+    assert later[0] == ("COMMITTED", False)
+    assert later[-1] == ("COMMITTED", True)
+    assert [applied for _, applied in later].count(True) == 1
+
+
 def test_the_same_generation_twice_and_an_older_one_change_nothing(world: Make) -> None:
     here = world()
     here.wire.offer(scaled(2.0), scaled(3.0))
@@ -171,6 +187,7 @@ def test_handover_and_foreign_runtimes_are_refused_before_a_byte_moves(world: Ma
     release = release_of("1.0.0", 2.0)
     here.order(3, replace(release, activation=Activation.HANDOVER))
     here.wait_applied(3)
+    assert [applied for _, _, applied in here.reports()] == [False, True]
     foreign = replace(release, rungs=(replace(release.rungs[0], runtime="tensorrt"),))
     here.order(4, foreign)
     here.wait_applied(4)
