@@ -10,7 +10,6 @@ Lite0 is the same file in all of them.
 import hashlib
 import json
 import math
-import os
 import shutil
 import sys
 import tempfile
@@ -145,7 +144,7 @@ def _make_better(folder: Path, work: Path) -> Facts:
         model, exported = folder / version / "heavy.pt2", work / f"{version}.onnx"
         _save("heavy", resolution, model)
         measure.export(model, exported)
-        found.append(measure.score(exported, model, held_out, len(os.sched_getaffinity(0))))
+        found.append(measure.score(exported, model, held_out))
     old, new = found
     facts: Facts = {
         "figure": "cross-entropy on held-out crops",

@@ -43,10 +43,10 @@ def export(model: Path, target: Path) -> None:
     export_onnx(TorchModel(model, signature), target)
 
 
-def score(onnx_file: Path, model: Path, crops: Crops, threads: int) -> Scored:
+def score(onnx_file: Path, model: Path, crops: Crops) -> Scored:
     """Cross-entropy and top-1 of the exported file; ``model`` is its source."""
     signature = parse_model(model, _Limits()).signature
-    session = evaluate_onnxruntime.OnnxSession(onnx_file, signature, threads)
+    session = evaluate_onnxruntime.OnnxSession(onnx_file, signature)
     found = [
         session.run([crops.x[start : start + BATCH].astype(np.float32)])[0]
         for start in range(0, len(crops), BATCH)
