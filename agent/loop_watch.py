@@ -16,7 +16,7 @@ from agent.domain.ladder import (
     is_pressured,
     step_down,
 )
-from agent.domain.ports import LinkProbe, Measured, ModelHost, Serving
+from agent.domain.ports import LinkProbe, Measured, ModelHost, RemoteModel, Serving
 from agent.domain.probation import Commit, RollBack, StepDown, Trial, Wait, judge
 from agent.errors import UnknownModelError
 from agent.link.convert import Evidence, ModelStatus
@@ -44,7 +44,7 @@ class Watch:
         self._probe = probe
         self._ladders: dict[str, tuple[str, LadderState]] = {}
         self._reasons: dict[str, str] = {}
-        self._links: frozenset[str] = frozenset()
+        self._links: frozenset[RemoteModel] = frozenset()
 
     def view(self, state: ModelState, felt: Pressure) -> View | None:
         """What serves this model now; None when nothing does."""
@@ -64,7 +64,7 @@ class Watch:
 
     def _pressure(self, release: DesiredModel, felt: Pressure, measured: Measured) -> Pressure:
         endpoint = next((r.endpoint for r in release.rungs if r.kind is RungKind.REMOTE), None)
-        link = self._probe.read(endpoint) if endpoint else None
+        link = self._probe.read(RemoteModel(endpoint, release.model)) if endpoint else None
         return replace(
             felt,
             p95_s=measured.p95_s,
@@ -75,16 +75,16 @@ class Watch:
 
     def watch_links(self, states: Mapping[str, ModelState]) -> None:
         """Probe the links of what serves or may serve, and no others."""
-        endpoints = {
-            rung.endpoint
+        remotes = frozenset(
+            RemoteModel(rung.endpoint, slot.release.model)
             for state in states.values()
             for slot in (state.current, state.previous)
             if slot is not None
             for rung in slot.release.rungs
             if rung.kind is RungKind.REMOTE and rung.endpoint
-        }
-        if endpoints != self._links:
-            self._links = frozenset(endpoints)
+        )
+        if remotes != self._links:
+            self._links = remotes
             self._probe.watch(self._links)
 
     # -- ladder ------------------------------------------------------------------------------------

@@ -378,14 +378,22 @@ class LinkReading:
     loss_pct: float
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """What a remote rung needs at the other end: an endpoint that can answer for this model."""
+
+    endpoint: str
+    model: str
+
+
 class LinkProbe(Protocol):
     """Looks at the links of remote rungs by itself, in a thread of its own."""
 
-    def watch(self, endpoints: frozenset[str]) -> None:
+    def watch(self, remotes: frozenset[RemoteModel]) -> None:
         """Look at exactly these from now on."""
         ...
 
-    def read(self, endpoint: str) -> LinkReading | None:
+    def read(self, remote: RemoteModel) -> LinkReading | None:
         """The newest reading; None before the first probe ended."""
         ...
 

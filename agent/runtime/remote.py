@@ -4,7 +4,8 @@ Refuses to decide whether a link is good (the ladder does) and to retry: who cal
 
     open_remote(endpoint, model, deadline_s, signature) -> Backend     # endpoint "grpc://HOST:PORT"
     LinkProber(clock, interval_s=0.5)            # satisfies `agent.domain.ports.LinkProbe`
-        .start() .watch(frozenset({...})) .read(endpoint) -> LinkReading | None .stop()
+        .start() .watch(frozenset({RemoteModel(endpoint, model)}))
+        .read(remote) -> LinkReading | None .stop()
 """
 
 import threading
@@ -14,7 +15,7 @@ from statistics import median
 
 import grpc
 
-from agent.domain.ports import Clock, LinkReading
+from agent.domain.ports import Clock, LinkReading, RemoteModel
 from agent.domain.tensor import Signature, Tensor, parse_dtype
 from agent.errors import InferenceError, LoadError
 from lighterman.oip import inference_pb2 as pb
@@ -86,15 +87,18 @@ class Remote:
 
 
 class LinkProber:
-    """Asks every watched endpoint whether it lives, all the time: also while it is not in use."""
+    """Asks every watched endpoint whether it can answer for the model, also while not in use.
+
+    A server that lives without the model is no link: requests sent there would fail.
+    """
 
     def __init__(self, clock: Clock, interval_s: float = 0.5, timeout_s: float = 0.5) -> None:
         self._clock = clock
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._wanted: frozenset[str] = frozenset()
-        self._links: dict[str, _Link] = {}
+        self._wanted: frozenset[RemoteModel] = frozenset()
+        self._links: dict[RemoteModel, _Link] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="link-probe", daemon=True)
 
@@ -108,17 +112,17 @@ class LinkProber:
         if self._thread.is_alive():
             self._thread.join()
 
-    def watch(self, endpoints: frozenset[str]) -> None:
+    def watch(self, remotes: frozenset[RemoteModel]) -> None:
         """Look at exactly these from now on; LoadError when one is no address."""
-        for endpoint in endpoints:
-            _address(endpoint)
+        for remote in remotes:
+            _address(remote.endpoint)
         with self._lock:
-            self._wanted = endpoints
+            self._wanted = remotes
 
-    def read(self, endpoint: str) -> LinkReading | None:
+    def read(self, remote: RemoteModel) -> LinkReading | None:
         """Median round trip of the last answers, loss over the last probes."""
         with self._lock:
-            link = self._links.get(endpoint)
+            link = self._links.get(remote)
             if link is None or not link.answered:
                 return None
             lost = sum(1 for answered in link.answered if not answered)
@@ -129,7 +133,7 @@ class LinkProber:
         while not self._stop.is_set():
             self._open_and_close()
             # All at once: one dead endpoint must not delay the looks at the others.
-            asked = [(link, self._ask(link)) for link in self._links.values()]
+            asked = [(link, self._ask(link, remote)) for remote, link in self._links.items()]
             for link, call in asked:
                 rtt = self._answer(call)
                 with self._lock:
@@ -141,15 +145,16 @@ class LinkProber:
     def _open_and_close(self) -> None:
         # Channels live in this thread alone: none is closed under a probe.
         with self._lock:
-            for endpoint in self._wanted - self._links.keys():
-                self._links[endpoint] = _Link(_channel(endpoint))
+            for remote in self._wanted - self._links.keys():
+                self._links[remote] = _Link(_channel(remote.endpoint))
             gone = [self._links.pop(e) for e in self._links.keys() - self._wanted]
         for link in gone:
             link.channel.close()
 
-    def _ask(self, link: "_Link") -> "_Call":
+    def _ask(self, link: "_Link", remote: RemoteModel) -> "_Call":
         call = _Call(self._clock)
-        call.future = link.stub.ServerLive.future(pb.ServerLiveRequest(), timeout=self._timeout_s)
+        request = pb.ModelReadyRequest(name=remote.model)
+        call.future = link.stub.ModelReady.future(request, timeout=self._timeout_s)
         call.future.add_done_callback(call.ended)
         return call
 
@@ -158,7 +163,7 @@ class LinkProber:
         future = call.future
         if future is None or not call.done.is_set() or future.cancelled():
             return None
-        if future.exception() is not None or not future.result().live:
+        if future.exception() is not None or not future.result().ready:
             return None
         return call.ended_s - call.began_s
 
@@ -170,7 +175,7 @@ class _Call:
         self._clock = clock
         self.began_s = self.ended_s = clock.monotonic()
         self.done = threading.Event()
-        self.future: grpc.Future[pb.ServerLiveResponse] | None = None
+        self.future: grpc.Future[pb.ModelReadyResponse] | None = None
 
     def ended(self, _: object) -> None:
         self.ended_s = self._clock.monotonic()

@@ -24,7 +24,7 @@ from controller.services.desired import Composer
 from controller.store import assignments, devices
 from controller.store.assignments import AssignmentRow
 from controller.store.rollouts import RolloutRow
-from controller.store.samples import SampleRow, list_samples
+from controller.store.samples import SampleRow, is_of_build, list_samples
 from controller.store.session import Connection
 from controller.store.waves import WaveRow
 
@@ -83,7 +83,9 @@ def _with_samples(
     committed: list[AssignmentRow],
 ) -> WaveFacts:
     spec = parse_rollout_spec(rollout.spec)
-    after = _after(conn, rollout, mine, facts.opened_at)
+    heard = _after(conn, rollout, mine, facts.opened_at)
+    # What a remote rung answered shows that the device is alive, and nothing of the new build.
+    after = {device: [one for one in rows if is_of_build(one)] for device, rows in heard.items()}
     inferences = Counter(
         {
             row.device_id: max(
@@ -104,7 +106,9 @@ def _with_samples(
         short=tuple(
             row.device_id for row in committed if inferences[row.device_id] < spec.min_samples
         ),
-        last_evidence_at=max((row.last_at for row in seen), default=None),
+        last_evidence_at=max(
+            (one.last_at for rows in heard.values() for one in rows), default=None
+        ),
     )
 
 
@@ -242,7 +246,8 @@ def _control(conn: Connection, rollout: RolloutRow, since: datetime) -> Side:
         conn, rollout.rollout_id, states=[_A.PLANNED], limit=CONTROLS
     )
     ids = [row.device_id for row in rows]
-    return _side(list_samples(conn, device_ids=ids, model=rollout.model, since=since))
+    seen = list_samples(conn, device_ids=ids, model=rollout.model, since=since)
+    return _side(row for row in seen if is_of_build(row))
 
 
 def _side(rows: Iterable[SampleRow]) -> Side:

@@ -15,7 +15,7 @@ from controller.store import assignments, events
 from controller.store.assignments import AssignmentRow
 from controller.store.desired import get_desired
 from controller.store.rollouts import RolloutRow
-from controller.store.samples import SampleRow, list_samples
+from controller.store.samples import SampleRow, is_of_build, list_samples
 from controller.store.session import Connection
 
 Json = dict[str, Any]
@@ -188,7 +188,8 @@ def _baseline(seen: Iterable[SampleRow], device_id: str, previous: Json | None) 
     """
     if previous is None:
         return None
-    mine = [row for row in seen if (row.device_id, row.version) == (device_id, previous["version"])]
+    wanted = (device_id, previous["version"])
+    mine = [row for row in seen if (row.device_id, row.version) == wanted and is_of_build(row)]
     if not mine:
         return None
     return {

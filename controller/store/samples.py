@@ -75,6 +75,11 @@ def add_samples(conn: Connection, rows: Iterable[SampleRow]) -> None:
         )
 
 
+def is_of_build(row: SampleRow) -> bool:
+    """Whether a local build answered; a remote rung's answers have no digest."""
+    return bool(row.build_digest)
+
+
 def list_samples(
     conn: Connection,
     *,

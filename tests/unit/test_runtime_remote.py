@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
+from agent.domain.ports import RemoteModel
 from agent.domain.probation import StepDown
 from agent.errors import InferenceError, LoadError
 from agent.runtime.remote import LinkProber, open_remote
@@ -113,31 +114,37 @@ def test_an_endpoint_that_is_no_address_is_refused(endpoint: str, tmp_path: Path
     with pytest.raises(LoadError, match=r"write grpc://HOST:PORT"):
         open_remote(endpoint, "photo", 1.0, make_release("1.0.0", LOCAL).signature)
     with pytest.raises(LoadError):
-        LinkProber(SystemClock()).watch(frozenset({endpoint}))
+        LinkProber(SystemClock()).watch(frozenset({RemoteModel(endpoint, "photo")}))
 
 
 def test_the_prober_sees_a_link_go_and_come_back(edge: Edge, tmp_path: Path) -> None:
     prober = LinkProber(SystemClock(), interval_s=0.05, timeout_s=0.2)
     prober.start()
     try:
-        assert prober.read(edge.endpoint) is None
-        prober.watch(frozenset({edge.endpoint}))
+        remote = RemoteModel(edge.endpoint, "photo")
+        stranger = RemoteModel(edge.endpoint, "unknown")
+        assert prober.read(remote) is None
+        prober.watch(frozenset({remote, stranger}))
 
         def loss() -> float:
-            reading = prober.read(edge.endpoint)
+            reading = prober.read(remote)
             return -1.0 if reading is None else reading.loss_pct
 
         wait_for(lambda: loss() == 0.0, 5, "the first answers")
-        reading = prober.read(edge.endpoint)
+        reading = prober.read(remote)
         assert reading is not None
         assert reading.rtt_s is not None
         assert 0.0 < reading.rtt_s < 0.2
+        # The server lives, but has no such model: no link for that rung.
+        without = prober.read(stranger)
+        assert without is not None
+        assert without.loss_pct == 100.0
         edge.stop()
         wait_for(lambda: loss() == 100.0, 10, "every probe to be lost")
         again = Edge(tmp_path / "again", int(edge.address.rpartition(":")[2]))
         wait_for(lambda: loss() == 0.0, 15, "the link to be good again")
         again.stop()
         prober.watch(frozenset())
-        wait_for(lambda: prober.read(edge.endpoint) is None, 5, "the endpoint to be forgotten")
+        wait_for(lambda: prober.read(remote) is None, 5, "the endpoint to be forgotten")
     finally:
         prober.stop()
