@@ -15,13 +15,12 @@ import numpy as np
 
 from examples.demo.faults import bad_version, better_version, build_figures, killed_controller
 from examples.demo.steps import first_version, ladder
-from examples.demo.story import Story
-from examples.demo.world import EDGE_CLIENT, EDGE_SERVER, MODEL, World, consumer_line, write_json
+from examples.demo.story import Missed, Story
+from examples.demo.world import EDGE_CLIENT, MODEL, World, consumer_line, write_json
 from examples.fleet.camera import Picture
 from examples.fleet.clock import TooLateError
 from examples.fleet.ctl import CtlError
 from examples.fleet.processes import ChildError
-from examples.fleet.proxy import CuttableProxy
 from examples.models import generate
 
 LOGS = 6
@@ -41,8 +40,8 @@ def main() -> int:
     try:
         _run(story, world, files)
         finished = True
-    except (TooLateError, CtlError, ChildError, StopIteration, AssertionError) as error:
-        story.claim("the demo runs to its end", False, f"{type(error).__name__}: {error}")
+    except (Missed, TooLateError, CtlError, ChildError, StopIteration, AssertionError) as error:
+        story.claim("the demo runs to its end", False, str(error))
         _show_logs(world)
     except KeyboardInterrupt:
         sys.stdout.write("\ninterrupted\n")
@@ -66,11 +65,10 @@ def _run(story: Story, world: World, files: Path) -> None:
     story.begin("0 start", "a controller on its defaults, six agents of two profiles")
     world.start_controller()
     story.say("\n".join(f"{k:<7} {v}" for k, v in world.controller.endpoints.items()))
+    world.prepare_agents()
+    _policies(world)
     world.enrol_agents()
     world.wait_online(60)
-    host, _, port = world.agents[EDGE_SERVER].endpoint.rpartition(":")
-    world.proxy = CuttableProxy(host, int(port))
-    _policies(world)
     world.ctl.run("admin", "dataset", "push", MODEL, str(files / "photos.npz"))
     story.say(world.ctl.run("device", "list").out)
     story.say("n100-*: simulated host; identity and sensors from a tree, speed is this machine's")

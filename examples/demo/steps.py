@@ -87,7 +87,7 @@ def first_version(story: Story, world: World, files: Path, pictures: list[Pictur
     builds = build(world, "1.0.0", wait=True, expect=(0,))
     story.say(build_lines(builds))
     int8 = [b for b in builds if b["recipe"] == "onnxruntime-int8" and b["state"] == "passed"]
-    story.claim(
+    story.need(
         "INT8 builds of both variants passed for both profiles", len(int8) == 4, f"{len(int8)} of 4"
     )
     smaller = max((b["size_bytes"] / b["source_size_bytes"] for b in int8), default=1.0)
@@ -106,7 +106,7 @@ def first_version(story: Story, world: World, files: Path, pictures: list[Pictur
 
 def _claim_succeeded(story: Story, world: World, shown: dict[str, Any], version: str) -> None:
     verdicts = [wave["verdict"] for wave in shown["waves"]]
-    story.claim(
+    story.need(
         f"{version} is committed on all devices, wave by wave",
         shown["phase"] == "SUCCEEDED"
         and set(verdicts) == {"PASSED"}

@@ -7,6 +7,10 @@ from typing import Any
 from examples.fleet.clock import monotonic
 
 
+class Missed(Exception):  # noqa: N818 - a miss is an outcome of the demo, not an error in it
+    """A claim did not hold and the rest builds on it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """One promise and what was seen."""
@@ -48,6 +52,12 @@ class Story:
         """Check a promise."""
         self.claims.append(Claim(self.step, text, seen, ok))
         self.say(f"{'holds' if ok else 'MISSED'}  {text}: {seen}")
+
+    def need(self, text: str, ok: bool, seen: str) -> None:
+        """Check a promise without which the following steps make no sense."""
+        self.claim(text, ok, seen)
+        if not ok:
+            raise Missed(f"nothing further makes sense without this: {text}")
 
     def table(self) -> bool:
         """The last table; whether every claim held."""

@@ -58,26 +58,31 @@ class World:
         """Start it on its defaults; another port only where a default one is taken."""
         self.controller.start()
 
-    def enrol_agents(self) -> None:
-        """Make, enrol and start six agents."""
+    def prepare_agents(self) -> None:
+        """Give six agents their folders, hosts and ports, and the link that can be cut."""
         for name in (*REAL, *SIMULATED):
-            labels = ["--label", f"line={'a' if name in REAL else 'b'}"]
-            if name == EDGE_CLIENT:
-                labels += ["--label", "uplink=edge"]
-            token = self.ctl.run("admin", "token", "create", *labels).out.strip()
             host_root = None
             if name in SIMULATED:
                 host_root = self.root / "hosts" / name
                 write_host("intel-n100", host_root)
-            agent = AgentProcess(
+            self.agents[name] = AgentProcess(
                 binary("lighterman-agent"),
                 name,
                 self.root / "agents" / name,
                 self.root / f"{name}.log",
                 host_root,
             )
+        host, _, port = self.agents[EDGE_SERVER].endpoint.rpartition(":")
+        self.proxy = CuttableProxy(host, int(port))
+
+    def enrol_agents(self) -> None:
+        """Enrol and start them; those that wait for each other do it at once."""
+        for name, agent in self.agents.items():
+            labels = ["--label", f"line={'a' if name in REAL else 'b'}"]
+            if name == EDGE_CLIENT:
+                labels += ["--label", "uplink=edge"]
+            token = self.ctl.run("admin", "token", "create", *labels).out.strip()
             agent.begin_enrol(self.controller.endpoints["enroll"], token)
-            self.agents[name] = agent
         for agent in self.agents.values():
             agent.finish_enrol()
             agent.start()
