@@ -36,8 +36,6 @@ def better_version(story: Story, world: World, files: Path, pictures: list[Pictu
         f"{facts['old']:.3f} → {facts['new']:.3f} (n={facts['n']})",
     )
     story.say(build_lines(wait_built(world, "1.1.0", 120)))
-    push(world, files, "1.2.0")
-    build(world, "1.2.0", "--recipe", "onnxruntime-fp32", wait=False, expect=(0,))
     failed_before = failures(world)
     world.add_load(REAL[0], pictures, 1)
     shown = watch(world, start_rollout(world, "1.1.0"), 150)
@@ -67,7 +65,6 @@ def bad_version(story: Story, world: World) -> None:
     shown = watch(world, rollout, 120)
     wait_until(lambda: running(world, "1.1.0") == 6, 30, "all devices back on 1.1.0")
     story.say(shown["phase_reason"])
-    exposed = {a["device_id"] for a in _assignments(world, rollout) if a["state"] != "PLANNED"}
     slow = {
         name: [a for a in world.answers(name, started_at) if a.version == "1.2.0"]
         for name in world.agents
@@ -79,11 +76,15 @@ def bad_version(story: Story, world: World) -> None:
         shown["phase"] == "ROLLED_BACK" and running(world, "1.1.0") == 6,
         f"{shown['phase']}, {running(world, '1.1.0')} of 6 on 1.1.0",
     )
-    story.claim("five devices never saw it", len(saw) == 1, f"{', '.join(saw)} saw it")
+    story.claim(
+        "five devices never saw it",
+        len(saw) == 1,
+        f"{', '.join(saw)} saw it, exposed {shown['exposed']} of {shown['devices']}",
+    )
     if saw:
         _claim_canary(story, world, rollout, saw[0], slow[saw[0]])
     failed = failures(world) - failed_before
-    story.claim("no request failed", failed == 0, f"{failed} failed, {len(exposed)} touched")
+    story.claim("no request failed", failed == 0, f"{failed} failed")
 
 
 def _assignments(world: World, rollout: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ those three say nothing of a real N100.
 
 import json
 import os
+import platform
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ RATE = 4.5
 REAL = ("gate-1", "gate-2", "gate-3")
 SIMULATED = ("n100-1", "n100-2", "n100-3")
 EDGE_SERVER = "gate-1"
-EDGE_CLIENT = "gate-2"
+EDGE_CLIENT = "n100-3"
 
 
 def binary(name: str) -> list[str]:
@@ -169,3 +170,27 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+def apply_policies(world: World, queue_ms: float) -> None:
+    """A profile for this machine, the policy with short times, one for the edge server's client."""
+    assert world.proxy is not None, "prepare_agents first"
+    text = (Path(__file__).parent / "policies.yaml").read_text(encoding="utf-8")
+    for name, value in (
+        ("EDGE_ENDPOINT", f"grpc://127.0.0.1:{world.proxy.port}"),
+        ("MACHINE_ARCH", platform.machine()),
+        ("MACHINE_CPU", _cpu_model()),
+        ("QUEUE_MS", f"{queue_ms:.1f}"),
+    ):
+        text = text.replace(name, value)
+    file = world.root / "policies.yaml"
+    file.write_text(text, encoding="utf-8")
+    world.ctl.run("apply", "-f", str(file))
+
+
+def _cpu_model() -> str:
+    """The processor as agents report it: the first "model name", else anything."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "*"

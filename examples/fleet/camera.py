@@ -13,6 +13,7 @@ from examples.fleet.clock import monotonic
 from lighterman.oip import inference_pb2, inference_pb2_grpc
 
 CALL_S = 10.0
+READY_EVERY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Picture:
 
 
 class Camera:
-    """Sends pictures at a steady rate (requests per second) until stopped."""
+    """Sends pictures at a steady rate (requests per second) from when the model is ready."""
 
     def __init__(self, endpoint: str, model: str, pictures: Sequence[Picture], rate: float) -> None:
         self.endpoint = endpoint
@@ -79,7 +80,19 @@ class Camera:
         with self._lock:
             return self._answers[-1] if self._answers else None
 
+    def _wait_for_model(self) -> None:
+        """An application asks whether its model is there before it sends pictures."""
+        request = inference_pb2.ModelReadyRequest(name=self._model)
+        while not self._stop.is_set():
+            try:
+                if self._stub.ModelReady(request, timeout=CALL_S).ready:
+                    return
+            except grpc.RpcError:
+                pass  # not served yet, or the agent is still starting: ask again
+            self._stop.wait(READY_EVERY_S)
+
     def _run(self) -> None:
+        self._wait_for_model()
         index, next_at = 0, monotonic()
         while not self._stop.is_set():
             self._ask(self._pictures[index % len(self._pictures)])
