@@ -62,7 +62,7 @@ class Facts:
     current_wave: int  # 0: none open yet
     counts: Mapping[AssignmentState, int]
     exposed: int  # ever offered, without those that refused
-    wave_live: int  # of the current wave, not closed: on the way or running it
+    wave_live: int  # of the current wave, not closed or taken over: on the way or running it
     candidates: tuple[str, ...]  # PLANNED and online, stable order, at most K
     verdict: Verdict = Verdict.PENDING  # of the current wave
     verdict_reason: str = ""
@@ -70,6 +70,7 @@ class Facts:
     errors_in_row: int = 0
     pause_reasons: tuple[PauseReason, ...] = ()
     not_returned: int = 0  # could not roll back
+    taken_over: int = 0  # committed, then gone on to a newer version: nothing more to see of them
     superseded: str = ""  # why devices were superseded
 
     def count(self, states: frozenset[AssignmentState]) -> int:
@@ -215,8 +216,10 @@ def _nothing_left(facts: Facts) -> Plan | None:
         return None
     committed = facts.counts.get(_A.COMMITTED, 0)
     superseded = facts.counts.get(_A.SUPERSEDED, 0)
-    if superseded:
-        keep = f"; {committed} devices keep it" if committed else ""
+    proven = facts.verdict is Verdict.PASSED and facts.current_wave == len(facts.caps)
+    if superseded or (facts.taken_over and not proven):
+        left = committed - facts.taken_over
+        keep = f"; {left} devices keep it" if left else ""
         why = facts.superseded or "superseded by a newer rollout"
         return Plan(Phase.ABORTED, why + keep, facts.current_wave)
     if committed == 0:

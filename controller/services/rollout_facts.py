@@ -134,6 +134,10 @@ def plan_facts(
         counts[state] += count
     alive = LIVE | _ON_THE_WAY
     going = rollout.phase in (Phase.PENDING, Phase.PROGRESSING) and rollout.intent is Intent.RUN
+    # Only at the end is it worth asking who went on to a newer version meanwhile.
+    gone = (
+        [] if any(counts[one] for one in OPEN) else assignments.taken_over(conn, rollout.rollout_id)
+    )
     evidence = waves[rollout.current_wave - 1].evidence if rollout.current_wave else {}
     look = evidence.get("next_look_at")
     return Facts(
@@ -152,7 +156,8 @@ def plan_facts(
             count
             for (number, state), count in by_wave.items()
             if number == rollout.current_wave and state in alive
-        ),
+        )
+        - sum(number == rollout.current_wave for number, _ in gone),
         candidates=tuple(assignments.candidates(conn, rollout.rollout_id, CANDIDATES))
         if going or rollout.phase is Phase.PAUSED
         else (),
@@ -162,8 +167,11 @@ def plan_facts(
         errors_in_row=int(evidence.get("errors_in_row") or 0),
         pause_reasons=rollout.pause_reasons,
         not_returned=assignments.count_not_returned(conn, rollout.rollout_id),
+        taken_over=len(gone),
         superseded=assignments.superseded_reason(conn, rollout.rollout_id)
         if counts[_A.SUPERSEDED]
+        else f"superseded by {gone[-1][1]}"
+        if gone
         else "",
     )
 

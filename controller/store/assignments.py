@@ -256,6 +256,30 @@ def superseded_reason(conn: Connection, rollout_id: str) -> str:
     return str(conn.execute(query).scalar() or "")
 
 
+def taken_over(conn: Connection, rollout_id: str) -> list[tuple[int, str]]:
+    """Wave and newer rollout of each device that committed this one and, since, the newer one."""
+    newer = assignment.alias("newer")
+    query = (
+        select(assignment.c.device_id, assignment.c.wave, newer.c.rollout_id)
+        .join(
+            newer,
+            (newer.c.device_id == assignment.c.device_id)
+            & (newer.c.model == assignment.c.model)
+            & (newer.c.rollout_id != assignment.c.rollout_id)
+            & (newer.c.offered_at > assignment.c.offered_at),
+        )
+        .where(
+            assignment.c.rollout_id == rollout_id,
+            assignment.c.state == _A.COMMITTED.value,
+            newer.c.state == _A.COMMITTED.value,
+        )
+        .order_by(newer.c.offered_at)
+    )
+    # A device may have gone on twice since: its newest one counts.
+    found = {row.device_id: (row.wave, row.rollout_id) for row in conn.execute(query)}
+    return list(found.values())
+
+
 def record_report(
     conn: Connection,
     device_id: str,
@@ -278,6 +302,8 @@ def record_report(
     values: Json = {}
     if evidence is not None:
         values["evidence"] = {**row.evidence, **evidence}
+        if evidence.get("starved"):
+            values["reason"] = reason  # still in probation, and no longer for the reason it had
     if result.changed:
         values |= {"state": reported.value, "reason": reason, "finished_at": None}
         values |= _stamps(row, reported, now)

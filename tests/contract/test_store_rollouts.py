@@ -1,5 +1,7 @@
 """Rollouts, waves, assignments and desired states."""
 
+from datetime import datetime
+
 import pytest
 
 from controller.domain.rollout import AssignmentState, Intent, Phase, Verdict
@@ -26,12 +28,10 @@ from tests.support.stores import (
 A = AssignmentState
 
 
-def _offer(conn: Connection, rollout_id: str, device_id: str) -> None:
+def _offer(conn: Connection, rollout_id: str, device_id: str, at: datetime = NOW) -> None:
     row = assignments.get_assignment(conn, rollout_id, device_id)
     assert row is not None
-    assignments.move(
-        conn, row, A.OFFERED, "wave 1", NOW, generation=1, exposed=True, offered_at=NOW
-    )
+    assignments.move(conn, row, A.OFFERED, "wave 1", NOW, generation=1, exposed=True, offered_at=at)
 
 
 def _put_desired(conn: Connection, device_id: str, generation: int) -> None:
@@ -165,6 +165,44 @@ def test_reports_move_an_assignment_along_and_never_raise(store: Store) -> None:
         assert row.evidence["STAGED"] == 1
         unknown = assignments.record_report(conn, "x", rollout_id, A.STAGED, "", None, NOW)
         assert unknown.ignored
+
+
+def test_a_starved_device_says_why_it_is_still_in_probation(store: Store) -> None:
+    with store.write() as conn:
+        seed_version(conn)
+        seed_device(conn)
+        rollout_id = seed_rollout(conn)
+        seed_assignment(conn, rollout_id, "pi-1")
+        _offer(conn, rollout_id, "pi-1")
+
+        def reason(said: str, starved: bool) -> str:
+            evidence = {"starved": starved}
+            assignments.record_report(
+                conn, "pi-1", rollout_id, A.PROBATION, said, evidence, after(1)
+            )
+            row = assignments.get_assignment(conn, rollout_id, "pi-1")
+            assert row is not None
+            return row.reason
+
+        assert reason("it answers requests", False) == "it answers requests"
+        assert reason("said again", False) == "it answers requests"
+        assert reason("starved: 0 of 10 inferences", True) == "starved: 0 of 10 inferences"
+
+
+def test_a_committed_device_is_taken_over_by_its_newest_commit(store: Store) -> None:
+    with store.write() as conn:
+        seed_version(conn)
+        seed_device(conn)
+        for number, name in enumerate(("r-1", "r-2", "r-3")):
+            seed_assignment(conn, seed_rollout(conn, name), "pi-1")
+            _offer(conn, name, "pi-1", after(number))
+            assignments.record_report(conn, "pi-1", name, A.PROBATION, "", None, after(number))
+            taken = [assignments.taken_over(conn, one) for one in ("r-1", "r-2")[:number]]
+            assert all(not found or found[0][1] != name for found in taken), "not committed yet"
+            assignments.record_report(conn, "pi-1", name, A.COMMITTED, "", None, after(number))
+        assert assignments.taken_over(conn, "r-1") == [(1, "r-3")]
+        assert assignments.taken_over(conn, "r-2") == [(1, "r-3")]
+        assert assignments.taken_over(conn, "r-3") == []
 
 
 def test_what_a_device_left_is_listed_until_settled(store: Store) -> None:

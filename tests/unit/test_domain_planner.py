@@ -225,6 +225,28 @@ def test_superseded_everywhere_is_aborted() -> None:
     assert (decided.phase, decided.reason) == (Phase.ABORTED, "superseded by r-2")
 
 
+def test_committed_devices_that_went_on_to_a_newer_version_end_it() -> None:
+    before = facts(
+        Phase.PROGRESSING,
+        Intent.RUN,
+        Verdict.PENDING,
+        len(CAPS),
+        "all committed",
+        wave_live=0,
+        taken_over=10,
+        superseded="superseded by r-2",
+    )
+    decided = plan(before, NOW)
+    assert (decided.phase, decided.reason) == (Phase.ABORTED, "superseded by r-2")
+    some = plan(replace(before, taken_over=4), NOW)
+    assert (some.phase, some.reason) == (
+        Phase.ABORTED,
+        "superseded by r-2; 6 devices keep it",
+    )
+    assert plan(replace(before, wave_live=1), NOW).phase is Phase.PROGRESSING
+    assert plan(replace(before, verdict=Verdict.PASSED), NOW).phase is Phase.SUCCEEDED
+
+
 def test_devices_that_cannot_return_make_it_failed() -> None:
     before = facts(Phase.ROLLING_BACK, Intent.RUN, Verdict.FAILED, 1, "all returned")
     assert plan(before, NOW).phase is Phase.ROLLED_BACK
