@@ -1,7 +1,8 @@
 #!/bin/sh
 # Sets up .venv and Mosquitto for `make`. Installs nothing that is already there, changes nothing outside .venv but
 # the system package `mosquitto`, and that only as root.
-#   setup.sh dev|demo [broker]     dev: everything for checks and tests; demo: the product and its example models
+#   setup.sh dev|demo [broker]     demo: the product and its example models; dev: the tools
+#                                  for checks and tests as well
 # Environment: PYTHON (interpreter, at least 3.11), TORCH_INDEX (index of PyTorch's CPU wheels; without it the default
 # index decides, which on x86 Linux may mean a CUDA build of several GB).
 set -eu
@@ -68,11 +69,10 @@ install_packages() {
     if [ -n "${TORCH_INDEX:-}" ]; then pip_install --index-url "$TORCH_INDEX" torch; fi
     case $mode in
         dev) pip_install --editable '.[dev]' ;;
-        demo)
-            pip_install --editable '.[cli,controller,optimize,agent,onnxruntime]'
-            pip_install --no-deps --requirement constraints/demo.txt
-            ;;
+        demo) pip_install --editable '.[cli,controller,optimize,agent,onnxruntime]' ;;
     esac
+    # The tests look at the example models too.
+    pip_install --no-deps --requirement constraints/demo.txt
     printf '%s\n' "$want" >"$stamp"
 }
 
