@@ -264,7 +264,7 @@ class Actor:
         row = decision.verdict.row if isinstance(decision.verdict, RollBack) else ()
         return replace(
             evidence,
-            inferences=state.counted,
+            inferences=max(state.counted, decision.seen),
             last_service_s=row,
             rolled_back_in_s=decision.done_in_s,
         )

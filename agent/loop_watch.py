@@ -127,11 +127,13 @@ class Watch:
         ):
             return known[1]
         # Another version, or the host had to take another rung than the one asked for.
+        self._reasons.pop(view.release.model, None)
         return LadderState(view.serving.rung, now)
 
     def _remember(self, view: View, choice: RungChoice) -> None:
         self._ladders[view.release.model] = (view.serving.slot_id, choice.state)
-        self._reasons[view.release.model] = choice.reason
+        if choice.change is not None:  # why it stands where it stands, not that it still fits
+            self._reasons[view.release.model] = choice.reason
 
     # -- probation ---------------------------------------------------------------------------------
 

@@ -92,7 +92,8 @@ class Decision:
     """What the host did inline after an inference, or that `verdict` is due from the loop.
 
     `swapped_to` is what answers since: a slot id after a RollBack, a rung after a StepDown; None
-    when the host could not (nothing loaded to go to) and the loop has to.
+    when the host could not (nothing loaded to go to) and the loop has to. `seen` counts the slot's
+    inferences in this trial, the deciding one included.
     """
 
     model: str
@@ -101,6 +102,7 @@ class Decision:
     swapped_to: str | None
     at_s: float
     done_in_s: float
+    seen: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ class ServedModel:
         self, slot: LoadedSlot, verdict: RollBack | StepDown, to: str | None, at_s: float
     ) -> Decision:
         done_in_s = self._clock.monotonic() - at_s
-        return Decision(self.model, slot.slot_id, verdict, to, at_s, done_in_s)
+        return Decision(self.model, slot.slot_id, verdict, to, at_s, done_in_s, slot.row.seen)
 
     # -- changes, with the lock held ---------------------------------------------------------------
 

@@ -84,7 +84,7 @@ def _object_group(kind: str, plural: str) -> click.Group:
         def render() -> None:
             if kind == "Profile":
                 session.table(
-                    ["profile", "matches", ">latency ms", "recipes", "notes"],
+                    ["profile", "matches", ">latency ms", "notes"],
                     [_profile_row(item, specs[item.name]) for item in items],
                 )
             else:
@@ -127,7 +127,6 @@ def _profile_row(item: fleet_pb2.Object, spec: dict[str, Any]) -> list[str]:
             f"{name}={value}" for name, value in match.items() if value not in ("*", None, [])
         ),
         str(spec.get("latency_budget_ms") or units.UNKNOWN),
-        ", ".join(spec.get("recipes", [])),
         ", ".join(notes),
     ]
 

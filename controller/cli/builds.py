@@ -120,7 +120,8 @@ def _state_text(item: fleet_pb2.Build) -> str:
             text += f"  overridden by {item.override_by}: {item.override_reason}"
         elif item.cached:
             text += "  compiled before"
-        return f"{text}  {item.reason}" if item.reason and item.state == "passed" else text
+        elsewhere = item.figures.latency_n and not item.figures.measured_on_class
+        return f"{text}  not measured on this class" if elsewhere else text
     if item.state == "running":
         return f"{item.step or 'running'} {item.progress_pct:.0f} %"
     return f"{item.state}: {item.reason}" if item.reason else item.state
@@ -145,9 +146,8 @@ def figures_text(figures: fleet_pb2.BuildFigures) -> str:
             f" (n={agreement.n:,})"
         )
     if figures.latency_n:
-        parts.append(
-            f"p50 {figures.p50_ms:.1f}  p95 {figures.p95_ms:.1f} ms (n={figures.latency_n})"
-        )
+        p50, p95 = units.ms(figures.p50_ms), units.ms(figures.p95_ms)
+        parts.append(f"p50 {p50}  p95 {p95} ms (n={figures.latency_n})")
     return "  ".join(parts)
 
 
@@ -204,8 +204,8 @@ def _row(item: fleet_pb2.Build, wide: bool) -> list[str]:
         item.recipe,
         state,
         units.size(item.size_bytes) if item.size_bytes else units.UNKNOWN,
-        f"{figures.p50_ms:.1f}" if figures.latency_n else units.UNKNOWN,
-        f"{figures.p95_ms:.1f}" if figures.latency_n else units.UNKNOWN,
+        units.ms(figures.p50_ms) if figures.latency_n else units.UNKNOWN,
+        units.ms(figures.p95_ms) if figures.latency_n else units.UNKNOWN,
         f"{agreement.value:.1f}" if figures.HasField("agreement_pct") else units.UNKNOWN,
     ]
     if wide:

@@ -145,12 +145,12 @@ def explain(session: Session, device_id: str) -> None:
 
 
 def show_facts(session: Session, facts: list[fleet_pb2.Fact]) -> None:
-    """Facts as ``topic      text`` lines, a repeated topic named once."""
+    """Facts as ``topic      text`` lines, a repeated topic named once, each part of one a line."""
     last = ""
     for fact in facts:
-        topic = fact.topic if fact.topic != last else ""
-        session.say(f"{topic:<12}{fact.text}")
-        last = fact.topic
+        for part in fact.text.split(" · ") if fact.topic == "last" else [fact.text]:
+            session.say(f"{fact.topic if fact.topic != last else '':<12}{part}")
+            last = fact.topic
 
 
 @device.command("label")
@@ -170,7 +170,7 @@ def label(session: Session, words: tuple[str, ...], selector: str, yes: int | No
     if selector:
         request = fleet_pb2.ListDevicesRequest(selector=selector)
         count = len(session.stub.ListDevices(request, timeout=30).devices)
-        session.confirm_count(count, yes, f"{count} devices match {selector}")
+        session.confirm_count(count, yes, f"{units.count_of(count, 'device')} match {selector}")
     response = session.stub.LabelDevices(
         fleet_pb2.LabelDevicesRequest(
             selector=selector, device_ids=ids, set=setting, remove=removing
@@ -179,7 +179,7 @@ def label(session: Session, words: tuple[str, ...], selector: str, yes: int | No
     )
     if session.machine:
         session.dump({"schema_version": 1, "kind": "device_label", "devices": response.devices})
-    session.say(f"labelled {response.devices} devices")
+    session.say(f"labelled {units.count_of(response.devices, 'device')}")
 
 
 @device.command("accept")

@@ -27,20 +27,18 @@ def _filters(function: Any) -> Any:
     return function
 
 
-def event_line(item: fleet_pb2.Event) -> list[str]:
-    """One event as table cells."""
+def event_line(item: fleet_pb2.Event, wide: bool = False) -> str:
+    """One event as a line; with ``wide`` also its number and details."""
     what = f"{item.model}:{item.version}" if item.version else item.model
     where = item.device_id or item.rollout_id
-    who = item.actor if item.actor != item.device_id else ""
-    details = "  ".join(f"{name}={item.details[name]}" for name in sorted(item.details))
-    return [
-        str(item.number),
-        units.local(item.at),
-        where or units.UNKNOWN,
-        item.kind,
-        what or units.UNKNOWN,
-        "  ".join(part for part in (item.reason, details, f"by {who}" if who else "") if part),
-    ]
+    who = f"by {item.actor}" if item.actor not in (item.device_id, "controller") else ""
+    rollout = f"({item.rollout_id})" if item.rollout_id and item.rollout_id != where else ""
+    details = [f"{name}={item.details[name]}" for name in sorted(item.details)]
+    # What has no reason speaks by its details.
+    tail = [item.reason, *(details if wide or not item.reason else ()), who, rollout]
+    front = [f"{item.number:>6}"] if wide else []
+    front += [units.local(item.at), f"{where or units.UNKNOWN:<10}", f"{item.kind:<22}", what]
+    return "  ".join(part for part in (*front, *tail) if part)
 
 
 @event.command("list")
@@ -66,9 +64,8 @@ def list_events(
     items = list(session.stub.ListEvents(request, timeout=30).events)
 
     def render() -> None:
-        session.table(
-            [">number", "at", "where", "kind", "what", "why"], [event_line(item) for item in items]
-        )
+        for item in items:
+            session.say(event_line(item, session.output == "wide"))
 
     session.show_list("event", items, lambda item: str(item.number), render, "no event matches")
 
@@ -90,5 +87,4 @@ def tail(session: Session, device: str, rollout: str, model: str, kinds: tuple[s
         elif session.output == "name":
             session.out.print(str(item.number))
         else:
-            _, at, where, kind, what, why = event_line(item)
-            session.out.print(f"{at}  {where}  {kind}  {what}  {why}", markup=False)
+            session.out.print(event_line(item, session.output == "wide"), markup=False)

@@ -169,7 +169,9 @@ def show(session: Session, ref: str) -> None:
     )
 
     def render() -> None:
-        session.say(f"{found.model}:{found.version}   on {found.device_count} devices")
+        session.say(
+            f"{found.model}:{found.version}   on {units.count_of(found.device_count, 'device')}"
+        )
         _show_variants(session, found, first_in_full=False)
         for title, tensors in (
             ("input", found.signature.inputs),

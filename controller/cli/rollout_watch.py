@@ -64,7 +64,8 @@ def _p95(wave: fleet_pb2.WaveStatus) -> str:
 def _verdict(wave: fleet_pb2.WaveStatus, now: float) -> str:
     if not wave.verdict:
         return ""
-    text = f"{wave.verdict}  {wave.samples:,} of {wave.samples_needed:,} samples"
+    of = f" of {wave.samples_needed:,}" if wave.samples_needed else ""
+    text = f"{wave.verdict}  {wave.samples:,}{of} samples"
     when = units.instant(wave.next_look_at)
     if wave.verdict == "PENDING" and when is not None and when.timestamp() > now:
         text += f", next look in {units.duration(when.timestamp() - now)}"

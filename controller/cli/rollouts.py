@@ -94,7 +94,8 @@ def _spec(
 def _show_plan(session: Session, spec: fleet_pb2.RolloutSpec, plan: fleet_pb2.RolloutPlan) -> None:
     profiles = ", ".join(f"{name} {count}" for name, count in sorted(plan.profiles.items()))
     session.say(
-        f"{plan.devices} devices ({profiles}) · {len(plan.waves)} waves · "
+        f"{units.count_of(plan.devices, 'device')} ({profiles}) · "
+        f"{units.count_of(len(plan.waves), 'wave')} · "
         f"at most {units.size(plan.bytes)} to send"
     )
     before = ", ".join(
@@ -146,7 +147,10 @@ def start(
     if yes is None and not session.machine:
         _show_plan(session, spec, answer)
     session.confirm_count(
-        answer.devices, yes, f"{answer.devices} devices will get {ref} in {len(answer.waves)} waves"
+        answer.devices,
+        yes,
+        f"{units.count_of(answer.devices, 'device')} will get {ref} in "
+        f"{units.count_of(len(answer.waves), 'wave')}",
     )
     request = fleet_pb2.StartRolloutRequest(spec=spec, confirmed_devices=answer.devices)
     started = session.stub.StartRollout(request, timeout=60)
@@ -266,9 +270,11 @@ def rollback(session: Session, rollout_id: str, reason: str, yes: int | None) ->
     """Return every device that it touched to what it ran before."""
     item = session.stub.GetRollout(fleet_pb2.RolloutRequest(rollout_id=rollout_id), timeout=30)
     session.confirm_count(
-        item.exposed, yes, f"{item.exposed} devices that {rollout_id} touched will be returned"
+        item.exposed,
+        yes,
+        f"{units.count_of(item.exposed, 'device')} that {rollout_id} touched will be returned",
     )
-    said = f"returns {item.exposed} devices to what they ran before"
+    said = f"returns {units.count_of(item.exposed, 'device')} to what ran before"
     _set_intent(session, rollout_id, fleet_pb2.ROLLOUT_INTENT_ROLL_BACK, reason, said)
 
 

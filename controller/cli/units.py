@@ -105,9 +105,18 @@ def ago(stamp: Timestamp, now: datetime) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Seconds as whole or tenth milliseconds, without the unit."""
-    value = seconds * 1000
-    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+    """Seconds as milliseconds, without the unit."""
+    return ms(seconds * 1000)
+
+
+def count_of(count: int, noun: str) -> str:
+    """``1 device``, ``3 devices``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def ms(value_ms: float) -> str:
+    """Milliseconds: whole from 10 on, else two significant digits."""
+    return f"{value_ms:.0f}" if value_ms >= 9.95 else f"{value_ms:.2g}"
 
 
 def counts(pairs: dict[str, int]) -> str:

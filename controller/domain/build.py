@@ -11,6 +11,7 @@ from enum import StrEnum
 from controller.domain.device import Profile
 from controller.domain.interval import Interval
 from controller.domain.spec import Spec
+from controller.domain.words import ms
 from controller.errors import InvalidError
 
 
@@ -258,7 +259,7 @@ def _speed(evidence: Evidence, recipe: Recipe) -> list[_Finding]:
     if evidence.fp32_p50_ms is None:
         return [(False, f"fp32 of {recipe.runtime} was not measured beside it")]
     pair = (
-        f"p50 {evidence.p50_ms:.1f} ms, fp32 {evidence.fp32_p50_ms:.1f} ms, n={evidence.latency_n}"
+        f"p50 {ms(evidence.p50_ms)} ms, fp32 {ms(evidence.fp32_p50_ms)} ms, n={evidence.latency_n}"
     )
     if evidence.p50_ms > evidence.fp32_p50_ms:
         return [(False, f"slower than fp32 of {recipe.runtime}: {pair}")]
@@ -281,7 +282,7 @@ def _latency(evidence: Evidence, profile: Profile, host_matches: bool) -> list[_
         return []
     if not host_matches:
         return [(True, f"latency not measured on this class (measured on {evidence.measured_on})")]
-    text = f"p95 {evidence.p95_ms:.1f} ms, budget {budget:g} ms, n={evidence.latency_n}"
+    text = f"p95 {ms(evidence.p95_ms)} ms, budget {budget:g} ms, n={evidence.latency_n}"
     return [(evidence.p95_ms <= budget, text)]
 
 

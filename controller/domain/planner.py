@@ -23,6 +23,7 @@ from controller.domain.rollout import (
     Verdict,
     check_phase,
 )
+from controller.domain.words import count_of
 
 ERRORS_TOLERATED = 3  # judgements in a row that ended in ERROR
 LOOK_S = 2.0
@@ -277,7 +278,7 @@ def _return(facts: Facts, now: datetime) -> Plan:
 
 
 def _finished(facts: Facts) -> str:
-    parts = [f"{facts.counts.get(_A.COMMITTED, 0)} devices committed"]
+    parts = [f"{count_of(facts.counts.get(_A.COMMITTED, 0), 'device')} committed"]
     for state, text in (
         (_A.REFUSED, "refused"),
         (_A.FAILED, "failed"),

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from controller.clock import Clock
-from controller.errors import ErrorKind, LightermanError
+from controller.errors import ErrorKind, InvalidError, LightermanError
 from controller.mqtt.client import Message, Outgoing
 from controller.mqtt.convert import ack_message, parse_envelope, spooled, telemetry_of
 from controller.services.context import Ctx, Deps
@@ -139,11 +139,7 @@ class Ingest:
                 self._count("malformed", f"on {message.topic[:200]}")
                 continue
             if topic.suffix in (topics.UP_REPORT, topics.UP_EVENT):
-                entry = spooled(envelope)
-                if entry is None:
-                    self._count("malformed", f"no number on {message.topic[:200]}")
-                else:
-                    spools.setdefault(topic.device_id, []).append(entry)
+                self._guarded(partial(_spool, spools, topic.device_id, envelope))
                 continue
             take = self._presence if topic.suffix == topics.UP_PRESENCE else self._telemetry
             self._guarded(partial(take, topic.device_id, envelope, message.retained))
@@ -243,3 +239,14 @@ class Ingest:
         if now - self._logged_at >= LOG_EVERY_S:  # a flood must not fill the log
             self._logged_at = now
             log.warning("%s message, %d so far: %s", what, self.counts[what], why)
+
+
+def _spool(
+    spools: dict[str, list[DeviceEnvelope]], device_id: str, envelope: device_pb2.Envelope
+) -> None:
+    """Put it with what its device said. InvalidError: alone, so that it takes no other with it."""
+    entry = spooled(envelope)
+    if entry is None:
+        raise InvalidError(f"no number on what {device_id} said")
+    boot_counter(entry.boot_id)
+    spools.setdefault(device_id, []).append(entry)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from controller.domain.rollout import LIVE, AssignmentState
+from controller.domain.words import ms
 from controller.errors import NotFoundError
 from controller.services.context import Ctx, Deps
 from controller.services.rollout_views import (
@@ -155,7 +156,7 @@ def _version(row: AssignmentRow) -> Fact:
         parts.append(f"after {inferences} inferences")
     p95_s = row.evidence.get("p95_s")
     if p95_s:
-        parts.append(f"p95 {float(p95_s) * 1000:.0f} ms")
+        parts.append(f"p95 {ms(float(p95_s) * 1000)} ms")
     if row.reason:
         parts.append(row.reason)
     return Fact("version", ", ".join(parts))
@@ -193,7 +194,7 @@ def _builds(seen: list[SeenRow], profile: str, entry: Json | None) -> list[Fact]
 
 def _speed(one: SeenRow) -> str:
     p50 = ((one.build.evidence if one.build else None) or {}).get("p50_ms")
-    return f" {float(p50):.0f} ms" if p50 else ""
+    return f" {ms(float(p50))} ms" if p50 else ""
 
 
 def _exposure(view: RolloutView, rows: list[AssignmentRow]) -> str:

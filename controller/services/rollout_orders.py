@@ -22,6 +22,7 @@ Json = dict[str, Any]
 _A = AssignmentState
 
 BASELINE = timedelta(minutes=15)
+NEVER_OFFERED = "the rollout ended before it was offered"
 
 
 def offer(
@@ -85,7 +86,8 @@ def withdraw(
     rows = assignments.list_assignments(conn, rollout.rollout_id, states=states)
     for row in rows:
         restore_previous(conn, deps, ctx, row)
-        assignments.move(conn, row, _A.WITHDRAWN, reason, ctx.now, finished_at=ctx.now)
+        said = reason if row.exposed else NEVER_OFFERED
+        assignments.move(conn, row, _A.WITHDRAWN, said, ctx.now, finished_at=ctx.now)
         if row.exposed:
             _told(conn, ctx, row, "assignment_withdrawn", reason)
     return len(rows)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from controller.domain.planner import is_over
 from controller.domain.rollout import AssignmentState, Intent, Phase, parse_rollout_spec
+from controller.domain.words import count_of
 from controller.errors import NotFoundError, RefusedError
 from controller.services.context import Ctx, Deps
 from controller.services.rollout_orders import supersede
@@ -165,14 +166,17 @@ def _tell_start(conn: Connection, ctx: Ctx, draft: Draft, row: RolloutRow) -> No
 
     tell(
         "rollout_started",
-        f"{len(draft.ready)} devices in {len(draft.waves)} waves, selector {draft.spec.selector}",
+        f"{count_of(len(draft.ready), 'device')} in {count_of(len(draft.waves), 'wave')},"
+        f" selector {draft.spec.selector}",
         devices=len(draft.ready),
         waves=",".join(wave.entry for wave in draft.waves),
     )
     if draft.spec.override_first_wave_reason:
         tell("first_wave_override", draft.spec.override_first_wave_reason)
     for rollout_id, count in sorted(Counter(one.rollout_id for one in draft.open).items()):
-        tell("rollout_supersedes", f"{rollout_id} on {count} devices", rollout=rollout_id)
+        tell(
+            "rollout_supersedes", f"{rollout_id} on {count_of(count, 'device')}", rollout=rollout_id
+        )
 
 
 def _existing(conn: Connection, ctx: Ctx, rollout_id: str) -> RolloutRow:

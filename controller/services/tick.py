@@ -138,7 +138,7 @@ def _evidence(
         "soaked_s": found.soak.soaked_s,
         "counted_until": None if until is None else until.isoformat(),
         "samples": facts.samples,
-        "samples_needed": min_samples * (facts.in_flight + facts.committed),
+        "samples_needed": min_samples * ((facts.in_flight + facts.committed) or facts.exposed),
         "p95_before_s": before.quantile(0.95),
         "p95_after_s": after.quantile(0.95),
         "errors": facts.after.faults,

@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,8 @@ def main() -> int:
     parser.add_argument("--json", default=os.environ.get("JSON", ""), help="write the figures here")
     parser.add_argument("--keep", action="store_true", default=os.environ.get("KEEP") == "1")
     options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also when a shell started it in the background
+        signal.signal(number, signal.default_int_handler)
     files = generate(Path(".cache") / "models")
     root = Path(tempfile.mkdtemp(prefix="lighterman-demo-"))
     story = Story()
