@@ -161,7 +161,7 @@ def returned_text(trouble: Trouble, slow_threshold_ms: float) -> str:
     if trouble.returned_in_s is None:
         return what
     seconds = trouble.returned_in_s
-    took = f"{seconds:.1f} s" if seconds >= 0.1 else f"{ms(seconds * 1000)} ms"
+    took = f"{seconds:.1f} s" if seconds >= 0.1 else f"{ms(seconds * 1000, 2)} ms"
     return f"{what}, device returned by itself in {took}"
 
 
@@ -197,7 +197,7 @@ def _slow(facts: WaveFacts, rules: Rules, settled: bool) -> _Found:
     budget_s = rules.p95_budget_ms / 1000
     if after is None or not enough or after <= budget_s:
         return None
-    over = f"p95 {ms(after * 1000)} ms over the budget of {rules.p95_budget_ms:g} ms (n={count})"
+    over = f"p95 {ms(after * 1000, 2)} ms over the budget of {rules.p95_budget_ms:g} ms (n={count})"
     before = facts.before.histogram.quantile(0.95)
     same = facts.same.histogram.quantile(0.95)
     accepted = facts.acknowledged_at is not None
@@ -208,14 +208,14 @@ def _slow(facts: WaveFacts, rules: Rules, settled: bool) -> _Found:
         return Verdict.INCONCLUSIVE, f"{over}, and too little from before to compare with"
     if same <= TAIL_FACTOR * before:
         return None
-    text = f"{over}, {ms(before * 1000)} → {ms(same * 1000)} ms on the same devices"
+    text = f"{over}, {ms(before * 1000, 2)} → {ms(same * 1000, 2)} ms on the same devices"
     control = facts.control.histogram
     meanwhile = control.quantile(0.95)
     if meanwhile is not None and control.count >= TAIL_MIN_COUNT and meanwhile * TAIL_FACTOR > same:
         if accepted:
             return None
         return Verdict.INCONCLUSIVE, (
-            f"{text}; untouched devices show {ms(meanwhile * 1000)} ms at the same time,"
+            f"{text}; untouched devices show {ms(meanwhile * 1000, 2)} ms at the same time,"
             " so it may not be the version"
         )
     return Verdict.FAILED, text
@@ -278,7 +278,7 @@ def _passed(facts: WaveFacts, rules: Rules, soak: Soak) -> str:
     before = facts.before.histogram.quantile(0.95)
     if after is not None:
         was = f"{before * 1000:.0f} → " if before is not None else ""
-        parts.append(f"p95 {was}{ms(after * 1000)} ms")
+        parts.append(f"p95 {was}{ms(after * 1000, 2)} ms")
     parts.append(f"soaked {soak.soaked_s:.0f} s")
     if facts.failed:
         parts.append(f"{_devices(len(facts.failed))} could not take it")

@@ -6,6 +6,7 @@ def count_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def ms(value_ms: float) -> str:
-    """Milliseconds: three significant digits, whole from 100 on (``38.4``, ``0.041``)."""
-    return f"{value_ms:.0f}" if value_ms >= 100 else f"{value_ms:.3g}"
+def ms(value_ms: float, digits: int = 3) -> str:
+    """Milliseconds with so many significant digits, never less than whole (``380``, ``0.041``)."""
+    whole = value_ms >= 10 ** (digits - 1)
+    return f"{value_ms:.0f}" if whole else f"{value_ms:.{digits}g}"

@@ -156,7 +156,7 @@ def _version(row: AssignmentRow) -> Fact:
         parts.append(f"after {inferences} inferences")
     p95_s = row.evidence.get("p95_s")
     if p95_s:
-        parts.append(f"p95 {ms(float(p95_s) * 1000)} ms")
+        parts.append(f"p95 {ms(float(p95_s) * 1000, 2)} ms")
     if row.reason:
         parts.append(row.reason)
     return Fact("version", ", ".join(parts))
@@ -194,7 +194,7 @@ def _builds(seen: list[SeenRow], profile: str, entry: Json | None) -> list[Fact]
 
 def _speed(one: SeenRow) -> str:
     p50 = ((one.build.evidence if one.build else None) or {}).get("p50_ms")
-    return f" {ms(float(p50))} ms" if p50 else ""
+    return f" {ms(float(p50), 2)} ms" if p50 else ""
 
 
 def _exposure(view: RolloutView, rows: list[AssignmentRow]) -> str:
