@@ -95,7 +95,7 @@ def classify(
         while part := list(itertools.islice(batches, lanes)):
             if not go_on(done):
                 break
-            for top in pool.map(lambda batch: _classify_batch(runner, batch, rows.batch), part):
+            for top in pool.map(lambda one: _classify_batch(runner, *one), part):
                 if top is None:
                     return None
                 found.append(top)
@@ -103,10 +103,7 @@ def classify(
     return np.concatenate(found) if found else None
 
 
-def _classify_batch(runner: Runner, batch: Array, size: int) -> NDArray[np.int64] | None:
-    real = len(batch)
-    if real < size:  # a model with a fixed batch takes no shorter one
-        batch = np.concatenate([batch, np.repeat(batch[-1:], size - real, axis=0)])
+def _classify_batch(runner: Runner, batch: Array, real: int) -> NDArray[np.int64] | None:
     scores = runner.run([batch])[0][:real]
     if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
         return None
@@ -163,9 +160,12 @@ def versions() -> dict[str, str]:
 
 
 def _measure(what: str, files: list[Path], seconds: float) -> list[dict[str, float]]:
-    command = [sys.executable, "-m", "controller.optimize.measure_onnxruntime", what, str(seconds)]
+    command = (sys.executable, "-I", "-m", "controller.optimize.measure_onnxruntime", what)
     done = subprocess.run(
-        [*command, *(str(file) for file in files)], capture_output=True, text=True, check=False
+        [*command, str(seconds), *(str(file) for file in files)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]

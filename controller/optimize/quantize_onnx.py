@@ -79,7 +79,7 @@ class _Reader:
 
     def __init__(self, name: str, rows: Rows, count: int, go_on: Callable[[int], bool]) -> None:
         self._name = name
-        self._batches: Iterator[Array] = rows.batches(1 if rows.batch > 1 else rows.batch)
+        self._batches: Iterator[tuple[Array, int]] = rows.batches(1)
         self._count = count
         self._go_on = go_on
         self.done = 0
@@ -88,10 +88,11 @@ class _Reader:
         """The next row, or None at the end."""
         if self.done >= self._count or not self._go_on(self.done):
             return None
-        batch = next(self._batches, None)
-        if batch is None:
+        found = next(self._batches, None)
+        if found is None:
             return None
-        self.done += 1
+        batch, real = found
+        self.done += real
         return {self._name: np.ascontiguousarray(batch)}
 
     def __iter__(self) -> "_Reader":

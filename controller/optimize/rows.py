@@ -38,16 +38,24 @@ class Rows:
     x: Array
     y: NDArray[np.int64] | None
     dtype: str
-    batch: int  # rows per call; models with a fixed batch dictate it
+    batch: int  # rows per call
+    fixed: bool = False  # the model takes exactly so many
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def batches(self, size: int = 0) -> Iterator[Array]:
-        """Consecutive batches in order; the last one is padded where the batch is fixed."""
-        step = size or self.batch
+    def batches(self, size: int = 0) -> Iterator[tuple[Array, int]]:
+        """Consecutive batches in order, and how many rows of each are real.
+
+        The last one is padded where the model takes a fixed number of rows.
+        """
+        step = self.batch if self.fixed or not size else size
         for start in range(0, len(self.x), step):
-            yield self.x[start : start + step].astype(self.dtype)
+            part = self.x[start : start + step].astype(self.dtype)
+            real = len(part)
+            if self.fixed and real < step:
+                part = np.concatenate([part, np.repeat(part[-1:], step - real, axis=0)])
+            yield part, real
 
 
 def load_rows(path: Path, signature: Signature, seed: int) -> Rows:
@@ -68,8 +76,9 @@ def load_rows(path: Path, signature: Signature, seed: int) -> Rows:
             "prepare the rows as the model takes them, or put the resizing into the model",
         )
     order = np.random.default_rng(seed).permutation(len(x))
-    batch = spec.shape[0] if isinstance(spec.shape[0], int) else BATCH
-    return Rows(x[order], y[order] if y is not None else None, numpy_type(spec), min(batch, len(x)))
+    first = spec.shape[0]
+    batch, fixed = (first, True) if isinstance(first, int) else (BATCH, False)
+    return Rows(x[order], y[order] if y is not None else None, numpy_type(spec), batch, fixed)
 
 
 def numpy_type(spec: TensorSpec) -> str:
