@@ -61,9 +61,13 @@ def _state_of(
 ) -> ModelState | None:
     if record is not None:
         try:
-            return state_from_json(record)
+            state = state_from_json(record)
         except ManifestError as error:
             found.troubles.append(f"{model}: {error.message}; going by the slot pointers")
+        else:
+            if not _is_behind(state, store):
+                return state
+            found.troubles.append(f"{model}: the journal lost its end; going by the slot pointers")
     else:
         found.troubles.append(f"{model}: the journal knows nothing; going by the slot pointers")
     try:
@@ -74,6 +78,23 @@ def _state_of(
     # The controller is asked for everything again: what was taken of it is not known any more.
     found.taken = 0
     return state_from_slots(model, current, previous, 0)
+
+
+def _is_behind(state: ModelState, store: SlotStore) -> bool:
+    """Whether the pointers know a proven version where the journal knows none that runs.
+
+    The journal is always written first, so then its end is missing; without this a device would
+    wait for the network with a good version on its disk.
+    """
+    if state.current is not None:
+        return False
+    try:
+        current, _, _ = store.slots(state.model)
+    except AgentError:
+        return False
+    if current is None or not current.committed:
+        return False
+    return (current.release.rollout, current.slot_id) not in state.bad
 
 
 def _present(

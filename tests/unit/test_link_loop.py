@@ -259,3 +259,20 @@ def test_a_start_that_takes_a_crash_for_an_end_would_stay_on_the_bad_version(wor
     after = world(ending=Ending.CLEAN)
     assert after.state().phase is Phase.PROBATION
     assert after.answer() == 3.0
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99])
+def test_a_journal_that_lost_its_end_still_serves_what_was_proven(
+    world: Make, tmp_path: Path, share: float
+) -> None:
+    here = world()
+    here.wire.offer(scaled(2.0))
+    here.order(3, release_of("1.0.0", 2.0))
+    here.wait_applied(3)
+    here.stop()
+    journal = tmp_path / "state" / "journal"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[: int(len(whole) * share)])
+    after = world()  # nothing can be fetched: its wire has no files
+    after.wait(lambda: after.host.serving("photo") is not None, "the proven version", 10)
+    assert after.answer() == 2.0
