@@ -185,6 +185,11 @@ class _GraphParser:
         for item in as_array(node.get("inputs")):
             named = as_object(item)
             self._only(named, "an argument", "name arg kind")
+            if named.get("name") in ("training", "train") and named.get("arg") == {"as_bool": True}:
+                raise self._error(
+                    f"was exported in training mode ({target})",
+                    "call .eval() on the model before the export",
+                )
             inputs.append({**named, "arg": self._argument(named.get("arg"))})
         return {
             "target": target,

@@ -1,0 +1,262 @@
+"""ONNX files: parsed whole; foreign operators, external data and false claims are refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from controller.domain.model import ModelFormat
+from controller.errors import InvalidError
+from controller.intake.models import check_one_signature, parse_model
+from controller.services.context import Limits
+
+
+def build(batch: str | int = "n", opset: int = 17) -> ModelProto:
+    """`image[n,4]` times a weight plus a bias."""
+    weight = numpy_helper.from_array(np.ones((4, 3), np.float32), "weight")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["image", "weight"], ["scores"], name="product")],
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 4])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 3])],
+        [weight],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def refuse(model: ModelProto, path: Path) -> InvalidError:
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InvalidError) as caught:
+        parse_model(path, Limits())
+    assert caught.value.message.startswith(path.name)
+    return caught.value
+
+
+def test_names_types_and_the_batch_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(build().SerializeToString())
+    parsed = parse_model(path, Limits())
+    assert parsed.format is ModelFormat.ONNX
+    assert parsed.signature.text() == "image[batch,4] FP32 → scores[batch,3] FP32"
+
+
+def _quantised() -> ModelProto:
+    model = build()
+    for domain in ("ai.onnx.preview.training", "com.microsoft.nchwc", "org.pytorch.aten"):
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+    return model
+
+
+def _contrib() -> ModelProto:
+    model = build()
+    model.graph.node[0].op_type = "FusedMatMul"
+    model.graph.node[0].domain = "com.microsoft"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+def _local_function() -> ModelProto:
+    model = build()
+    domain = "pkg.onnxscript.torch_lib"
+    body = helper.make_node("MatMul", ["a", "b"], ["c"])
+    opsets = [helper.make_opsetid("", 17)]
+    model.functions.append(
+        helper.make_function(domain, "product", ["a", "b"], ["c"], [body], opsets)
+    )
+    model.opset_import.append(helper.make_opsetid(domain, 1))
+    model.graph.node[0].op_type, model.graph.node[0].domain = "product", domain
+    return model
+
+
+VALID: dict[str, Callable[[], ModelProto]] = {
+    "fixed batch": lambda: build(1),
+    "opset 11": lambda: build(opset=11),
+    "domains that nothing uses": _quantised,
+    "operator of the runtime": _contrib,
+    "function of the exporter": _local_function,
+}
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_valid_models_are_taken(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(VALID[name]().SerializeToString())
+    assert parse_model(path, Limits()).signature.inputs[0].name == "image"
+
+
+def _foreign_operator(model: ModelProto) -> None:
+    model.graph.node[0].domain = "evil.example"
+    model.opset_import.append(helper.make_opsetid("evil.example", 1))
+
+
+def _foreign_function(model: ModelProto) -> None:
+    body = helper.make_node("Identity", ["a"], ["b"])
+    opsets = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("evil.example", "f", ["a"], ["b"], [body], opsets))
+
+
+def _foreign_in_function(model: ModelProto) -> None:
+    body = helper.make_node("Run", ["a"], ["b"], domain="evil.example")
+    opsets = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("pkg.mine", "f", ["a"], ["b"], [body], opsets))
+
+
+def _foreign_in_subgraph(model: ModelProto) -> None:
+    inner = helper.make_graph(
+        [helper.make_node("Run", ["image"], ["r"], domain="evil.example")],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)],
+    )
+    truth = numpy_helper.from_array(np.array(True), "truth")
+    model.graph.initializer.append(truth)
+    model.graph.node.append(
+        helper.make_node("If", ["truth"], ["unused"], then_branch=inner, else_branch=inner)
+    )
+
+
+def _context(model: ModelProto) -> None:
+    model.graph.node[0].op_type, model.graph.node[0].domain = "EPContext", "com.microsoft"
+
+
+def _external(location: str) -> Callable[[ModelProto], None]:
+    def change(model: ModelProto) -> None:
+        weight = model.graph.initializer[0]
+        weight.ClearField("raw_data")
+        weight.data_location = TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=location)
+
+    return change
+
+
+def _external_constant(model: ModelProto) -> None:
+    value = TensorProto(data_type=TensorProto.FLOAT, dims=[4], name="c")
+    value.external_data.add(key="location", value="/etc/passwd")
+    model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=value))
+
+
+def _huge_claim(model: ModelProto) -> None:
+    del model.graph.initializer[0].dims[:]
+    model.graph.initializer[0].dims.extend([1 << 20, 1 << 18])
+
+
+def _negative(model: ModelProto) -> None:
+    model.graph.initializer[0].dims[0] = -4
+
+
+def _no_shape(model: ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+
+
+def _sequence(model: ModelProto) -> None:
+    model.graph.output[0].type.Clear()
+    model.graph.output[0].type.sequence_type.elem_type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _dangling(model: ModelProto) -> None:
+    model.graph.node[0].input[0] = "nowhere"
+
+
+def _no_inputs(model: ModelProto) -> None:
+    del model.graph.input[:]
+
+
+HOSTILE: dict[str, Callable[[ModelProto], None]] = {
+    "operator of a foreign domain": _foreign_operator,
+    "function of a foreign domain": _foreign_function,
+    "foreign operator in a function": _foreign_in_function,
+    "foreign operator in a subgraph": _foreign_in_subgraph,
+    "compiled context of another file": _context,
+    "external data beside": _external("weights.bin"),
+    "external data above": _external("../../../etc/passwd"),
+    "external data absolute": _external("/etc/passwd"),
+    "external data in a constant": _external_constant,
+    "256 GiB in few bytes": _huge_claim,
+    "negative size": _negative,
+    "input without shape": _no_shape,
+    "output that is a sequence": _sequence,
+    "value from nowhere": _dangling,
+    "no inputs": _no_inputs,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_models_are_refused(name: str, tmp_path: Path) -> None:
+    model = build()
+    HOSTILE[name](model)
+    refuse(model, tmp_path / "hostile.onnx")
+
+
+def test_old_opsets_are_refused(tmp_path: Path) -> None:
+    assert "opset 10" in refuse(build(opset=10), tmp_path / "old.onnx").message
+
+
+def test_external_data_is_not_followed_even_when_it_is_there(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(bytes(48))
+    model = build()
+    _external("weights.bin")(model)
+    said = refuse(model, tmp_path / "m.onnx")
+    assert "another file" in said.message
+    assert any("external_data=False" in line for line in said.lines)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty"),
+        (b"\x80\x04\x95\x00\x00", "pickle"),
+        (b"\x93NUMPY\x01\x00", "NumPy"),
+        (b"\x1f\x8b\x08\x00", "gzip"),
+        (b"#!/bin/sh\n", "no ONNX model"),
+        (b"\x00" * 64, "ONNX"),
+        (b"PK\x03\x04", "cut short"),
+    ],
+)
+def test_other_files_are_named_for_what_they_are(data: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(data)
+    with pytest.raises(InvalidError, match=says):
+        parse_model(path, Limits())
+
+
+def test_truncated_files_are_refused_at_every_length(tmp_path: Path) -> None:
+    whole = build().SerializeToString()
+    path = tmp_path / "cut.onnx"
+    for length in range(1, len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InvalidError):
+            parse_model(path, Limits())
+
+
+def test_a_file_above_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(build().SerializeToString())
+    with pytest.raises(InvalidError, match="bytes long"):
+        parse_model(path, Limits(artifact_bytes=10))
+
+
+def test_variants_need_one_signature(tmp_path: Path) -> None:
+    signatures = {}
+    for name, model in (("heavy", build()), ("light", build("rows")), ("odd", build(1))):
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(model.SerializeToString())
+        signatures[name] = parse_model(path, Limits()).signature
+    same = {"heavy": signatures["heavy"], "light": signatures["light"]}
+    assert check_one_signature(same) == signatures["heavy"]
+    with pytest.raises(InvalidError) as caught:
+        check_one_signature(signatures)
+    assert caught.value.message == "variants heavy and odd differ in their inputs"
+    assert "image[batch,4] FP32" in caught.value.lines[0]
+    assert "image[1,4] FP32" in caught.value.lines[1]
+
+
+def test_what_the_checker_of_onnx_refuses_is_refused(tmp_path: Path) -> None:
+    model = build()
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(onnx.checker.ValidationError):
+        onnx.checker.check_model(model)
+    assert "breaks the rules" in refuse(model, tmp_path / "m.onnx").message
