@@ -273,6 +273,5 @@ def test_a_journal_that_lost_its_end_still_serves_what_was_proven(
     journal = tmp_path / "state" / "journal"
     whole = journal.read_bytes()
     journal.write_bytes(whole[: int(len(whole) * share)])
-    after = world()  # nothing can be fetched: its wire has no files
-    after.wait(lambda: after.host.serving("photo") is not None, "the proven version", 10)
-    assert after.answer() == 2.0
+    after = world()
+    assert after.answer() == 2.0, "it serves when the boot ends, before anything is worked on"
