@@ -9,7 +9,7 @@ import pytest
 
 from examples.fleet.clock import monotonic, wait_until
 from examples.fleet.processes import process_gone
-from tests.support.e2e_world import DIGITS, Fleet, now, say
+from tests.support.e2e_world import DIGITS, WAVES, Fleet, now, say
 
 ROUNDS = 3
 LATEST_S = 6.0  # a rollout takes about ten
@@ -58,7 +58,7 @@ def test_a_killed_controller_finishes_its_rollout(
         version = fleet.push_digits()
         fleet.build(DIGITS, version)
         since = now()
-        rollout = fleet.begin(DIGITS, version)
+        rollout = fleet.begin(DIGITS, version, waves=WAVES)
         for point in points:
             pause(point)
             kill_and_restart(fleet)

@@ -4,7 +4,7 @@ import re
 
 from examples.fleet.clock import wait_until
 from tests.support.e2e_jobs import FirstJob
-from tests.support.e2e_world import DIGITS, Fleet, now
+from tests.support.e2e_world import DIGITS, WAVES, Fleet, now
 
 
 def test_both_recipes_of_both_variants_are_built_with_evidence(
@@ -42,7 +42,7 @@ def test_the_first_version_is_committed_wave_by_wave(fleet: Fleet, first: FirstJ
     assert [wave["states"] for wave in first.shown["waves"]] == [
         {"COMMITTED": 1}, {"COMMITTED": 1}, {"COMMITTED": 2},
     ]  # fmt: skip
-    fleet.wait_running("1.0.0")
+    assert first.answering == dict.fromkeys(fleet.agents, "1.0.0")
 
 
 def test_a_plan_promises_nothing_that_was_not_computed(fleet: Fleet, first: FirstJob) -> None:
@@ -67,7 +67,7 @@ def test_no_request_fails_while_every_device_swaps_under_load(fleet: Fleet) -> N
     builds = fleet.build(DIGITS, version)
     assert all(one["cached"] for one in builds), "the same weights were compiled twice"
     since = now()
-    rollout = fleet.bring(DIGITS, version)
+    rollout = fleet.bring(DIGITS, version, WAVES)
     fleet.wait_running(version)
     assert fleet.failed(since) == []
     assert fleet.saw(version, since) == set(fleet.agents)

@@ -25,6 +25,7 @@ class FirstJob:
     rollout: str
     watched: Ran
     shown: Any
+    answering: dict[str, str]  # the version that answers, by device
 
 
 def first_job(fleet: Fleet) -> FirstJob:
@@ -38,11 +39,13 @@ def first_job(fleet: Fleet) -> FirstJob:
     plan = fleet.ctl.json("rollout", "plan", ref, "--to", "all", *WAVES)
     plan_text = fleet.ctl.run("rollout", "plan", ref, "--to", "all", *WAVES).out
     wrong = fleet.ctl.run("rollout", "start", ref, "--to", "all", *WAVES, "--yes=3", expect=(1, 2))
-    rollout = fleet.begin(DIGITS, "1.0.0")
+    rollout = fleet.begin(DIGITS, "1.0.0", waves=WAVES)
     open_cameras(fleet, rollout)
     watched = fleet.ctl.run("rollout", "watch", rollout, "--timeout", "120s", expect=(0, 3))
+    shown = fleet.show(rollout)
+    answering = {name: fleet.runs(name)[0] for name in fleet.agents}
     return FirstJob(
-        dataset, version, builds, plan, plan_text, wrong, rollout, watched, fleet.show(rollout)
+        dataset, version, builds, plan, plan_text, wrong, rollout, watched, shown, answering
     )
 
 

@@ -32,7 +32,9 @@ SIMULATED = ("n100-1", "n100-2")
 EDGE_SERVER, EDGE_CLIENT = REAL
 RATE = 8.0
 TERMINAL = ("SUCCEEDED", "ROLLED_BACK", "FAILED", "ABORTED")
-WAVES = ("--waves", "1,50%,100%", "--soak", "1s", "--min-samples", "10")
+EVIDENCE = ("--soak", "1s", "--min-samples", "10")
+WAVES = ("--waves", "1,50%,100%", *EVIDENCE)
+TWO_WAVES = ("--waves", "1,100%", *EVIDENCE)
 POLICIES = Path(__file__).parent / "e2e_policies.yaml"
 
 
@@ -188,13 +190,20 @@ class Fleet:
 
     # -- rollouts ----------------------------------------------------------------------------------
 
-    def begin(self, model: str, version: str, *options: str, to: str = "all") -> str:
+    def begin(
+        self,
+        model: str,
+        version: str,
+        *options: str,
+        to: str = "all",
+        waves: tuple[str, ...] = TWO_WAVES,
+    ) -> str:
         """Start a rollout and return its id."""
-        plan = self.ctl.json("rollout", "plan", f"{model}:{version}", "--to", to, *WAVES)
+        ref = f"{model}:{version}"
+        plan = self.ctl.json("rollout", "plan", ref, "--to", to, *waves)
         answer = self.ctl.json(
-            "rollout", "start", f"{model}:{version}", "--to", to, *WAVES, *options,
-            f"--yes={plan['devices']}",
-        )  # fmt: skip
+            "rollout", "start", ref, "--to", to, *waves, *options, f"--yes={plan['devices']}"
+        )
         return str(answer["rollout_id"])
 
     def show(self, rollout: str) -> Any:
@@ -207,9 +216,9 @@ class Fleet:
                      expect=(expect,))  # fmt: skip
         return self.show(rollout)
 
-    def bring(self, model: str, version: str, *options: str, to: str = "all") -> str:
-        """A rollout to its good end."""
-        rollout = self.begin(model, version, *options, to=to)
+    def bring(self, model: str, version: str, waves: tuple[str, ...] = TWO_WAVES) -> str:
+        """A rollout to all devices, to its good end."""
+        rollout = self.begin(model, version, waves=waves)
         shown = self.watch(rollout, 0)
         assert shown["phase"] == "SUCCEEDED", shown
         return rollout
