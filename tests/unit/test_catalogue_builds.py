@@ -87,7 +87,7 @@ def test_results_are_gated_per_profile(world: World) -> None:
     assert {state for (profile, _, _), state in found.items() if profile == N100} == {"refused"}
     by_profile = {view.profile: view for view in views}
     assert "latency not measured on this class" in by_profile[PI].reason
-    assert "p95 150.0 ms, budget 100 ms" in by_profile[N100].reason
+    assert "p95 150 ms, budget 100 ms" in by_profile[N100].reason
     assert (by_profile[PI].measured_on_class, by_profile[N100].measured_on_class) == (False, True)
     evidence = by_profile[PI].evidence
     assert evidence is not None
