@@ -300,7 +300,7 @@ def test_connections_are_limited(tmp_path: Path) -> None:
     with started(tmp_path, BrokerLimits(connections=3)) as place:
         for number in range(3):
             place.join(Role.DEVICE, f"d{number}")
-        # A slow machine may have lost one of the three for a moment; without a limit none is refused.
+        # A slow machine may lose one of the three for a moment; without a limit none is refused.
         wait_for(
             lambda: not Mqtt(place.tls(Role.DEVICE, "d9")).open(place.broker.port, 5.0),
             30,

@@ -309,7 +309,7 @@ class Fleet:
         def there() -> bool:
             return all(self.runs(name, model)[0] == version for name in names)
 
-        wait_until(there, 60, f"{model}:{version} to answer on {', '.join(names)}")
+        wait_until(there, 120, f"{model}:{version} to answer on {', '.join(names)}")
 
 
 def binary(name: str) -> list[str]:
