@@ -83,11 +83,16 @@ class Job:
                 outcome.error = error.text()
             return self._result(outcomes, {})
         for place, outcome in enumerate(outcomes):
-            base = 50 + 35 * place / len(outcomes)
+            width = 38 / len(outcomes)
+            base = 50 + width * place
             try:
-                outcome.file = self._compile(outcome.build, float_file, calibration, base)
+                outcome.file = self._compile(
+                    outcome.build, float_file, calibration, base, width / 3
+                )
                 if evaluation is not None and source_classes is not None:
-                    outcome.figures = self._evaluate(outcome, evaluation, source_classes, base)
+                    outcome.figures = self._evaluate(
+                        outcome, evaluation, source_classes, base + width / 3, width * 2 / 3
+                    )
             except LightermanError as error:
                 outcome.error, outcome.file = error.text(), None
         self._report(88, "measuring", "")
@@ -146,7 +151,12 @@ class Job:
     # ---- one build ----------------------------------------------------------------------------
 
     def _compile(
-        self, build: BuildSpec, float_file: Path, calibration: Rows | None, base: float
+        self,
+        build: BuildSpec,
+        float_file: Path,
+        calibration: Rows | None,
+        base: float,
+        span: float,
     ) -> Path:
         target = self._outputs / build.file_name
         match build.recipe.precision:
@@ -158,7 +168,7 @@ class Job:
                         f"{build.recipe.name} needs calibration rows", "push a dataset first"
                     )
                 go_on = self._budget(
-                    CALIBRATION_S, base, 8, len(calibration), "calibrating", build.build_id
+                    CALIBRATION_S, base, span, len(calibration), "calibrating", build.build_id
                 )
                 quantize_onnx(
                     float_file,
@@ -172,14 +182,14 @@ class Job:
         return target
 
     def _evaluate(
-        self, outcome: _Outcome, rows: Rows, source: Classes, base: float
+        self, outcome: _Outcome, rows: Rows, source: Classes, base: float, span: float
     ) -> evaluate.Figures:
         file = outcome.file
         if file is None:
             raise InvalidError("nothing was compiled")
         session = evaluate.OnnxSession(file, self._spec.signature)
         go_on = self._budget(
-            EVALUATION_S, base + 8, 20, len(source), "evaluating", outcome.build.build_id
+            EVALUATION_S, base, span, len(source), "evaluating", outcome.build.build_id
         )
         found = evaluate.classify(
             session, rows, self._lanes, lambda done: done < len(source) and go_on(done)
