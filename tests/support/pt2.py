@@ -34,6 +34,21 @@ def pickled(path: Path) -> bytes:
     return pickle.dumps(Touch(path), protocol=2)
 
 
+class Run:
+    """Unpickling it runs code."""
+
+    def __init__(self, code: str) -> None:
+        self._code = code
+
+    def __reduce__(self) -> Any:
+        return (exec, (self._code,))
+
+
+def hostile_sample(source: Path, target: Path, code: str) -> Path:
+    """A copy whose sample runs code when PyTorch loads it. Intake never stores such a file."""
+    return write(target, entries(source) | {SAMPLE: pickle.dumps(Run(code), protocol=2)})
+
+
 class Small(nn.Module):
     """Of all that exporters write a little: weights, buffers, a constant, two outputs."""
 
