@@ -1,4 +1,4 @@
-"""Turns a fresh process into a job's: limits, no network, low priority; then becomes the job.
+"""Turns a fresh process into a job's: limits, no network, low priority; then runs the job.
 
 Run as `python -I -m controller.worker.sandbox MEMORY_BYTES CPU_S DIR`. Imports only the standard
 library. What the system does not permit is said on stderr and left out; limits are never left out.
@@ -7,30 +7,61 @@ library. What the system does not permit is said on stderr and left out; limits 
 import ctypes
 import os
 import resource
+import signal
 import sys
 
 NICE = 10
 ADDRESS_SPACE_EXTRA = 4 * 1024**3  # mapped is not used: thread stacks, arenas, libraries
 MAX_FILE_BYTES = 8 * 1024**3
 MAX_FILES = 512
-_CLONE_NEWNET, _CLONE_NEWUSER, _CLONE_NEWIPC = 0x40000000, 0x10000000, 0x08000000
+_CLONE_NEWIPC, _CLONE_NEWUSER = 0x08000000, 0x10000000
+_CLONE_NEWPID, _CLONE_NEWNET = 0x20000000, 0x40000000
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
-_SIGKILL = 9
+_DIED = 128  # exit codes above it are signals, as shells have it
+_FIXED = (signal.SIGKILL, signal.SIGSTOP)
 _IOPRIO_IDLE = 3 << 13
 _IOPRIO_SYSCALL = {"x86_64": 251, "aarch64": 30}
 
 
 def main(arguments: list[str]) -> None:
-    """Restrict this process and replace it by the job."""
+    """Restrict this process and run the job in it, or in a process space of its own."""
     memory_bytes, cpu_s, directory = int(arguments[0]), int(arguments[1]), arguments[2]
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)  # the worker's end is the job's end
+    end_with_parent(libc)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    be_modest(libc)
     if not leave_network(libc):
         sys.stderr.write("warning: the system permits no network namespace for the job\n")
-    be_modest(libc)
+    if libc.unshare(_CLONE_NEWPID) == 0:
+        # The first process of a space is its end: whatever a job starts, and however it hides,
+        # is gone with it. It ignores signals that a job sends itself, so the job is its child.
+        run_below(libc)
+        run_below(libc)
     set_limits(memory_bytes, cpu_s)
     os.execv(sys.executable, [sys.executable, "-I", "-m", "controller.optimize.job", directory])
+
+
+def end_with_parent(libc: ctypes.CDLL) -> None:
+    """The worker's end is the job's end."""
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def run_below(libc: ctypes.CDLL) -> None:
+    """Go on in a child; this process waits for it and ends the same way."""
+    child = os.fork()
+    if child == 0:
+        end_with_parent(libc)
+        return
+    while True:
+        pid, status = os.wait()  # also of orphans, which come to the first process of a space
+        if pid == child:
+            break
+    code = os.waitstatus_to_exitcode(status)
+    number = -code if code < 0 else code - _DIED
+    if number > 0 and os.getpid() != 1:
+        signal.signal(number, signal.SIG_DFL) if number not in _FIXED else None
+        os.kill(os.getpid(), number)
+    os._exit(code if code >= 0 else _DIED - code)
 
 
 def leave_network(libc: ctypes.CDLL) -> bool:

@@ -159,20 +159,26 @@ def _environment(directory: Path, temporary: Path) -> dict[str, str]:
 
 
 def _read_progress(stream: IO[str] | None, progress: Progress) -> None:
-    while stream is not None and (line := stream.readline(MAX_PROGRESS_CHARS)):
-        try:
-            said = json.loads(line)
-            pct, step = float(said["progress_pct"]), str(said["step"])
-        except (ValueError, KeyError, TypeError):
-            continue  # not ours to judge; progress is a courtesy
-        progress.progress_pct = min(100.0, max(0.0, pct))
-        progress.step = step[:MAX_LINE_CHARS]
+    if stream is None:
+        return
+    with stream:
+        while line := stream.readline(MAX_PROGRESS_CHARS):
+            try:
+                said = json.loads(line)
+                pct, step = float(said["progress_pct"]), str(said["step"])
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue  # not ours to judge; progress is a courtesy
+            progress.progress_pct = min(100.0, max(0.0, pct))
+            progress.step = step[:MAX_LINE_CHARS]
 
 
 def _read_lines(stream: IO[str] | None, progress: Progress) -> None:
-    while stream is not None and (line := stream.readline(MAX_LINE_CHARS)):
-        if line.strip():
-            progress.lines.append(line.rstrip())
+    if stream is None:
+        return
+    with stream:
+        while line := stream.readline(MAX_LINE_CHARS):
+            if line.strip():
+                progress.lines.append(line.rstrip())
 
 
 def _end_group(process: "subprocess.Popen[str]") -> None:

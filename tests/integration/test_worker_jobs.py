@@ -1,6 +1,7 @@
-"""A build worker against BuildService over real TLS: it fetches, has jobs run, and brings results."""
+"""A build worker against BuildService over real TLS: fetches, has jobs run, brings results."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from lighterman.v1 import build_pb2
 from tests.support.build_desk import BuildDesk, digest_of, serving, write_identity
 from tests.support.digits import digits, job_folder, job_spec
 from tests.support.pt2 import hostile_sample
+from tests.support.sleepers import is_sleeping
 from tests.support.wait import wait_for
 
 FP32 = ("onnxruntime-fp32",)
@@ -168,16 +170,13 @@ def test_a_job_that_dies_is_reported_with_its_last_lines(bench: Bench, tmp_path:
 
 
 def test_a_job_that_takes_too_long_is_ended_with_its_children(bench: Bench, tmp_path: Path) -> None:
-    code = (
-        "import subprocess, sys; p = subprocess.Popen(['sleep', '600']);"
-        "sys.stderr.write(f'child {p.pid}\\n'); sys.stderr.flush(); p.wait()"
-    )
+    mark = f"7{os.getpid()}"
+    code = f"import subprocess; subprocess.run(['sleep', '{mark}'])"
     hostile = hostile_sample(digits() / "light.pt2", tmp_path / "hostile.pt2", code)
     bench.desk.add(quick_spec(time_s=15), source=hostile.read_bytes())
-    end = bench.end()
-    assert end.error == "took longer than 15 s"
-    (said,) = [line for line in end.last_lines if line.startswith("child ")]
-    wait_for(lambda: is_gone(int(said.split()[1])), 10, "the child's end")
+    wait_for(lambda: is_sleeping(mark), 15, "the child's start")
+    assert bench.end().error == "took longer than 15 s"
+    wait_for(lambda: not is_sleeping(mark), 10, "the child's end")
 
 
 def test_a_job_that_takes_too_much_memory_is_ended(bench: Bench, tmp_path: Path) -> None:
@@ -255,7 +254,7 @@ def test_an_identity_that_is_none_is_told(text: str, says: str, tmp_path: Path) 
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InvalidError, match=says):
         read_identity(path)
-    with pytest.raises(InvalidError, match="operator issue|cannot be read"):
+    with pytest.raises(InvalidError, match="cannot be read"):
         read_identity(tmp_path / "none.json")
 
 
@@ -275,11 +274,3 @@ def test_a_worker_of_another_authority_gets_no_job(tmp_path: Path, light: bytes)
             ready.cancel()
     stop.set()
     assert desk.claims == []
-
-
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True

@@ -15,6 +15,7 @@ from controller.clock import SystemClock
 from controller.worker.supervisor import JobLimits, Progress, group_memory_bytes, run_job
 from tests.support.digits import digits, job_folder, job_spec
 from tests.support.pt2 import hostile_sample
+from tests.support.sleepers import is_sleeping
 from tests.support.wait import wait_for
 
 LIMITS = JobLimits(4 * 1024**3, 90)
@@ -145,6 +146,21 @@ def test_nothing_of_a_job_outlives_it(tmp_path: Path) -> None:
             return True
 
     wait_for(gone, 10, "the child's end")
+
+
+def test_what_a_job_hides_in_another_session_is_gone_with_it(tmp_path: Path) -> None:
+    if not _may_unshare():
+        pytest.skip("this system permits no process space of its own")
+    mark = f"6{os.getpid()}"  # an age to sleep that no other process has
+    code = (
+        "import os, subprocess\n"
+        f"subprocess.Popen(['sleep', '{mark}'], start_new_session=True)\n"
+        "open('started', 'w').close()\n"
+        "os._exit(0)"
+    )
+    folder = run_hostile(tmp_path, code)
+    assert (folder / "started").exists()
+    wait_for(lambda: not is_sleeping(mark), 10, "the hidden child's end")
 
 
 def test_only_the_last_lines_are_kept_and_none_is_endless(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Run:
         self._code = code
 
     def __reduce__(self) -> Any:
-        return (exec, (self._code,))
+        return (exec, (self._code, {}))
 
 
 def hostile_sample(source: Path, target: Path, code: str) -> Path:
