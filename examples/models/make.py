@@ -2,7 +2,8 @@
 
 1.0.0  Lite2 at its published 260 px, Lite0 at 224 px
 1.1.0  Lite2 at 224 px: lower cross-entropy on held-out photos, measured here, or it is refused
-1.2.0  Lite2 at a resolution that makes it twice as slow as the threshold, measured here
+1.2.0  Lite2 at a resolution that makes it twice as slow as the threshold, measured here; so far
+       from its own resolution it recognises little, too
 1.3.0  1.1.0 with corrected labels
 Lite0 is the same file in all of them.
 """
@@ -155,6 +156,7 @@ def _make_better(folder: Path, work: Path) -> Facts:
         "photos": len(np.unique(held_out.source)),
         "better": new.cross_entropy < old.cross_entropy,
         "lower_is_better": True,
+        "least_area": photos.LEAST_AREA,
         "crops_improved": int((new.per_crop < old.per_crop).sum()),
         "old_top1_pct": round(old.top1_pct, 1),
         "new_top1_pct": round(new.top1_pct, 1),
@@ -174,17 +176,22 @@ def _make_slow(target: Path, work: Path) -> Facts:
     """Version 1.2.0: raise the resolution until the median is what it has to be."""
     from examples.models import measure
 
+    speeds: dict[int, measure.Speed] = {}
+
     def timed(resolution: int) -> float:
         _save("heavy", resolution, target)
         measure.export(target, work / "slow.onnx")
-        return measure.median_ms(work / "slow.onnx")
+        speeds[resolution] = measure.time_calls(work / "slow.onnx", target)
+        # On a busy machine the median alone would call a quick version slow, and be remembered.
+        return min(speeds[resolution].median_ms, speeds[resolution].cpu_median_ms)
 
-    resolution, median = raise_until_slow(timed, THRESHOLD_MS * TIMES_SLOWER)
+    resolution, _ = raise_until_slow(timed, THRESHOLD_MS * TIMES_SLOWER)
+    speed = speeds[resolution]
     return {
         "resolution": resolution,
-        "median_ms": round(median, 1),
+        "median_ms": round(speed.median_ms, 1),
+        "cpu_median_ms": round(speed.cpu_median_ms, 1),
         "threshold_ms": THRESHOLD_MS,
-        "times_threshold": round(median / THRESHOLD_MS, 2),
     }
 
 
@@ -197,7 +204,7 @@ def raise_until_slow(timed: Callable[[int], float], wanted_ms: float) -> tuple[i
     resolution = SLOW_PX
     while True:
         median = timed(resolution)
-        _say(f"  1.2.0 at {resolution} px: median {median:.0f} ms, wanted {wanted_ms:.0f} ms")
+        _say(f"  1.2.0 at {resolution} px: {median:.0f} ms of computing, wanted {wanted_ms:.0f} ms")
         if median >= wanted_ms:
             return resolution, median
         if resolution >= SLOW_LIMIT_PX:
