@@ -173,7 +173,8 @@ def _show(session: Session, builds: list[fleet_pb2.Build]) -> None:
             ">size",
             ">p50 ms",
             ">p95 ms",
-            ">agrees %",
+            ">agrees % (95 %)",
+            ">n",
         ]
         columns += ["measured on", "reason"] if wide else []
         rows = [_row(item, wide) for item in builds]
@@ -194,10 +195,17 @@ def _show(session: Session, builds: list[fleet_pb2.Build]) -> None:
     )
 
 
+def _agreement_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
+    """Share with its interval, and the rows behind it."""
+    if not figures.HasField("agreement_pct"):
+        return units.UNKNOWN, units.UNKNOWN
+    found = figures.agreement_pct
+    return f"{found.value:.1f} ({found.low:.1f}–{found.high:.1f})", f"{found.n:,}"
+
+
 def _row(item: fleet_pb2.Build, wide: bool) -> list[str]:
     figures = item.figures
     state = f"{item.step} {item.progress_pct:.0f} %" if item.state == "running" else item.state
-    agreement = figures.agreement_pct
     row = [
         item.profile,
         item.variant,
@@ -206,7 +214,7 @@ def _row(item: fleet_pb2.Build, wide: bool) -> list[str]:
         units.size(item.size_bytes) if item.size_bytes else units.UNKNOWN,
         units.ms(figures.p50_ms) if figures.latency_n else units.UNKNOWN,
         units.ms(figures.p95_ms) if figures.latency_n else units.UNKNOWN,
-        f"{agreement.value:.1f}" if figures.HasField("agreement_pct") else units.UNKNOWN,
+        *_agreement_cells(figures),
     ]
     if wide:
         on_class = "" if figures.measured_on_class else " (not this class)"

@@ -9,6 +9,9 @@ from controller.cli import records, units
 from controller.cli.session import Session, common
 from lighterman.v1 import fleet_pb2
 
+# Without these a line does not say which build it speaks of.
+WHICH = ("profile", "variant", "recipe", "build")
+
 
 @click.group()
 def event() -> None:
@@ -34,8 +37,9 @@ def event_line(item: fleet_pb2.Event, wide: bool = False) -> str:
     who = f"by {item.actor}" if item.actor not in (item.device_id, "controller") else ""
     rollout = f"({item.rollout_id})" if item.rollout_id and item.rollout_id != where else ""
     details = [f"{name}={item.details[name]}" for name in sorted(item.details)]
+    which = [f"{name}={item.details[name]}" for name in WHICH if name in item.details]
     # What has no reason speaks by its details.
-    tail = [item.reason, *(details if wide or not item.reason else ()), who, rollout]
+    tail = [item.reason, *(details if wide or not item.reason else which), who, rollout]
     front = [f"{item.number:>6}"] if wide else []
     front += [units.local(item.at), f"{where or units.UNKNOWN:<10}", f"{item.kind:<22}", what]
     return "  ".join(part for part in (*front, *tail) if part)

@@ -277,7 +277,7 @@ def _passed(facts: WaveFacts, rules: Rules, soak: Soak) -> str:
     after = facts.after.histogram.quantile(0.95)
     before = facts.before.histogram.quantile(0.95)
     if after is not None:
-        was = f"{before * 1000:.0f} → " if before is not None else ""
+        was = f"{ms(before * 1000, 2)} → " if before is not None else ""
         parts.append(f"p95 {was}{ms(after * 1000, 2)} ms")
     parts.append(f"soaked {soak.soaked_s:.0f} s")
     if facts.failed:

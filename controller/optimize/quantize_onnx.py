@@ -53,18 +53,25 @@ def quantize_onnx(
     prepared = target.with_suffix(".prepared.onnx")
     logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns about its own defaults
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-    quantize_static(
-        str(prepared),
-        str(target),
-        reader,
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        op_types_to_quantize=list(_QUANTISED),
-        nodes_to_exclude=_stem(prepared),
-    )
+    try:
+        quantize_static(
+            str(prepared),
+            str(target),
+            reader,
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            op_types_to_quantize=list(_QUANTISED),
+            nodes_to_exclude=_stem(prepared),
+        )
+    except (AssertionError, ValueError, ArithmeticError) as error:
+        # The quantiser asserts that every range is a number: one recipe fails, not the job.
+        raise InvalidError(
+            f"the model cannot be quantised to int8: {error or type(error).__name__}",
+            "calibration gave ranges that are no numbers; look for NaN or infinity in the weights",
+        ) from error
     prepared.unlink()
     model = onnx.load(target)
     if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):

@@ -28,7 +28,7 @@ from examples.fleet.camera import Picture
 from examples.fleet.clock import TooLateError
 from examples.fleet.ctl import CtlError
 from examples.fleet.processes import ChildError
-from examples.models import generate
+from examples.models import ExampleModelsError, generate
 
 LOGS = 6
 
@@ -41,7 +41,11 @@ def main() -> int:
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # also when a shell started it in the background
         signal.signal(number, signal.default_int_handler)
-    files = generate(Path(".cache") / "models")
+    try:
+        files = generate(Path(".cache") / "models")
+    except ExampleModelsError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     root = Path(tempfile.mkdtemp(prefix="lighterman-demo-"))
     story = Story()
     world = World.create(root)

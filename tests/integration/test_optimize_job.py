@@ -174,6 +174,18 @@ def test_weights_that_are_no_numbers_never_agree(files: Path, tmp_path: Path) ->
     assert (found.agreement.value, found.accuracy.value) == (0, 0)
 
 
+def test_int8_of_weights_that_are_no_numbers_fails_alone(files: Path, tmp_path: Path) -> None:
+    from examples.digits.networks import light, save, with_nan
+
+    save(with_nan(light()), tmp_path / "nan.pt2")
+    spec = job_spec(tmp_path / "nan.pt2")
+    folder = job_folder(tmp_path / "job", tmp_path / "nan.pt2", spec, files / "digits.npz")
+    rows = result_of(folder)
+    assert "cannot be quantised to int8" in rows[INT8]["error"]
+    assert not rows[INT8]["ok"]
+    assert rows[FP32]["ok"]
+
+
 def test_a_slow_model_is_evaluated_on_what_fits_and_says_so(files: Path, tmp_path: Path) -> None:
     from examples.digits.networks import Slow, light, save
 
