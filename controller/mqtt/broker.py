@@ -255,27 +255,46 @@ def end_stale(directory: Path, clock: Clock) -> None:
         pid = int(pid_file.read_text("ascii").strip())
     except (OSError, ValueError):
         return
+    born = _started(pid)
+    if born is not None and _is_ours(pid, directory):
+        _end(pid, born, clock)
+    with contextlib.suppress(FileNotFoundError):
+        pid_file.unlink()
+
+
+def _end(pid: int, born: str, clock: Clock) -> None:
+    """Signal until the process is gone.
+
+    It is known by its start time: one that is ending has lost its command line and still holds
+    its port.
+    """
     deadline = clock.monotonic() + 5.0
     number = signal.SIGTERM
     waiting = threading.Event()
-    while _is_ours(pid, directory):
+    while _started(pid) == born:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         if clock.monotonic() > deadline:
             number = signal.SIGKILL
         waiting.wait(0.05)
-    with contextlib.suppress(FileNotFoundError):
-        pid_file.unlink()
+
+
+def _started(pid: int) -> str | None:
+    """When the process was started (kernel ticks); None when it is gone.
+
+    An orphan may stay a zombie for ever: it holds no port and counts as gone.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else fields[19]
+    except (OSError, IndexError):
+        return None
 
 
 def _is_ours(pid: int, directory: Path) -> bool:
     try:
-        state = (
-            Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0]
-        )
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         where = Path(os.readlink(f"/proc/{pid}/cwd"))
-    except (OSError, IndexError):
+    except OSError:
         return False
-    # An orphan may stay a zombie for ever: it holds no port.
-    return state != "Z" and CONFIG_FILE.encode() in command and where == directory.resolve()
+    return CONFIG_FILE.encode() in command and where == directory.resolve()

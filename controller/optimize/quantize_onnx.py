@@ -69,7 +69,7 @@ def quantize_onnx(
     except (AssertionError, ValueError, ArithmeticError) as error:
         # The quantiser asserts that every range is a number: one recipe fails, not the job.
         raise InvalidError(
-            f"the model cannot be quantised to int8: {error or type(error).__name__}",
+            f"the model cannot be quantised to int8: {str(error) or type(error).__name__}",
             "calibration gave ranges that are no numbers; look for NaN or infinity in the weights",
         ) from error
     prepared.unlink()
