@@ -18,7 +18,7 @@ from examples.fleet.camera import Answer, Camera, Picture
 from examples.fleet.clock import wait_until
 from examples.fleet.controller import ControllerProcess
 from examples.fleet.ctl import Ctl
-from examples.fleet.proxy import CuttableProxy
+from examples.fleet.proxy import Proxy
 from examples.hosts import write_host
 
 MODEL = "photo"
@@ -44,7 +44,7 @@ class World:
     agents: dict[str, AgentProcess] = field(default_factory=dict)
     cameras: dict[str, list[Camera]] = field(default_factory=dict)
     retired: list[Camera] = field(default_factory=list)
-    proxy: CuttableProxy | None = None
+    proxy: Proxy | None = None
 
     @classmethod
     def create(cls, root: Path) -> "World":
@@ -74,7 +74,7 @@ class World:
                 host_root,
             )
         host, _, port = self.agents[EDGE_SERVER].endpoint.rpartition(":")
-        self.proxy = CuttableProxy(host, int(port))
+        self.proxy = Proxy(host, int(port))
 
     def enrol_agents(self) -> None:
         """Enrol and start them; those that wait for each other do it at once."""

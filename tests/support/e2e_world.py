@@ -21,7 +21,7 @@ from examples.fleet.camera import Answer, Camera, Picture
 from examples.fleet.clock import monotonic, wait_until
 from examples.fleet.controller import ControllerProcess
 from examples.fleet.ctl import Ctl
-from examples.fleet.proxy import CuttableProxy
+from examples.fleet.proxy import Proxy
 from examples.hosts import write_host
 from tests.support import e2e_models as models
 from tests.support.ports import free_ports
@@ -52,7 +52,7 @@ class Fleet:
     versions: dict[str, int] = field(default_factory=dict)
     generations: dict[str, int] = field(default_factory=dict)
     shape: models.Shape | None = None
-    proxy: CuttableProxy | None = None
+    proxy: Proxy | None = None
 
     @classmethod
     def create(cls, root: Path, files: Path) -> "Fleet":
@@ -80,7 +80,7 @@ class Fleet:
         for name in (*REAL, *SIMULATED):
             self.add_agent(name)
         host, _, port = self.agents[EDGE_SERVER].endpoint.rpartition(":")
-        self.proxy = CuttableProxy(host, int(port))
+        self.proxy = Proxy(host, int(port))
         # Devices are matched to profiles when they connect.
         self.apply_policies()
         for agent in self.agents.values():
