@@ -31,7 +31,7 @@ from controller.app_identity import (
     load_trust,
     write_file,
 )
-from controller.app_loops import TICK_LEAST_S, Loop, WorkerChild, until
+from controller.app_loops import TICK_LEAST_S, Loop, WorkerChild, until, watch_loops
 from controller.app_people import write_contexts
 from controller.blobs.blobs import Blobs
 from controller.clock import Clock, SystemClock
@@ -51,7 +51,7 @@ from controller.services.tick import tick
 from controller.settings import Settings
 from controller.store.session import Store, migrate
 from controller.trust.names import Role, Subject
-from controller.web.health import WebServer
+from controller.web.health import Health, WebServer
 
 log = logging.getLogger("lighterman.app")
 
@@ -98,6 +98,7 @@ class Controller:
         self._wakers: list[Callable[[], None]] = []
         self._workers: dict[str, float] = {}
         self._run_dir = settings.data_dir / "run"
+        self._loops: tuple[Loop, ...] = ()
         self._started_at = self._clock.now()
 
     def new_ctx(self, actor: str) -> Ctx:
@@ -122,7 +123,8 @@ class Controller:
         self._deps = self._make_deps()
         self._server = ServerIdentity(self._deps.authority, self._clock, self._host_names())
         self._start_broker()
-        self._web = WebServer(settings.listen_host, settings.listen_web, self._checks)
+        health = Health(alive=lambda: watch_loops(self._loops), ready=self._checks)
+        self._web = WebServer(settings.listen_host, settings.listen_web, health)
         self._ended.callback(self._web.stop)
         endpoints = Endpoints("", self._told(self._broker.port))
         grpc, enrolment = self._start_listeners(endpoints)
@@ -311,15 +313,16 @@ class Controller:
             return min(2.0, settings.job_lease_s / 3)
 
         loops = (
-            Loop("tick", tick_once, TICK_LEAST_S),
-            Loop("flush", flush_once),
-            Loop("leases", expire_once),
-            Loop("certificates", self._renew_once),
+            Loop("tick", tick_once, self._clock, TICK_LEAST_S),
+            Loop("flush", flush_once, self._clock),
+            Loop("leases", expire_once, self._clock),
+            Loop("certificates", self._renew_once, self._clock),
         )
         self._wakers.append(loops[0].wake)
         for loop in loops:
             self._ended.callback(loop.stop)
             loop.start()
+        self._loops = loops
 
     def _renew_once(self) -> float:
         """gRPC asks by itself for a newer pair; the broker and the web are told."""
@@ -362,8 +365,8 @@ class Controller:
         if broker is None and not self._client.connected:
             broker = "no connection to the broker"
         try:
-            with self._deps.store.read():
-                store = None
+            self._deps.store.check()
+            store = None
         except Exception as error:  # noqa: BLE001 - whatever it is, the store is not ready
             store = str(error).splitlines()[0]
         return {"store": store, "broker": broker}

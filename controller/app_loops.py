@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from controller.clock import Clock
@@ -20,6 +20,7 @@ TICK_LEAST_S = 0.2
 TICK_MOST_S = 2.0
 LEASES_S = 2.0
 STOP_S = 10.0
+HUNG_S = 300.0  # longer than any transaction or reload may take
 NOT_FOR_WORKERS = frozenset({"LIGHTERMAN_DATABASE", "LIGHTERMAN_DATA_DIR"})
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 30.0
@@ -28,12 +29,21 @@ BACKOFF_MAX_S = 30.0
 class Loop:
     """A thread that acts, then waits as long as the act said or until it is woken."""
 
-    def __init__(self, name: str, act: Callable[[], float], least_s: float = 0.0) -> None:
+    def __init__(
+        self, name: str, act: Callable[[], float], clock: Clock, least_s: float = 0.0
+    ) -> None:
         self._act = act
+        self._clock = clock
+        self._round_s: float | None = None  # when the round that runs began
         self._least_s = least_s
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def name(self) -> str:
+        """As in the log."""
+        return self._thread.name
 
     def start(self) -> None:
         """Begin."""
@@ -50,16 +60,27 @@ class Loop:
         if self._thread.is_alive():
             self._thread.join(STOP_S)
 
+    def trouble(self) -> str | None:
+        """None while it runs and no round takes for ever; else what is wrong."""
+        began = self._round_s
+        if not self._thread.is_alive():
+            return f"the loop {self._thread.name} ended"
+        if began is not None and self._clock.monotonic() - began > HUNG_S:
+            return f"the loop {self._thread.name} hangs in one round"
+        return None
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
             wait_s = TICK_MOST_S
+            self._round_s = self._clock.monotonic()
             try:
                 wait_s = self._act()
             except LightermanError as error:
                 log.error("%s: %s", self._thread.name, error.text())
             except Exception:
                 log.exception("%s failed, it goes on", self._thread.name)
+            self._round_s = None
             if self._least_s:
                 self._stopping.wait(self._least_s)
             self._wake.wait(max(0.0, wait_s - self._least_s))
@@ -70,6 +91,11 @@ def until(wake_at: datetime | None, now: datetime) -> float:
     if wake_at is None:
         return TICK_MOST_S
     return min(TICK_MOST_S, max(TICK_LEAST_S, (wake_at - now).total_seconds()))
+
+
+def watch_loops(loops: Sequence[Loop]) -> Mapping[str, str | None]:
+    """What /healthz asks: one that ended or hangs is mended by a new process alone."""
+    return {loop.name: loop.trouble() for loop in loops}
 
 
 class WorkerChild:

@@ -9,10 +9,11 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Self
 
-from sqlalchemy import Column, Engine, create_engine, event, make_url, select, text
+from sqlalchemy import Column, Engine, create_engine, event, inspect, make_url, select, text
 
 # Services name the type of what `Store` gives them without importing SQLAlchemy.
 from sqlalchemy import Connection as Connection
@@ -123,6 +124,20 @@ class Store:
                         text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _WRITER_LOCK}
                     )
                 yield conn
+
+    def check(self) -> None:
+        """Ask the database for its schema. UnavailableError when it is away or another one."""
+        with self.read() as conn:
+            if not inspect(conn).has_table("alembic_version"):
+                have = "none"
+            else:
+                have = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        if have != newest_migration():
+            raise UnavailableError(
+                f"the database has schema {have}, this controller needs {newest_migration()}",
+                "lighterman-controller migrate brings an older one up; a newer one was made by a "
+                "newer controller",
+            )
 
     def close(self) -> None:
         """Give back connections and the lock on the data directory."""
@@ -278,6 +293,14 @@ def migrations_dir() -> Path:
         if (folder / "env.py").is_file():
             return folder
     raise InvariantError(f"no migrations beside {package}", "the installation is incomplete")
+
+
+@cache
+def newest_migration() -> str:
+    """The revision that the code of this process is written for."""
+    from alembic.script import ScriptDirectory
+
+    return str(ScriptDirectory(str(migrations_dir())).get_current_head())
 
 
 def migrate(url: str) -> None:

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -20,14 +21,25 @@ STOP_S = 5.0
 Checks = Callable[[], Mapping[str, str | None]]
 
 
-def make_app(checks: Checks) -> Starlette:
-    """The application; `checks` may touch the store and so runs in a thread."""
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`alive` looks only at this process and returns at once; `ready` may touch the store."""
+
+    alive: Checks
+    ready: Checks
+
+
+def make_app(health: Health) -> Starlette:
+    """The application. What may wait runs in a thread."""
 
     async def healthz(_request: Request) -> PlainTextResponse:
+        wrong = [f"{name}: {text}" for name, text in health.alive().items() if text]
+        if wrong:
+            return PlainTextResponse("\n".join(wrong) + "\n", status_code=503)
         return PlainTextResponse("ok\n")
 
     def readyz(_request: Request) -> JSONResponse:
-        found = checks()
+        found = health.ready()
         ready = all(wrong is None for wrong in found.values())
         body = {"ready": ready, "checks": {name: wrong or "ok" for name, wrong in found.items()}}
         return JSONResponse(body, status_code=200 if ready else 503)
@@ -38,7 +50,7 @@ def make_app(checks: Checks) -> Starlette:
 class WebServer:
     """One HTTPS listener in a thread of its own."""
 
-    def __init__(self, host: str, port: int, checks: Checks) -> None:
+    def __init__(self, host: str, port: int, health: Health) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -50,14 +62,14 @@ class WebServer:
                 "another process holds the port, or the address is not of this machine",
             ) from error
         self.port = int(self._socket.getsockname()[1])
-        self._checks = checks
+        self._health = health
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
     def start(self, certificate: Path, key: Path) -> None:
         """Serve with this chain and key (PEM files) until `stop`."""
         config = uvicorn.Config(
-            make_app(self._checks),
+            make_app(self._health),
             ssl_certfile=certificate,
             ssl_keyfile=key,
             log_config=None,
