@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from controller.domain.histogram import Histogram
 from controller.domain.rollout import Verdict
-from controller.domain.words import ms
+from controller.domain.words import count_of, ms, times_ms
 
 TAIL_FACTOR = 1.5  # worse than before by so much, and over the budget: the version is slower
 TAIL_MIN_COUNT = 50  # below, a p95 is little more than a maximum; it waits for the end of the soak
@@ -144,14 +144,14 @@ def _returned(facts: WaveFacts, rules: Rules) -> _Found:
         return None
     first, more = facts.rolled_back[0], len(facts.rolled_back) - 1
     reason = returned_text(first, rules.slow_threshold_ms)
-    return Verdict.FAILED, reason + (f", and {_devices(more)} more" if more else "")
+    return Verdict.FAILED, reason + (f", and {count_of(more, 'device')} more" if more else "")
 
 
 def returned_text(trouble: Trouble, slow_threshold_ms: float) -> str:
     """Why a device left the version, with its figures."""
     times = trouble.last_service_s
     if times and all(time * 1000 > slow_threshold_ms for time in times):
-        figures = " ".join(f"{time * 1000:.0f}" for time in times)
+        figures = times_ms(times)
         what = (
             f"{len(times)} inferences in a row over {slow_threshold_ms:g} ms"
             f" on {trouble.device_id} ({figures})"
@@ -174,7 +174,10 @@ def _failed(facts: WaveFacts) -> _Found:
         return Verdict.FAILED, f"no device of the wave could take it ({count} tried), {text}"
     if count * 100 <= FAILED_TOLERATED_PCT * facts.exposed:
         return None
-    return Verdict.ERROR, f"{_devices(count)} of {facts.exposed} could not take it, {text}"
+    return (
+        Verdict.ERROR,
+        f"{count_of(count, 'device')} of {facts.exposed} could not take it, {text}",
+    )
 
 
 def _faulty(facts: WaveFacts) -> _Found:
@@ -226,8 +229,8 @@ def _starved(facts: WaveFacts) -> _Found:
         return None
     first, count = facts.starved[0], len(facts.starved)
     return Verdict.INCONCLUSIVE, (
-        f"{_devices(count)} in probation with too few inferences, nothing is committed by silence;"
-        f" {first.device_id}: {first.reason or 'no traffic'}"
+        f"{count_of(count, 'device')} in probation with too few inferences,"
+        f" nothing is committed by silence; {first.device_id}: {first.reason or 'no traffic'}"
     )
 
 
@@ -263,7 +266,8 @@ def _waiting(facts: WaveFacts, rules: Rules, soak: Soak) -> str:
     if facts.short:
         return (
             f"{facts.samples} of {_needed(facts, rules)} samples,"
-            f" {_devices(len(facts.short))} short of {rules.min_samples}, first {facts.short[0]}"
+            f" {count_of(len(facts.short), 'device')} short of {rules.min_samples},"
+            f" first {facts.short[0]}"
         )
     if facts.last_evidence_at is None:
         return "no evidence on the new build yet"
@@ -281,7 +285,7 @@ def _passed(facts: WaveFacts, rules: Rules, soak: Soak) -> str:
         parts.append(f"p95 {was}{ms(after * 1000, 2)} ms")
     parts.append(f"soaked {soak.soaked_s:.0f} s")
     if facts.failed:
-        parts.append(f"{_devices(len(facts.failed))} could not take it")
+        parts.append(f"{count_of(len(facts.failed), 'device')} could not take it")
     return ", ".join(parts)
 
 
@@ -306,7 +310,3 @@ def _standing(facts: WaveFacts) -> str:
 
 def _needed(facts: WaveFacts, rules: Rules) -> int:
     return rules.min_samples * max(1, facts.committed + facts.in_flight)
-
-
-def _devices(count: int) -> str:
-    return f"{count} device" if count == 1 else f"{count} devices"

@@ -180,7 +180,8 @@ def _progress_reason(facts: Facts, wave: int, taken: int) -> str:
             facts.caps[wave - 1]
         )
     if facts.verdict is Verdict.PASSED:
-        return f"{head} passed, waiting for {facts.counts.get(_A.PLANNED, 0)} devices to be online"
+        waiting = count_of(facts.counts.get(_A.PLANNED, 0), "device")
+        return f"{head} passed, waiting for {waiting} to be online"
     return f"{head}: {facts.verdict_reason}" if facts.verdict_reason else head
 
 
@@ -220,7 +221,7 @@ def _nothing_left(facts: Facts) -> Plan | None:
     proven = facts.verdict is Verdict.PASSED and facts.current_wave == len(facts.caps)
     if superseded or (facts.taken_over and not proven):
         left = committed - facts.taken_over
-        keep = f"; {left} devices keep it" if left else ""
+        keep = f"; {_keep(left)}" if left else ""
         why = facts.superseded or "superseded by a newer rollout"
         return Plan(Phase.ABORTED, why + keep, facts.current_wave)
     if committed == 0:
@@ -233,7 +234,7 @@ def _nothing_left(facts: Facts) -> Plan | None:
 
 def _abort(facts: Facts) -> Plan:
     live = facts.count(LIVE)
-    left = f"; {live} devices keep it" if live else ""
+    left = f"; {_keep(live)}" if live else ""
     return Plan(
         Phase.ABORTED,
         _said("aborted", facts) + left,
@@ -272,9 +273,13 @@ def _return(facts: Facts, now: datetime) -> Plan:
             wake_at=now + timedelta(seconds=LOOK_S),
         )
     if facts.not_returned:
-        reason = f"{facts.phase_reason}; {facts.not_returned} devices could not return"
+        reason = f"{facts.phase_reason}; {count_of(facts.not_returned, 'device')} could not return"
         return Plan(Phase.FAILED, reason, facts.current_wave)
     return Plan(Phase.ROLLED_BACK, facts.phase_reason, facts.current_wave)
+
+
+def _keep(count: int) -> str:
+    return "1 device keeps it" if count == 1 else f"{count_of(count, 'device')} keep it"
 
 
 def _finished(facts: Facts) -> str:

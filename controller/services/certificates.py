@@ -5,6 +5,7 @@ Never hands out a private key of a device: those are made on the device.
 
 from dataclasses import dataclass
 
+from controller.domain.words import moment
 from controller.errors import ConflictError, DeniedError, UnauthenticatedError
 from controller.services.context import Ctx, Deps
 from controller.store import certificates, operators, outbox
@@ -70,11 +71,11 @@ def check_certificate(deps: Deps, ctx: Ctx, role: str, name: str, certificate_pe
         )
     if row.revoked_at is not None:
         raise DeniedError(
-            f"the certificate of {name} was revoked at {row.revoked_at.isoformat()}",
+            f"the certificate of {name} was revoked at {moment(row.revoked_at)}",
             f"reason: {row.revoked_reason or 'none given'}",
         )
     if row.not_after <= ctx.now:
-        raise UnauthenticatedError(f"the certificate of {name} ended {row.not_after.isoformat()}")
+        raise UnauthenticatedError(f"the certificate of {name} ended {moment(row.not_after)}")
 
 
 def broker_lists(deps: Deps, ctx: Ctx) -> BrokerLists:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from controller.domain.device import Capabilities, DeviceState
+from controller.domain.words import moment
 from controller.errors import DeniedError, InvalidError, NotFoundError, RefusedError
 from controller.services.certificates import store_issued
 from controller.services.context import Ctx, Deps
@@ -262,6 +263,6 @@ def renew_certificate(deps: Deps, ctx: Ctx, device_id: str, csr_pem: bytes) -> b
             "certificate_renewed",
             device_id,
             device_id=device_id,
-            details={"serial": issued.serial, "until": issued.not_after.isoformat()},
+            details={"serial": issued.serial, "until": moment(issued.not_after)},
         )
         return issued.pem

@@ -6,6 +6,7 @@ Trusts nothing in the request's subject. Never gives one use of a token two cert
 from dataclasses import dataclass, field
 
 from controller.domain.device import Capabilities, DeviceState
+from controller.domain.words import moment
 from controller.errors import ConflictError, DeniedError, UnauthenticatedError
 from controller.services.certificates import store_issued
 from controller.services.context import Ctx, Deps
@@ -82,7 +83,7 @@ def _check(token: TokenRow, ctx: Ctx, hardware_id: str) -> None:
     if token.revoked:
         raise DeniedError(f"enrolment token {token.token_id} was revoked", way_out)
     if token.expires_at <= ctx.now:
-        ended = token.expires_at.isoformat(timespec="seconds")
+        ended = moment(token.expires_at)
         raise DeniedError(f"enrolment token {token.token_id} expired at {ended}", way_out)
     if token.used >= token.uses:
         raise DeniedError(

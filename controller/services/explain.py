@@ -5,11 +5,10 @@ Guesses nothing: what was not reported or stored is not said.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from controller.domain.rollout import LIVE, AssignmentState
-from controller.domain.words import ms
+from controller.domain.rollout import LIVE, OPEN, AssignmentState
+from controller.domain.words import count_of, moment, ms, times_ms
 from controller.errors import NotFoundError
 from controller.services.context import Ctx, Deps
 from controller.services.rollout_views import (
@@ -17,6 +16,13 @@ from controller.services.rollout_views import (
     RolloutView,
     view_assignments,
     view_rollout,
+)
+from controller.services.running import (
+    ON_PROBATION,
+    Running,
+    entry_of,
+    probation_text,
+    what_runs,
 )
 from controller.services.suggestions import suggest_names
 from controller.store import assignments, devices, events, rollouts
@@ -63,18 +69,12 @@ def explain_device(deps: Deps, ctx: Ctx, device_id: str) -> tuple[Fact, ...]:
             )
         desired = get_desired(conn, device_id)
         entries: dict[str, Json] = {} if desired is None else dict(desired.models)
-        running = {str(one["model"]): one for one in (row.status or {}).get("models", ())}
+        running = what_runs(conn, ctx.project, row)
         facts: list[Fact] = []
         for model in sorted({*entries, *running}):
             facts += _model(conn, ctx, row, model, entries.get(model), running.get(model))
         if desired is not None and row.applied_generation < desired.generation:
-            facts.append(
-                Fact(
-                    "generation",
-                    f"applied {row.applied_generation}, desired {desired.generation}:"
-                    " on its way" + ("" if row.online else ", the device is offline"),
-                )
-            )
+            facts.append(_generation(conn, row, desired.generation))
         if not facts:
             facts.append(Fact("runs", "nothing: no rollout has reached it yet"))
         return (*facts, *_last(events.list_events(conn, ctx.project, device_id=device_id, limit=6)))
@@ -111,36 +111,84 @@ def _model(
     row: DeviceRow,
     model: str,
     entry: Json | None,
-    running: Mapping[str, Any] | None,
+    running: Running | None,
 ) -> list[Fact]:
     facts: list[Fact] = []
-    version = str(running["version"]) if running else ""
-    if running:
-        facts.append(Fact("runs", f"{model}:{version} {_rung(running, entry)}".rstrip()))
-        if running.get("rung_reason"):
-            facts.append(Fact("rung", f"{running.get('rung')}: {running['rung_reason']}"))
-    elif entry:
-        facts.append(Fact("runs", f"{model}: nothing was reported yet"))
+    version = running.version if running else ""
+    mine = assignments.list_assignments(conn, device_id=row.device_id, model=model)
+    if running and version:
+        given = entry_of(version, entry, mine)
+        facts.append(Fact("runs", _runs(running, given), running.event_ids))
+        if running.rung_reason:
+            facts.append(Fact("rung", f"{running.rung}: {running.rung_reason}"))
+    elif running or entry:
+        said = "nothing answers" if running else "nothing was reported yet"
+        facts.append(Fact("runs", f"{model}: {said}"))
     if entry and entry["version"] != version:
         facts.append(Fact("desired", f"{model}:{entry['version']}, rollout {entry['rollout']}"))
-    mine = assignments.list_assignments(conn, device_id=row.device_id, model=model)
     shown = version or (str(entry["version"]) if entry else "")
     newest = _newest(mine, shown)
     if newest is not None:
-        facts.append(_version(newest))
+        facts.append(_version(conn, ctx, newest, entry_of(shown, entry, mine)))
+    facts += [_left(one) for one in mine if one.version != shown and _was_left_last(one, mine)]
     if shown and row.profile:
         facts += _builds(
-            list_seen(conn, ctx.project, model, shown, row.profile), row.profile, entry
+            list_seen(conn, ctx.project, model, shown, row.profile),
+            row.profile,
+            entry_of(shown, entry, mine),
         )
     if newest is not None and newest.previous_version and newest.state in LIVE:
         facts.append(Fact("can return", f"{model}:{newest.previous_version}"))
     return facts
 
 
-def _rung(running: Mapping[str, Any], entry: Json | None) -> str:
-    rung = str(running.get("rung") or "")
+def _runs(running: Running, entry: Mapping[str, Any] | None) -> str:
+    """Version, rung with the recipe of that version's own target, and since when."""
     recipes = {one["rung"]: one.get("recipe") for one in (entry or {}).get("ladder", ())}
-    return f"{rung} ({recipes[rung]})" if recipes.get(rung) else rung
+    text = f"{running.model}:{running.version} {running.rung}".rstrip()
+    if recipes.get(running.rung):
+        text += f" ({recipes[running.rung]})"
+    return text if running.since is None else f"{text} since {moment(running.since)}"
+
+
+def _generation(conn: Connection, row: DeviceRow, desired: int) -> Fact:
+    """What becomes of the newest order: on its way, being tried, or on its way back."""
+    text = f"applied {row.applied_generation}, desired {desired}: "
+    going = [
+        one
+        for one in assignments.list_assignments(conn, device_id=row.device_id, states=OPEN)
+        if one.exposed
+    ]
+    newest = max(going, key=lambda one: one.generation or 0, default=None)
+    if newest is None:
+        text += "on its way"
+    elif newest.state in ON_PROBATION:
+        text += f"{newest.model}:{newest.version} is there, on probation"
+    else:
+        text += f"{newest.model}:{newest.version} is on its way ({newest.state.lower()})"
+    return Fact("generation", text + ("" if row.online else ", the device is offline"))
+
+
+def _was_left_last(row: AssignmentRow, rows: list[AssignmentRow]) -> bool:
+    """Whether this was the newest order of its model and the device left it."""
+    newest = max((one.offered_at for one in rows if one.offered_at), default=None)
+    left = row.state in (_A.ROLLING_BACK, _A.ROLLED_BACK, _A.FAILED)
+    return left and row.offered_at is not None and row.offered_at == newest
+
+
+def _left(row: AssignmentRow) -> Fact:
+    """The version that was tried last and is not what runs."""
+    text = f"{row.version}: rollout {row.rollout_id}, {_state(row)} {moment(row.updated_at)}"
+    return Fact("left", text + (f", {row.reason}" if row.reason else "") + _times(row))
+
+
+def _state(row: AssignmentRow) -> str:
+    return row.state.lower().replace("_", " ")
+
+
+def _times(row: AssignmentRow) -> str:
+    times = row.evidence.get("last_service_s") or ()
+    return f" ({times_ms(float(one) for one in times)} ms)" if times else ""
 
 
 def _newest(rows: list[AssignmentRow], version: str) -> AssignmentRow | None:
@@ -148,12 +196,17 @@ def _newest(rows: list[AssignmentRow], version: str) -> AssignmentRow | None:
     return max(offered, key=lambda row: row.offered_at or row.updated_at, default=None)
 
 
-def _version(row: AssignmentRow) -> Fact:
-    parts = [f"{row.version}: rollout {row.rollout_id}, wave {row.wave}, {row.state.lower()}"]
-    parts[0] += f" {_clock(row.updated_at)}"
-    inferences = int(row.evidence.get("inferences") or 0)
-    if inferences:
-        parts.append(f"after {inferences} inferences")
+def _version(
+    conn: Connection, ctx: Ctx, row: AssignmentRow, entry: Mapping[str, Any] | None
+) -> Fact:
+    parts = [f"{row.version}: rollout {row.rollout_id}, wave {row.wave}"]
+    if row.state in ON_PROBATION:
+        parts.append(probation_text(conn, row, entry, ctx.now))
+    else:
+        parts.append(f"{_state(row)} {moment(row.updated_at)}")
+        inferences = int(row.evidence.get("inferences") or 0)
+        if inferences:
+            parts[-1] += f" after {count_of(inferences, 'inference')}"
     p95_s = row.evidence.get("p95_s")
     if p95_s:
         parts.append(f"p95 {ms(float(p95_s) * 1000, 2)} ms")
@@ -162,7 +215,7 @@ def _version(row: AssignmentRow) -> Fact:
     return Fact("version", ", ".join(parts))
 
 
-def _builds(seen: list[SeenRow], profile: str, entry: Json | None) -> list[Fact]:
+def _builds(seen: list[SeenRow], profile: str, entry: Mapping[str, Any] | None) -> list[Fact]:
     """Which builds this device could have, and why it has these."""
     facts: list[Fact] = []
     given = {
@@ -198,14 +251,14 @@ def _speed(one: SeenRow) -> str:
 
 
 def _exposure(view: RolloutView, rows: list[AssignmentRow]) -> str:
-    parts = [f"{view.exposed} of {view.devices} devices (cap {view.exposed_cap})"]
+    parts = [f"{view.exposed} of {count_of(view.devices, 'device')} (cap {view.exposed_cap})"]
     back = [row for row in rows if row.state is _A.ROLLED_BACK]
     for version in sorted({row.previous_version or "nothing" for row in back}):
         count = sum((row.previous_version or "nothing") == version for row in back)
         parts.append(f"{count} back on {version}")
     keep = sum(row.state in LIVE for row in rows)
     if keep:
-        parts.append(f"{keep} run it")
+        parts.append(f"{keep} {'runs' if keep == 1 else 'run'} it")
     never = sum(not row.exposed for row in rows)
     parts.append(f"{never} never saw it")
     return " · ".join(parts)
@@ -232,13 +285,9 @@ def _devices_that_left(rows: list[AssignmentRow], said: list[EventRow]) -> list[
     left = [row for row in rows if row.state in (_A.ROLLED_BACK, _A.ROLLING_BACK, _A.FAILED)]
     facts: list[Fact] = []
     for row in left[:DEVICES_SHOWN]:
-        times = row.evidence.get("last_service_s") or ()
-        figures = " ".join(f"{float(time) * 1000:.0f}" for time in times)
-        text = f"{row.device_id} {row.state.lower()}: {row.reason}"
+        text = f"{row.device_id} {_state(row)}: {row.reason}{_times(row)}"
         ids = [str(one.number) for one in said if one.device_id == row.device_id]
-        facts.append(
-            Fact("device", text + (f" ({figures} ms)" if figures else ""), tuple(ids[-LAST_SHOWN:]))
-        )
+        facts.append(Fact("device", text, tuple(ids[-LAST_SHOWN:])))
     if len(left) > DEVICES_SHOWN:
         facts.append(Fact("device", f"and {len(left) - DEVICES_SHOWN} more"))
     return facts
@@ -261,7 +310,7 @@ def _last(said: list[EventRow]) -> list[Fact]:
     if not newest:
         return []
     text = " · ".join(
-        f"{_clock(one.at)} {one.kind.replace('_', ' ')}"
+        f"{moment(one.at)} {one.kind.replace('_', ' ')}"
         + (f" ({one.reason})" if one.reason else "")
         for one in newest
     )
@@ -270,7 +319,3 @@ def _last(said: list[EventRow]) -> list[Fact]:
 
 def _ids(said: Iterable[EventRow], kind: str) -> tuple[str, ...]:
     return tuple(str(one.number) for one in said if one.kind == kind)
-
-
-def _clock(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%H:%M:%S")

@@ -11,6 +11,7 @@ from typing import Any
 
 from controller.domain.device import DeviceState
 from controller.domain.rollout import AssignmentState
+from controller.domain.words import times_ms
 from controller.errors import DeniedError
 from controller.services.context import Ctx, Deps
 from controller.services.device_sessions import boot_counter
@@ -219,7 +220,5 @@ def _details(body: ReportBody) -> dict[str, Any]:
         if evidence.get(name):
             details[name] = evidence[name]
     if evidence.get("last_service_s"):
-        details["last_service_ms"] = " ".join(
-            f"{seconds * 1000:.0f}" for seconds in evidence["last_service_s"]
-        )
+        details["last_service_ms"] = times_ms(evidence["last_service_s"])
     return details

@@ -12,6 +12,7 @@ from controller.domain.ladder import Ladder
 from controller.domain.rollout import RolloutSpec, parse_rollout_spec
 from controller.domain.selection import matches, order_key, parse_selector
 from controller.domain.wave import Wave, parse_waves
+from controller.domain.words import count_of
 from controller.errors import NotFoundError, RefusedError
 from controller.services.context import Ctx, Deps
 from controller.services.desired import (
@@ -113,7 +114,7 @@ def draft_rollout(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> Draft:
     ready, unready = _sorted_out(composer, members, running)
     if not ready:
         raise RefusedError(
-            f"none of the {len(members)} devices can get {spec.model}:{spec.version}",
+            f"{_nobody(len(members))} can get {spec.model}:{spec.version}",
             *(f"{one.device_id}: {one.reason}" for one in unready[:SHOWN]),
             f"fleetctl build run {spec.model}:{spec.version}, then look at fleetctl build list",
         )
@@ -148,7 +149,7 @@ def _selected(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> list[Member]:
     wanted = [term.value for term in selector.terms if term.name == "profile"]
     raise NotFoundError(
         f"no device matches  {spec.selector}",
-        f"{len(members)} active devices: {text}",
+        f"{count_of(len(members), 'active device')}: {text}",
         *(suggest_names(wanted[0], sorted(profiles)) if wanted else ()),
     )
 
@@ -188,16 +189,18 @@ def _snapshot(
 
 def _left_out(ready: tuple[Ready, ...]) -> list[str]:
     counts = Counter(note for one in ready for note in one.ladder.notes)
-    return [f"{note} ({_devices(count)} go without)" for note, count in sorted(counts.items())]
+    return [
+        f"{note} ({count_of(count, 'device')} go without)" for note, count in sorted(counts.items())
+    ]
 
 
 def _superseding(open_rows: list[AssignmentRow]) -> list[str]:
     counts = Counter((row.rollout_id, row.version) for row in open_rows)
     return [
-        f"supersedes {rollout_id} (version {version}) on {_devices(count)}"
+        f"supersedes {rollout_id} (version {version}) on {count_of(count, 'device')}"
         for (rollout_id, version), count in sorted(counts.items())
     ]
 
 
-def _devices(count: int) -> str:
-    return f"{count} device" if count == 1 else f"{count} devices"
+def _nobody(count: int) -> str:
+    return "not the one device selected" if count == 1 else f"none of the {count:,} devices"

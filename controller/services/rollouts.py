@@ -40,8 +40,9 @@ def start_rollout(
         draft = draft_rollout(conn, ctx, parse_rollout_spec(spec))
         if confirmed_devices != len(draft.ready):
             raise RefusedError(
-                f"{len(draft.ready)} devices would get"
-                f" {draft.spec.model}:{draft.spec.version}, {confirmed_devices} were confirmed",
+                f"{count_of(len(draft.ready), 'device')} would get"
+                f" {draft.spec.model}:{draft.spec.version}, {confirmed_devices}"
+                f" {'was' if confirmed_devices == 1 else 'were'} confirmed",
                 "look at fleetctl rollout plan again; the fleet may have changed since",
             )
         row = _insert(conn, ctx, draft)

@@ -207,7 +207,7 @@ def test_the_end_waits_for_devices_that_are_offline() -> None:
     before = facts(Phase.PROGRESSING, Intent.RUN, Verdict.PASSED, 3, "last offline")
     decided = plan(before, NOW)
     assert decided.phase is Phase.PROGRESSING
-    assert decided.reason == "wave 3 of 3 passed, waiting for 1 devices to be online"
+    assert decided.reason == "wave 3 of 3 passed, waiting for 1 device to be online"
     joined = replace(before, candidates=("pi-9",))
     assert plan(joined, NOW).take == ("pi-9",)
 

@@ -1,0 +1,137 @@
+"""What `device explain` and `rollout explain` say: the newest truth wins, whoever told it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+from controller.domain.rollout import AssignmentState, Phase
+from controller.services.explain import Fact, explain_device
+from controller.services.reports import DeviceEnvelope, EventBody, accept_reports
+from controller.services.rollouts import start_rollout
+from controller.store import assignments, devices
+from tests.simulation.rollout_world import MODEL, SimDevice, World
+
+A = AssignmentState
+MakeWorld = Callable[..., World]
+SPEC: dict[str, object] = {
+    "model": MODEL,
+    "selector": "all",
+    "waves": ["100%"],
+    "soak_s": 1.0,
+    "min_samples": 5,
+}
+
+
+def start(world: World, version: str) -> str:
+    spec = SPEC | {"version": version, "override_first_wave_reason": "lab"}
+    return start_rollout(world.deps, world.ctx(), spec, len(world.devices)).rollout_id
+
+
+def deploy(world: World, version: str) -> str:
+    rollout_id = start(world, version)
+    assert world.run(Random(0), 300, world.is_over(rollout_id))
+    assert world.phase(rollout_id) is Phase.SUCCEEDED
+    return rollout_id
+
+
+def hear(world: World, device: SimDevice, rung: str = "heavy", reason: str = "") -> None:
+    """Telemetry as it is stored: what the device says that it runs now."""
+    assert device.serving is not None
+    model = {"model": MODEL, "version": device.serving["version"], "rung": rung}
+    status: dict[str, Any] = {
+        "at": world.now.isoformat(timespec="milliseconds"),
+        "models": [model | {"rung_reason": reason}],
+    }
+    with world.store.write() as conn:
+        devices.update_device(conn, device.device_id, status=status)
+
+
+def explained(world: World) -> dict[str, str]:
+    facts: tuple[Fact, ...] = explain_device(world.deps, world.ctx(), "pi-00")
+    return {fact.topic: fact.text for fact in facts}
+
+
+def step_until(world: World, states: set[AssignmentState], rollout_id: str) -> None:
+    random = Random(1)
+    for _ in range(200):
+        world.now += timedelta(seconds=1)
+        world.step_device(world.devices["pi-00"], random)
+        world.tick()
+        with world.store.read() as conn:
+            row = assignments.get_assignment(conn, rollout_id, "pi-00")
+        if row is not None and row.state in states:
+            return
+    raise AssertionError(f"never {states}")
+
+
+def test_after_a_rollback_the_report_is_newer_than_the_telemetry(make_world: MakeWorld) -> None:
+    world = make_world(1, bad_versions={"1.1.0": "slow"})
+    deploy(world, "1.0.0")
+    device = world.devices["pi-00"]
+    rollout_id = start(world, "1.1.0")
+    step_until(world, {A.ACTIVATED, A.PROBATION}, rollout_id)
+    hear(world, device)
+    assert explained(world)["runs"].startswith(f"{MODEL}:1.1.0 heavy (onnxruntime-fp32)")
+    step_until(world, {A.ROLLED_BACK}, rollout_id)
+    told = explained(world)
+    assert told["runs"].startswith(f"{MODEL}:1.0.0 since 2026-11-24T09:"), told
+    assert told["version"].startswith("1.0.0: rollout "), told
+    assert told["left"].startswith(f"1.1.0: rollout {rollout_id}, rolled back 2026-"), told
+    assert "5 in a row over 100 ms (131 118 124 140 122 ms)" in told["left"]
+    assert "desired" not in told
+    # The next telemetry is newer again, and its recipe is that of the version that runs.
+    world.now += timedelta(seconds=5)
+    hear(world, device)
+    assert explained(world)["runs"] == f"{MODEL}:1.0.0 heavy (onnxruntime-fp32)"
+
+
+def test_negative_control_older_reports_do_not_overrule_telemetry(make_world: MakeWorld) -> None:
+    world = make_world(1)
+    deploy(world, "1.0.0")
+    world.now += timedelta(seconds=5)
+    assert world.devices["pi-00"].serving is not None
+    world.devices["pi-00"].serving = {**world.devices["pi-00"].serving, "version": "0.9.0"}
+    hear(world, world.devices["pi-00"])
+    assert explained(world)["runs"] == f"{MODEL}:0.9.0 heavy"
+
+
+def test_a_change_of_rung_is_told_before_telemetry_does(make_world: MakeWorld) -> None:
+    world = make_world(1)
+    deploy(world, "1.0.0")
+    device = world.devices["pi-00"]
+    world.now += timedelta(seconds=5)
+    hear(world, device)
+    world.now += timedelta(seconds=1)
+    device.seq += 1
+    body = EventBody("rung_changed", MODEL, "1.0.0", "81 °C ≥ 80", {"from": "heavy", "to": "light"})
+    entry = DeviceEnvelope("1-abc", device.seq, body)
+    accept_reports(world.deps, replace(world.ctx("pi-00")), "pi-00", [*device.spool, entry])
+    told = explained(world)
+    assert told["runs"] == f"{MODEL}:1.0.0 light (onnxruntime-fp32)"
+    assert told["rung"] == "light: 81 °C ≥ 80"
+
+
+def test_a_device_in_probation_is_not_on_its_way(make_world: MakeWorld) -> None:
+    world = make_world(1)
+    deploy(world, "1.0.0")
+    device = world.devices["pi-00"]
+    device.silent = True
+    rollout_id = start(world, "1.1.0")
+    step_until(world, {A.PROBATION}, rollout_id)
+    hear(world, device)
+    told = explained(world)
+    assert "wave 1, on probation: 0 of 5 inferences, 2 s, at most 60 s" in told["version"], told
+    assert told["generation"].endswith(f"{MODEL}:1.1.0 is there, on probation"), told
+    assert "on its way" not in told["generation"]
+    world._sample(device, 3)
+    assert "on probation: 3 of 5 inferences" in explained(world)["version"]
+
+
+def test_an_order_underway_says_how_far_it_is(make_world: MakeWorld) -> None:
+    world = make_world(1)
+    deploy(world, "1.0.0")
+    start(world, "1.1.0")
+    world.tick()
+    assert explained(world)["generation"].endswith(f"{MODEL}:1.1.0 is on its way (offered)")
