@@ -5,8 +5,10 @@ answer.
 """
 
 import argparse
+import faulthandler
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 EXIT_UNREACHABLE = 5
+# Where the service keeps its settings; read when it is there and no other file is named.
+CONFIG = Path("/etc/lighterman/agent.toml")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--state-dir", metavar="DIR", help="folder of this device's state")
-    shared.add_argument("--config", metavar="FILE", type=Path, help="settings in TOML")
+    shared.add_argument(
+        "--config", metavar="FILE", type=Path, help=f"settings in TOML; {CONFIG} where it exists"
+    )
 
     text = "Trade a one-time token for this device's certificate."
     enroll = commands.add_parser("enroll", parents=[shared], help=text, description=text)
@@ -63,15 +69,22 @@ def build_parser() -> argparse.ArgumentParser:
 
     text = "Say what is wrong with this device and what to do; exit code 1 when something is."
     commands.add_parser("doctor", parents=[shared], help=text, description=text)
+
+    text = "Print the systemd unit for this installation."
+    commands.add_parser("service-file", help=text, description=text)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = build_parser().parse_args(argv)
+    if options.command == "service-file":
+        print(service_file(Path(sys.argv[0])), end="")
+        return 0
+    config = options.config or (CONFIG if CONFIG.exists() else None)
     try:
         settings = load_settings(
-            {"state_dir": options.state_dir, "log": getattr(options, "log", None)}, options.config
+            {"state_dir": options.state_dir, "log": getattr(options, "log", None)}, config
         )
         match options.command:
             case "enroll":
@@ -85,6 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AgentError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_UNREACHABLE if getattr(error, "retryable", False) else EXIT_FAILED
+
+
+def service_file(command: Path) -> str:
+    """The unit, with `command` (this program as it was called) as what it starts."""
+    shipped = Path(__file__).with_name("systemd") / "lighterman-agent.service"
+    path = os.path.abspath(command)
+    return shipped.read_text(encoding="utf-8").replace("/opt/lighterman/bin/lighterman-agent", path)
 
 
 def _enroll(settings: Settings, options: argparse.Namespace) -> int:
@@ -125,6 +145,8 @@ def _run(settings: Settings) -> int:
     from agent.process import only_one
 
     _set_up_log(settings.log)
+    # A watchdog ends this process by SIGABRT: where every thread stood tells what hung.
+    faulthandler.enable()
     with only_one(settings.state_dir):
         agent = Agent(settings)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,7 +15,9 @@ from agent.domain.assignment import ModelState
 from agent.domain.ports import Decision, Fetcher, Identity
 from agent.errors import AgentError, IdentityError, StoreError
 from agent.host.capabilities import detect, installed_runtimes
+from agent.host.notify import Notifier
 from agent.host.sensors import Sensors, memory_available_bytes, memory_total_bytes
+from agent.host.watchdog import Vitals, Watchdog
 from agent.loop import AgentLoop
 from agent.loop_connection import Connection, ConnectionParts
 from agent.loop_parts import LoopParts
@@ -38,6 +40,9 @@ log = logging.getLogger("agent")
 FIRST_SERVE_S = 60.0
 DRAIN_S = 10.0
 LOOK_S = 1.0
+# What starting may take under a service manager: hashing what is stored, slowly, and then some.
+START_S = 90.0
+HASHED_BYTES_S = 2e6
 
 
 class NotEnrolledError(AgentError):
@@ -67,8 +72,16 @@ class Agent:
             self._clock, self._decided, lambda: memory_available_bytes(settings.host_root)
         )
         self._loop = AgentLoop(self._loop_parts())
+        self._hung = ""
+        self._notifier = Notifier(os.environ)
+        self._watchdog = Watchdog(
+            self._notifier,
+            self._clock,
+            Vitals(self._host.longest, lambda: self._server.ask(), self._loop_silent_s),
+            settings.hang_s,
+        )
         self._server = InferenceServer(
-            self._host, self._clock, version(), listen=settings.listen_grpc
+            self._host, self._clock, version(), settings.listen_grpc, self._watchdog.served
         )
         self._board = StatusBoard(root, self._facts())
 
@@ -141,6 +154,7 @@ class Agent:
 
     def run(self, ready: Callable[[str], None]) -> None:
         """Serve, connect, and stay until `stop`. `ready` is called with the serving address."""
+        self._notifier.extend(START_S + self._store.stored_bytes() / HASHED_BYTES_S)
         troubles = [self._boot.trouble] if self._boot.trouble else []
         troubles += [str(d) for d in (*self._journal.damage, *self._spool.damage) if not d.torn]
         served = self._loop.boot(self._boot.ending, self._boot.boot_id, tuple(troubles))
@@ -151,15 +165,26 @@ class Agent:
             address = self._server.start()
             self._board.update(listen_grpc=address)
             ready(address)
+            self._notifier.ready()
             self._connect()
             while not self._stopping.wait(LOOK_S):
                 self._show()
+                self._watch()
         finally:
             self._end()
 
     def stop(self) -> None:
         """Ask the agent to end; safe in a signal handler."""
         self._stopping.set()
+
+    def _loop_silent_s(self) -> float:
+        return self._clock.monotonic() - self._loop.looked_at
+
+    def _watch(self) -> None:
+        hangs = self._watchdog.look()
+        if hangs and hangs.partition(" for ")[0] != self._hung.partition(" for ")[0]:
+            log.critical("%s: this agent hangs and is not kept alive", hangs)
+        self._hung = hangs
 
     def _connect(self) -> None:
         if self._identity is None:
@@ -183,11 +208,17 @@ class Agent:
 
     def _show(self) -> None:
         known = self._loop.generations()
+        models = [self._model_facts(s) for s in self._loop.states()]
         self._board.update(
             desired_generation=known.taken,
             applied_generation=known.applied,
             unacknowledged=len(self._spool.pending(1000)),
-            models=[self._model_facts(s) for s in self._loop.states()],
+            models=models,
+        )
+        runs = ", ".join(f"{m['model']}:{m['version']} {m['rung']}" for m in models if m["version"])
+        up = self._connection is not None and self._connection.is_up
+        self._notifier.status(
+            f"serves {runs or 'no model yet'}; {'connected' if up else 'not connected'}"
         )
 
     def _model_facts(self, state: ModelState) -> dict[str, object]:
@@ -204,6 +235,7 @@ class Agent:
 
     def _end(self) -> None:
         log.info("ending; requests in flight are answered")
+        self._notifier.stopping()
         self._server.stop(DRAIN_S)
         if self._connection is not None:
             self._connection.stop()

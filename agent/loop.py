@@ -59,6 +59,7 @@ class AgentLoop:
         )  # fmt: skip
         self._actor = Actor(self._book, hands)
         self._felt = Pressure()
+        self.looked_at = self._clock.monotonic()
         self._window_from = self._clock.monotonic()
         self._progress: dict[str, tuple[int, float]] = {}
         self._moving: set[str] = set()
@@ -346,6 +347,7 @@ class AgentLoop:
 
     def _look_and_repeat(self) -> None:
         self._later(LOOK_S, "", self._look_and_repeat)
+        self.looked_at = self._clock.monotonic()
         self._felt = self._parts.sensors.read()
         self._parts.host.feel(self._felt)
         self._guarded("links", partial(self._watch.watch_links, self._book.states))

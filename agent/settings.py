@@ -41,6 +41,11 @@ SETTINGS = (
         "Most bytes kept of reports that the controller has not acknowledged.",
     ),
     Setting(
+        "hang_s", "LIGHTERMAN_HANG_S", "20", "s",
+        "An inference that runs longer hangs: under systemd the agent is then killed and started"
+        " again.",
+    ),
+    Setting(
         "log", "LIGHTERMAN_LOG", "text", "",
         "Log lines on stderr: text or json.",
     ),
@@ -61,6 +66,7 @@ class Settings:
     telemetry_s: float = 10.0
     poll_s: float = 900.0
     spool_bytes: int = 16 * 1024 * 1024
+    hang_s: float = 20.0
     log: str = "text"
 
 
@@ -90,6 +96,7 @@ def load_settings(
         telemetry_s=_number(*values["telemetry_s"], least=0.05, most=86400.0),
         poll_s=_number(*values["poll_s"], least=0.05, most=86400.0),
         spool_bytes=int(_number(*values["spool_bytes"], least=64 * 1024.0, most=float(1 << 40))),
+        hang_s=_number(*values["hang_s"], least=0.1, most=86400.0),
         log=_choice(*values["log"], choices=("text", "json")),
     )
 

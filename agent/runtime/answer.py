@@ -4,6 +4,7 @@ Refuses to lose a request: what failed on a remote, on a new version or on a run
 who is left. Knows nothing of loading; which slot answers is `served`'s.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -48,6 +49,16 @@ class Answerer:
         self._on_decision = on_decision
         self._pressure = Pressure()
         self._unstarved = Pressure()
+        # By thread: since when it is inside a runtime, and with what.
+        self._inside: dict[int, tuple[float, ServedModel, LoadedRung]] = {}
+
+    def longest(self) -> tuple[str, float] | None:
+        """The inference that has been running longest and for how many seconds."""
+        inside = min(list(self._inside.values()), key=lambda one: one[0], default=None)
+        if inside is None:
+            return None
+        since, served, rung = inside
+        return f"{served.model} rung {rung.spec.name!r}", self._clock.monotonic() - since
 
     def feel(self, pressure: Pressure) -> None:
         """Mark the next inferences by these readings."""
@@ -87,13 +98,16 @@ class Answerer:
     ) -> Ran:
         outputs: dict[str, Tensor] = {}
         error = ""
+        thread = threading.get_ident()
         cpu_began, began = self._thread_cpu(), self._clock.monotonic()
+        self._inside[thread] = (began, served, rung)
         try:
             outputs = backend.run(feed)
         except Exception as failure:  # noqa: BLE001 - a runtime may raise anything: it is the sample
             error = str(failure).strip().partition("\n")[0] or type(failure).__name__
         finally:
             ended, cpu_ended = self._clock.monotonic(), self._thread_cpu()
+            del self._inside[thread]
             served.leave(rung)
         if not error:
             try:

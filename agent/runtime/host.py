@@ -306,6 +306,10 @@ class ModelHost:
         p95 = times[max(0, -(-len(times) * 95 // 100) - 1)] if times else None
         return Measured(p95, served.gate().age_s(now))
 
+    def longest(self) -> tuple[str, float] | None:
+        """What has been running longest and for how many seconds; None when nothing runs."""
+        return self._answerer.longest()
+
     def take_windows(self) -> tuple[RungWindow, ...]:
         """See `agent.domain.ports.ModelHost`."""
         with self._lock:

@@ -17,9 +17,11 @@ T = TypeVar("T")
 class TimedPool(ThreadPoolExecutor):
     """A thread pool whose `waited_s` tells, inside a call, how long that call was queued."""
 
-    def __init__(self, workers: int, clock: Clock) -> None:
+    def __init__(self, workers: int, clock: Clock, after: Callable[[], None]) -> None:
+        """`after` is called by the serving thread when a task of it ended."""
         super().__init__(max_workers=workers, thread_name_prefix="serve")
         self._clock = clock
+        self._after = after
         self._local = threading.local()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -28,7 +30,10 @@ class TimedPool(ThreadPoolExecutor):
 
     def _timed(self, submitted_s: float, fn: Callable[..., T], args: Any, kwargs: Any) -> T:
         self._local.waited_s = self._clock.monotonic() - submitted_s
-        return fn(*args, **kwargs)
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            self._after()
 
     @property
     def waited_s(self) -> float:

@@ -8,12 +8,16 @@ told so.
         clock: agent.domain.ports.Clock,
         version: str,                          # of the agent, for the server's metadata
         listen: str = "127.0.0.1:8001",        # port 0: a free one
+        after: Callable[[], None],             # called by a serving thread that ended a task
     )
+    .ask()                                     # let a serving thread call `after` when it is free
     .start() -> str                            # the address it listens on; UnavailableError: taken
     .stop(grace_s=10.0)                        # no new requests, those in flight are answered
 """
 
+import contextlib
 import threading
+from collections.abc import Callable
 from typing import NoReturn
 
 import grpc
@@ -39,11 +43,16 @@ class InferenceServer:
     """One gRPC server for all models of this agent."""
 
     def __init__(
-        self, served: Served, clock: Clock, version: str, listen: str = "127.0.0.1:8001"
+        self,
+        served: Served,
+        clock: Clock,
+        version: str,
+        listen: str = "127.0.0.1:8001",
+        after: Callable[[], None] = lambda: None,
     ) -> None:
         self._listen = listen
         self._stopping = threading.Event()
-        self._pool = TimedPool(_WORKERS, clock)
+        self._pool = TimedPool(_WORKERS, clock, after)
         self._server = grpc.server(
             self._pool,
             maximum_concurrent_rpcs=_MAX_REQUESTS,
@@ -69,6 +78,12 @@ class InferenceServer:
         self._server.start()
         host = self._listen.rpartition(":")[0]
         return f"{host}:{port}"
+
+    def ask(self) -> None:
+        """Queue an empty task among the requests: `after` is called when its turn has come."""
+        # A pool that has just been shut down takes nothing, and needs no watching either.
+        with contextlib.suppress(RuntimeError):
+            self._pool.submit(lambda: None)
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Turn new requests away, answer those in flight for at most `grace_s` seconds."""

@@ -46,6 +46,12 @@ class FileSlots:
         found = os.statvfs(self._blobs)
         return found.f_bavail * found.f_frsize
 
+    def stored_bytes(self) -> int:
+        """Bytes of all whole files; 0 where they cannot be looked at."""
+        with contextlib.suppress(OSError):
+            return sum(f.stat().st_size for f in self._blobs.glob(f"{_PREFIX}*"))
+        return 0
+
     def has(self, digest: str) -> bool:
         """Whether the whole file is there (its bytes were verified when it came)."""
         return self._file(digest).is_file()
