@@ -63,20 +63,21 @@ class Watch:
         return View(serving, release, rungs, self._pressure(release, felt, measured))
 
     def _pressure(self, release: DesiredModel, felt: Pressure, measured: Measured) -> Pressure:
-        endpoint = next((r.endpoint for r in release.rungs if r.kind is RungKind.REMOTE), None)
-        link = self._probe.read(RemoteModel(endpoint, release.model)) if endpoint else None
+        remote = remote_of(release)
+        link = self._probe.read(remote[1]) if remote else None
         return replace(
             felt,
             p95_s=measured.p95_s,
             queue_age_s=measured.queue_age_s,
             link_rtt_s=link.rtt_s if link else None,
             link_loss_pct=link.loss_pct if link else None,
+            link_why=link.why if link else "",
         )
 
     def watch_links(self, states: Mapping[str, ModelState]) -> None:
         """Probe the links of what serves or may serve, and no others."""
         remotes = frozenset(
-            RemoteModel(rung.endpoint, slot.release.model)
+            RemoteModel(rung.endpoint, slot.release.model, slot.release.version)
             for state in states.values()
             for slot in (state.current, state.previous)
             if slot is not None
@@ -173,8 +174,18 @@ class Watch:
             version=serving.version,
             rung=serving.rung,
             phase=state.phase,
-            rung_reason=self._reasons.get(state.model, ""),
+            rung_reason=self._rung_reason(state, serving),
         )
+
+    def _rung_reason(self, state: ModelState, serving: Serving) -> str:
+        """Why it stands where it stands, and why its remote rung is not used."""
+        reasons = [self._reasons.get(state.model, "")]
+        release = release_of(state, serving.slot_id)
+        remote = remote_of(release) if release else None
+        link = self._probe.read(remote[1]) if remote else None
+        if remote and link and link.why and link.why not in reasons[0]:
+            reasons.append(f"{remote[0]} is not used: {link.why}")
+        return "; ".join(reason for reason in reasons if reason)
 
 
 def release_of(state: ModelState, slot_id: str) -> DesiredModel | None:
@@ -182,4 +193,12 @@ def release_of(state: ModelState, slot_id: str) -> DesiredModel | None:
     for slot in (state.current, state.previous, state.staged):
         if slot is not None and slot.slot_id == slot_id:
             return slot.release
+    return None
+
+
+def remote_of(release: DesiredModel) -> tuple[str, RemoteModel] | None:
+    """The name of a release's first remote rung and what it needs; None where there is none."""
+    for rung in release.rungs:
+        if rung.kind is RungKind.REMOTE and rung.endpoint:
+            return rung.name, RemoteModel(rung.endpoint, release.model, release.version)
     return None

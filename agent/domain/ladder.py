@@ -32,8 +32,8 @@ class Pressure:
 
     `p95_s` is of the *current* rung alone within `window_s`. `queue_age_s` is the age of the oldest
     waiting request. `link_rtt_s` and `link_loss_pct` are of the remote rung's link; a probe without
-    an answer is loss, not None. `throttled` and `starved` are what the host says of its clocks and
-    of waiting for a CPU.
+    an answer is loss, not None; `link_why` says why a server that lives is no link. `throttled` and
+    `starved` are what the host says of its clocks and of waiting for a CPU.
     """
 
     p95_s: float | None = None
@@ -43,6 +43,7 @@ class Pressure:
     cpu_pct: float | None = None
     link_rtt_s: float | None = None
     link_loss_pct: float | None = None
+    link_why: str = ""
     throttled: bool | None = None
     starved: bool | None = None
 
@@ -349,6 +350,8 @@ def _why(kind: ChangeKind, pressure: Pressure, policy: LadderPolicy) -> str:
         case ChangeKind.LATENCY:
             return f"p95 {_ms(p.p95_s)} > {_ms(policy.p95_budget_s)}"
         case ChangeKind.NETWORK:
+            if p.link_why:
+                return p.link_why
             loss = f"{_num(p.link_loss_pct)} % lost"
             return f"link {_ms(p.link_rtt_s)} (limit {_ms(policy.link_down_s)}), {loss}"
         case ChangeKind.RECOVERED:

@@ -231,18 +231,23 @@ class Sensors(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LinkReading:
-    """The link to a remote rung: round trip of the last answers, share of probes without one."""
+    """The link to a remote rung: round trip of the last answers, share of probes without one.
+
+    `why` is set when the server lives but cannot answer for the version: then all counts as lost.
+    """
 
     rtt_s: float | None
     loss_pct: float
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """What a remote rung needs at the other end: an endpoint that can answer for this model."""
+    """What a remote rung needs at the other end: an endpoint that serves this very version."""
 
     endpoint: str
     model: str
+    version: str
 
 
 class LinkProbe(Protocol):

@@ -12,13 +12,14 @@ from agent.domain import probation
 from agent.domain.desired import DesiredModel, RungKind, RungSpec
 from agent.domain.histogram import Histogram
 from agent.domain.ladder import position_of
+from agent.domain.ports import RemoteModel
 from agent.domain.probation import LadderPosition, RowState, Trial
 from agent.domain.tensor import Signature, Tensor, show_shape
 from agent.errors import InferenceError, LoadError, UnavailableError
 from agent.runtime.backend import Backend, Options
 
 OpenBackend = Callable[[str, str, Options], Backend]
-OpenRemote = Callable[[str, str, float, Signature], Backend]
+OpenRemote = Callable[[RemoteModel, float, Signature], Backend]
 MemoryAvailable = Callable[[], int | None]
 
 # Kept free when a rung is loaded: the outputs, the wire and the rest of the device.
@@ -172,7 +173,8 @@ def open_remote(loader: Loader, release: DesiredModel, spec: RungSpec) -> Backen
     deadline_s = max(
         _REMOTE_DEADLINE_MIN_S, release.policy.slow_threshold_s * _REMOTE_DEADLINE_THRESHOLDS
     )
-    return loader.open_remote(spec.endpoint or "", release.model, deadline_s, release.signature)
+    remote = RemoteModel(spec.endpoint or "", release.model, release.version)
+    return loader.open_remote(remote, deadline_s, release.signature)
 
 
 def open_local(

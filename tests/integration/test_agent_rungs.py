@@ -83,6 +83,45 @@ def test_a_remote_rung_answers_while_its_link_is_good(
         ]
 
 
+def test_an_edge_server_with_another_version_is_not_used_and_that_is_told(
+    controller: ControllerWorld, tmp_path: Path
+) -> None:
+    def bring(device_id: str, version: str, data: bytes, remote: str | None = None) -> None:
+        release = make_release(
+            version, {"heavy": data}, remote=remote, probation=PROBATION, ladder=LADDER
+        )
+        controller.publish(device_id, release, f"r-{device_id}-{version}", [data])
+
+    def why() -> str:
+        facts = device.facts()
+        return str(facts.models[0]["rung_reason"]) if facts and facts.models else ""
+
+    with ExitStack() as end:
+        edge = started(controller, tmp_path, "edge-1", end, LIGHTERMAN_LISTEN_GRPC=free_address())
+        bring("edge-1", "1.0.0", scaled(7.0))
+        wait_for(lambda: answer(edge) == 7.0, 30, f"the edge to answer\n{edge.tail()}")
+        facts = edge.facts()
+        assert facts is not None
+        address = facts.listen_grpc
+        device = started(controller, tmp_path, "dev-1", end)
+        bring("dev-1", "1.1.0", scaled(2.0), remote=f"grpc://{address}")
+        wait_for(lambda: answer(device) == 2.0, 30, f"the local rung\n{device.tail()}")
+        with Client(device) as client:
+            told = f"edge is not used: {address} serves photo:1.0.0, not 1.1.0"
+            wait_for(lambda: told in why(), 20, "the reason")
+            bring("edge-1", "1.1.0", scaled(8.0))
+            wait_for(lambda: answer(edge) == 8.0, 30, f"the edge to follow\n{edge.tail()}")
+            wait_for(lambda: answer(device) == 8.0, 30, f"the remote rung\n{device.tail()}")
+            bring("edge-1", "1.2.0", scaled(9.0))
+            wait_for(lambda: answer(edge) == 9.0, 30, f"the edge to go on\n{edge.tail()}")
+            wait_for(lambda: answer(device) == 2.0, 30, f"the local rung again\n{device.tail()}")
+            told = f"{address} serves photo:1.2.0, not 1.1.0"
+            wait_for(lambda: told in why(), 20, "the reason")
+        assert client.failures == []
+        # 7 and 9 are the edge server's other versions: never told as 1.1.0.
+        assert set(client.answers) == {2.0, 8.0}
+
+
 def free_address() -> str:
     from tests.support.ports import free_port
 

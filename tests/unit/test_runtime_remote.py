@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import SystemClock
-from agent.domain.ports import RemoteModel
+from agent.domain.ports import LinkReading, RemoteModel
 from agent.domain.probation import StepDown
 from agent.errors import InferenceError, LoadError
 from agent.runtime.remote import LinkProber, open_remote
@@ -25,10 +25,10 @@ LOCAL = {"heavy": scaled(2.0), "light": scaled(3.0)}
 class Edge:
     """Another agent's host and server."""
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(self, folder: Path, port: int | None = None, version: str = "1.0.0") -> None:
         folder.mkdir(exist_ok=True)
         self.bench = Bench(folder)
-        self.bench.serve("1.0.0", {"heavy": scaled(7.0)})
+        self.bench.serve(version, {"heavy": scaled(7.0)})
         self.address = f"127.0.0.1:{port or free_port()}"
         self.server = InferenceServer(self.bench.host, self.bench.clock, "test", self.address)
         self.server.start()
@@ -100,29 +100,36 @@ def test_a_remote_that_hangs_costs_its_deadline_and_no_more(tmp_path: Path) -> N
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         endpoint = f"grpc://127.0.0.1:{silent.getsockname()[1]}"
         signature = make_release("1.0.0", LOCAL).signature
-        remote = open_remote(endpoint, "photo", 0.3, signature)
+        remote = open_remote(RemoteModel(endpoint, "photo", "1.0.0"), 0.3, signature)
         clock = SystemClock()
         began = clock.monotonic()
-        with pytest.raises(InferenceError, match=f"{endpoint} did not answer: DEADLINE_EXCEEDED"):
+        with pytest.raises(
+            InferenceError, match=r"127.0.0.1:\d+ did not answer: DEADLINE_EXCEEDED"
+        ):
             remote.run({"x": tensor()})
         assert 0.25 < clock.monotonic() - began < 2.0
         remote.close()
 
 
-@pytest.mark.parametrize("endpoint", ["127.0.0.1:1", "http://a:1", "grpc://a", "grpc://:80", ""])
+@pytest.mark.parametrize(
+    "endpoint",
+    ["127.0.0.1:1", "http://a:1", "grpc://a", "grpc://:80", "", "grpc://a:1?", "grpc://a:1?1.0.0",
+     "grpc://a:1?1.0.0=/", "grpc://a:1?=1", "grpc://a:1?1.0.0=1&1.0.0=2"],
+)  # fmt: skip
 def test_an_endpoint_that_is_no_address_is_refused(endpoint: str, tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match=r"write grpc://HOST:PORT"):
-        open_remote(endpoint, "photo", 1.0, make_release("1.0.0", LOCAL).signature)
+    remote = RemoteModel(endpoint, "photo", "1.0.0")
+    with pytest.raises(LoadError, match="remote rung endpoint"):
+        open_remote(remote, 1.0, make_release("1.0.0", LOCAL).signature)
     with pytest.raises(LoadError):
-        LinkProber(SystemClock()).watch(frozenset({RemoteModel(endpoint, "photo")}))
+        LinkProber(SystemClock()).watch(frozenset({remote}))
 
 
 def test_the_prober_sees_a_link_go_and_come_back(edge: Edge, tmp_path: Path) -> None:
     prober = LinkProber(SystemClock(), interval_s=0.05, timeout_s=0.2)
     prober.start()
     try:
-        remote = RemoteModel(edge.endpoint, "photo")
-        stranger = RemoteModel(edge.endpoint, "unknown")
+        remote = RemoteModel(edge.endpoint, "photo", "1.0.0")
+        stranger = RemoteModel(edge.endpoint, "unknown", "1.0.0")
         assert prober.read(remote) is None
         prober.watch(frozenset({remote, stranger}))
 
@@ -138,7 +145,7 @@ def test_the_prober_sees_a_link_go_and_come_back(edge: Edge, tmp_path: Path) -> 
         # The server lives, but has no such model: no link for that rung.
         without = prober.read(stranger)
         assert without is not None
-        assert without.loss_pct == 100.0
+        assert without == LinkReading(None, 100.0, f"{edge.address} does not serve unknown")
         edge.stop()
         wait_for(lambda: loss() == 100.0, 10, "every probe to be lost")
         again = Edge(tmp_path / "again", int(edge.address.rpartition(":")[2]))
