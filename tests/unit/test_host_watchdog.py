@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -183,10 +184,15 @@ def test_an_inference_that_does_not_end_stops_the_feed_though_others_are_answere
     assert bench.heard() == ["WATCHDOG=1"]
 
 
+def _held(started: threading.Semaphore, until: threading.Event) -> None:
+    started.release()
+    until.wait(30)
+
+
 def hold(bench: Bench, until: threading.Event, threads: int) -> None:
     started = threading.Semaphore(0)
     for _ in range(threads):
-        bench.pool.submit(lambda: (started.release(), until.wait(30)))
+        bench.pool.submit(partial(_held, started, until))
     for _ in range(threads):
         assert started.acquire(timeout=10)
 
