@@ -34,6 +34,8 @@ class GateVerdict(StrEnum):
     OVERRIDDEN = "OVERRIDDEN"
 
 
+# Of the float file with the program it was exported from. One row may sit on an edge (a tie).
+MIN_LIKENESS_PCT = 95.0
 RELEASABLE = frozenset({GateVerdict.PASSED, GateVerdict.OVERRIDDEN})
 
 
@@ -86,6 +88,12 @@ class Evidence:
     eager_p50_ms: float | None = None
     peak_rss_bytes: int | None = None
     tool_versions: Mapping[str, str] = field(default_factory=dict)
+    rows_checked: int | None = None  # whose outputs were looked at
+    rows_not_finite: int | None = None  # of these: NaN or infinity in any output
+    rows_generated: bool = False  # there was no dataset to take them from
+    rows_compared: int | None = None  # float file beside the program it was exported from
+    rows_differing: int | None = None  # of these: beyond rounding
+    dataset_digest: str = ""  # the content that accuracy and agreement speak of
 
     def to_json(self) -> dict[str, object]:
         """The form stored with the build."""
@@ -106,13 +114,18 @@ class Evidence:
             "eager_p50_ms": self.eager_p50_ms,
             "peak_rss_bytes": self.peak_rss_bytes,
             "tool_versions": dict(self.tool_versions),
+            "rows_checked": self.rows_checked,
+            "rows_not_finite": self.rows_not_finite,
+            "rows_generated": self.rows_generated,
+            "rows_compared": self.rows_compared,
+            "rows_differing": self.rows_differing,
+            "dataset_digest": self.dataset_digest,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> "Evidence":
         """Read :meth:`to_json`; InvalidError names what is missing."""
         spec = Spec(value, "evidence")
-        peak = value.get("peak_rss_bytes")
         versions = spec.sub("tool_versions").body
         return cls(
             size_bytes=spec.whole("size_bytes"),
@@ -126,8 +139,14 @@ class Evidence:
             agreement=_interval(value, "agreement"),
             fp32_p50_ms=spec.optional("fp32_p50_ms"),
             eager_p50_ms=spec.optional("eager_p50_ms"),
-            peak_rss_bytes=None if peak is None else spec.whole("peak_rss_bytes"),
+            peak_rss_bytes=_count(spec, "peak_rss_bytes"),
             tool_versions={str(name): str(version) for name, version in versions.items()},
+            rows_checked=_count(spec, "rows_checked"),
+            rows_not_finite=_count(spec, "rows_not_finite"),
+            rows_generated=spec.flag("rows_generated"),
+            rows_compared=_count(spec, "rows_compared"),
+            rows_differing=_count(spec, "rows_differing"),
+            dataset_digest=spec.text("dataset_digest", ""),
         )
 
 
@@ -209,6 +228,8 @@ def gate(evidence: Evidence, profile: Profile, recipe: Recipe, host_matches: boo
     notes: list[str] = []
     refusals: list[str] = []
     for ok, text in (
+        *_numbers(evidence),
+        *_export(evidence),
         *_accuracy(evidence, recipe),
         *_agreement(evidence, recipe),
         *_speed(evidence, recipe),
@@ -222,6 +243,33 @@ def gate(evidence: Evidence, profile: Profile, recipe: Recipe, host_matches: boo
 
 
 _Finding = tuple[bool, str]
+
+
+def _numbers(evidence: Evidence) -> list[_Finding]:
+    """No recipe may switch this off: a device could make nothing of such answers."""
+    rows, wrong = evidence.rows_checked, evidence.rows_not_finite
+    if not rows or wrong is None:
+        return [(False, "no row's outputs were looked at: build it again")]
+    of = f"{rows:,} generated rows" if evidence.rows_generated else f"{rows:,} rows"
+    if wrong:
+        return [(False, f"{wrong:,} of {of} gave NaN or infinity")]
+    return [(True, f"{of} gave numbers")]
+
+
+def _export(evidence: Evidence) -> list[_Finding]:
+    rows, wrong = evidence.rows_compared, evidence.rows_differing
+    if not rows or wrong is None:
+        return []  # the source is the float file itself
+    like_pct = 100 * (rows - wrong) / rows
+    if like_pct < MIN_LIKENESS_PCT:
+        return [
+            (
+                False,
+                f"the export is wrong: {wrong:,} of {rows:,} rows differ from the source's"
+                f" outputs beyond rounding, at least {MIN_LIKENESS_PCT:g} % have to agree",
+            )
+        ]
+    return []
 
 
 def _accuracy(evidence: Evidence, recipe: Recipe) -> list[_Finding]:
@@ -288,6 +336,10 @@ def _latency(evidence: Evidence, profile: Profile, host_matches: bool) -> list[_
 
 def _refused(reason: str) -> GateResult:
     return GateResult(GateVerdict.REFUSED, reason)
+
+
+def _count(spec: Spec, key: str) -> int | None:
+    return None if spec.body.get(key) is None else spec.whole(key)
 
 
 def _interval(value: Mapping[str, object], key: str) -> Interval | None:

@@ -5,9 +5,10 @@ Judges nothing: figures carry n and an interval, the gate decides. Refuses a fig
 
 import itertools
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 from controller.domain.interval import Interval, paired_difference_pts, share_pct
 from controller.domain.model import Signature
 from controller.errors import InvalidError
-from controller.optimize.rows import Array, Rows
+from controller.optimize.outputs import check_shapes, differing, not_finite
+from controller.optimize.raw import first_words, keep_raw
+from controller.optimize.rows import Array, Feed, rows_of
 
 NOT_A_CLASS = -1  # a result with NaN or infinity is wrong whatever the label
 
@@ -50,15 +53,42 @@ class OnnxSession:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise InvalidError(f"ONNX Runtime cannot load the build: {lines[0][:300]}") from error
+            keep_raw(error)
+            raise InvalidError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load the model"
+                f"{first_words(str(error))}"
+            ) from error
         self._inputs = [spec.name for spec in signature.inputs]
         self._outputs = [spec.name for spec in signature.outputs]
 
     def run(self, inputs: list[Array]) -> list[Array]:
-        """One call."""
+        """One call. Raises InvalidError when the runtime does."""
         feed = dict(zip(self._inputs, inputs, strict=True))
-        return list(self._session.run(self._outputs, feed))
+        try:
+            return list(self._session.run(self._outputs, feed))
+        except Exception as error:
+            keep_raw(error)
+            shapes = ", ".join(str(list(one.shape)) for one in inputs)
+            raise InvalidError(
+                f"ONNX Runtime fails on inputs of {shapes}{first_words(str(error))}"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a runner said. ``classes`` is None where the first output is no row of class scores."""
+
+    rows: int
+    not_finite: int  # rows with NaN or infinity in any output
+    classes: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How the float file answers beside the program it was exported from."""
+
+    rows: int
+    differing: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,36 +110,65 @@ class Timing:
     n: int
 
 
-def classify(
-    runner: Runner, rows: Rows, lanes: int, go_on: Callable[[int], bool]
-) -> NDArray[np.int64] | None:
-    """The winning class of each row, as far as ``go_on(rows_done)`` allows.
+def ask(
+    runner: Runner,
+    signature: Signature,
+    feeds: Iterator[Feed],
+    lanes: int,
+    go_on: Callable[[int], bool],
+) -> Answers:
+    """What the runner says of each row, as far as ``go_on(rows_done)`` allows.
 
     ``lanes`` calls run side by side, each on one thread: threads inside one call would wait for
-    each other, which on a busy machine takes longer than the call. None where the first output is
-    no row of class scores. Raises InvalidError when a call fails.
+    each other, which on a busy machine takes longer than the call. Raises InvalidError when a call
+    fails or gives outputs of another shape than the signature's.
     """
-    found: list[NDArray[np.int64]] = []
-    done, batches = 0, rows.batches()
+    classes: list[NDArray[np.int64] | None] = []
+    done, wrong = 0, 0
     with ThreadPoolExecutor(max_workers=lanes) as pool:
-        while part := list(itertools.islice(batches, lanes)):
+        while part := list(itertools.islice(feeds, lanes)):
             if not go_on(done):
                 break
-            for top in pool.map(lambda one: _classify_batch(runner, *one), part):
-                if top is None:
-                    return None
-                found.append(top)
-                done += len(top)
-    return np.concatenate(found) if found else None
+            for rows, top, bad in pool.map(lambda one: _ask_batch(runner, signature, one), part):
+                classes.append(top)
+                done += rows
+                wrong += bad
+    scored = [top for top in classes if top is not None]
+    whole = bool(scored) and len(scored) == len(classes)
+    return Answers(done, wrong, np.concatenate(scored) if whole else None)
 
 
-def _classify_batch(runner: Runner, batch: Array, real: int) -> NDArray[np.int64] | None:
-    scores = runner.run([batch])[0][:real]
+def _ask_batch(
+    runner: Runner, signature: Signature, feed: Feed
+) -> tuple[int, NDArray[np.int64] | None, int]:
+    """Rows, the winning class of each (None: no class scores), and how many are no numbers."""
+    inputs, real = feed
+    found = runner.run(inputs)
+    check_shapes(found, inputs, signature)
+    wrong = not_finite(found, rows_of(inputs))[:real]
+    return real, _classes(found[0][:real]), int(wrong.sum())
+
+
+def _classes(scores: Array) -> NDArray[np.int64] | None:
     if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
         return None
     top: NDArray[np.int64] = scores.argmax(axis=1).astype(np.int64)
     top[~np.isfinite(scores).all(axis=1)] = NOT_A_CLASS
     return top
+
+
+def compare_runs(
+    source: Runner, built: Runner, feeds: Iterator[Feed], go_on: Callable[[int], bool]
+) -> Likeness:
+    """How many rows the build answers otherwise than its source, beyond rounding."""
+    done, wrong = 0, 0
+    for inputs, real in feeds:
+        if not go_on(done):
+            break
+        rows = rows_of(inputs)
+        wrong += int(differing(built.run(inputs), source.run(inputs), rows)[:real].sum())
+        done += real
+    return Likeness(done, wrong)
 
 
 def compare(
@@ -168,7 +227,13 @@ def _measure(what: str, files: list[Path], seconds: float) -> list[dict[str, flo
         check=False,
     )
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise InvalidError(f"the build cannot be run: {lines[-1][:300]}")
+        sys.stderr.write(done.stderr)
+        raise InvalidError(f"the build cannot be run on one row{_why(done)}")
     measured: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     return measured
+
+
+def _why(done: "subprocess.CompletedProcess[str]") -> str:
+    if done.returncode < 0:
+        return f": its process was ended by {signal.Signals(-done.returncode).name}"
+    return first_words(done.stderr)

@@ -11,6 +11,7 @@ from controller.errors import InvalidError
 from controller.intake.models import check_one_signature
 from controller.intake.onnx_model import parse_onnx
 from controller.optimize.import_torch import TorchModel
+from controller.optimize.raw import first_words, keep_raw
 from controller.optimize.rows import sample_inputs
 
 OPSET = 18
@@ -38,9 +39,10 @@ def export_onnx(model: TorchModel, target: Path) -> None:
                 verbose=False,
             )
         except Exception as error:
-            lines = [line for line in str(error).strip().splitlines() if line.strip()]
-            first = lines[0][:300] if lines else type(error).__name__
-            raise InvalidError(f"PyTorch cannot export the model to ONNX: {first}") from error
+            keep_raw(error)
+            raise InvalidError(
+                f"PyTorch cannot export the model to ONNX{first_words(str(error))}"
+            ) from error
     if program is None:
         raise InvalidError("PyTorch's ONNX exporter returned nothing")
     program.save(str(target), external_data=False)

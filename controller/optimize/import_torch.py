@@ -10,10 +10,8 @@ import numpy as np
 
 from controller.domain.model import Signature
 from controller.errors import InvalidError
+from controller.optimize.raw import first_words, keep_raw
 from controller.optimize.rows import Array
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -26,13 +24,14 @@ class TorchModel:
     """
 
     def __init__(self, path: Path, signature: Signature) -> None:
-        """Load the file. Raises InvalidError with PyTorch's own words when it does not load."""
+        """Load the file. Raises InvalidError when it does not load."""
         import torch
 
         try:
             self.program: ExportedProgram = _load(path)
         except Exception as error:
-            raise InvalidError(f"PyTorch cannot load the model: {_first_line(error)}") from error
+            keep_raw(error)
+            raise InvalidError(f"PyTorch cannot load the model{first_words(str(error))}") from error
         self._module = self.program.module()
         torch.set_num_threads(1)  # of one call; callers run several side by side
         self.signature = signature
@@ -71,8 +70,3 @@ def versions() -> dict[str, str]:
     import torch
 
     return {"torch": str(torch.__version__)}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]

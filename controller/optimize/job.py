@@ -12,12 +12,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from controller.domain.build import Evidence, Precision
 from controller.domain.model import ModelFormat
@@ -26,7 +23,7 @@ from controller.optimize import evaluate_onnxruntime as evaluate
 from controller.optimize.export_onnx import check_exported, export_onnx
 from controller.optimize.host import build_host, measured_on
 from controller.optimize.quantize_onnx import quantize_onnx
-from controller.optimize.rows import Rows, load_rows, sample_inputs
+from controller.optimize.rows import Feed, Rows, load_rows, sample_feeds, sample_inputs
 from controller.optimize.spec import MEDIA_TYPE, SCHEMA, BuildSpec, JobSpec, read_spec
 from controller.optimize.stopwatch import Stopwatch
 
@@ -38,11 +35,14 @@ CALIBRATION_S = 10.0
 LATENCY_S = 2.5
 EAGER_S = 1.5
 MIN_ROWS, ENOUGH_ROWS = 8, 128
+# Without a dataset there are no figures, but a model that answers NaN is found all the same.
+GENERATED_ROWS, GENERATED_S = 64, 4.0
+# The exported file beside the program it came from: a wrong export is wrong on most rows.
+LIKENESS_ROWS, LIKENESS_S = 32, 3.0
 MIN_EAGER_CALLS = 5
 READ_BYTES = 1024**2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
-Classes = NDArray[np.int64]
 Report = Callable[[float, str, str], None]
 
 
@@ -54,6 +54,7 @@ class _Outcome:
     file: Path | None = None
     error: str = ""
     figures: evaluate.Figures | None = None
+    answers: evaluate.Answers | None = None
 
 
 class Job:
@@ -68,6 +69,7 @@ class Job:
         self._lanes = len(os.sched_getaffinity(0))
         self._versions: dict[str, str] = evaluate.versions()
         self._eager_p50_ms: float | None = None
+        self._likeness: evaluate.Likeness | None = None
         self._host = build_host(directory)
 
     def run(self) -> dict[str, object]:
@@ -77,7 +79,7 @@ class Job:
         outcomes = [_Outcome(build) for build in self._spec.builds]
         try:
             calibration, evaluation = self._rows("calibration"), self._rows("evaluation")
-            float_file, source_classes = self._source(evaluation)
+            float_file, source = self._source(evaluation)
         except LightermanError as error:
             for outcome in outcomes:
                 outcome.error = error.text()
@@ -89,10 +91,7 @@ class Job:
                 outcome.file = self._compile(
                     outcome.build, float_file, calibration, base, width / 3
                 )
-                if evaluation is not None and source_classes is not None:
-                    outcome.figures = self._evaluate(
-                        outcome, evaluation, source_classes, base + width / 3, width * 2 / 3
-                    )
+                self._evaluate(outcome, evaluation, source, base + width / 3, width * 2 / 3)
             except LightermanError as error:
                 outcome.error, outcome.file = error.text(), None
         self._report(88, "measuring", "")
@@ -106,14 +105,14 @@ class Job:
             return None
         return load_rows(self._inputs / role, self._spec.signature, self._spec.seed)
 
-    def _source(self, evaluation: Rows | None) -> tuple[Path, Classes | None]:
+    def _source(self, evaluation: Rows | None) -> tuple[Path, evaluate.Answers | None]:
         """The float build, and what the source itself says of each evaluation row."""
         path = self._inputs / self._spec.source_role
         target = self._work / "fp32.onnx"
         runner: evaluate.Runner
         match self._spec.source_format:
             case ModelFormat.TORCH_EXPORT:
-                runner = self._torch_source(path, target)
+                runner = self._torch_source(path, target, evaluation)
             case ModelFormat.ONNX:
                 self._report(5, "loading", "")
                 shutil.copyfile(path, target)
@@ -122,9 +121,10 @@ class Job:
         if evaluation is None:
             return target, None
         go_on = self._budget(EVALUATION_S, 28, 20, len(evaluation), "evaluating the source", "")
-        return target, evaluate.classify(runner, evaluation, self._lanes, go_on)
+        signature = self._spec.signature
+        return target, evaluate.ask(runner, signature, evaluation.feeds(), self._lanes, go_on)
 
-    def _torch_source(self, path: Path, target: Path) -> evaluate.Runner:
+    def _torch_source(self, path: Path, target: Path, evaluation: Rows | None) -> evaluate.Runner:
         from controller.optimize import import_torch
 
         self._report(2, "loading", "")
@@ -132,9 +132,21 @@ class Job:
         self._versions |= import_torch.versions()
         self._report(10, "exporting", "")
         export_onnx(model, target)
+        go_on = self._budget(LIKENESS_S, 20, 5, LIKENESS_ROWS, "comparing with the source", "")
+        self._likeness = evaluate.compare_runs(
+            model,
+            evaluate.OnnxSession(target, self._spec.signature),
+            self._feeds(evaluation, LIKENESS_ROWS),
+            lambda done: done < LIKENESS_ROWS and go_on(done),
+        )
         self._report(25, "timing the source", "")
         self._eager_p50_ms = self._time_eager(model)
         return model
+
+    def _feeds(self, evaluation: Rows | None, count: int) -> Iterator[Feed]:
+        if evaluation is not None:
+            return evaluation.feeds()
+        return sample_feeds(self._spec.signature, count, self._spec.seed)
 
     def _time_eager(self, model: evaluate.Runner) -> float:
         """Median of single calls on one thread, as a device without us would run it."""
@@ -182,21 +194,34 @@ class Job:
         return target
 
     def _evaluate(
-        self, outcome: _Outcome, rows: Rows, source: Classes, base: float, span: float
-    ) -> evaluate.Figures:
-        file = outcome.file
+        self,
+        outcome: _Outcome,
+        rows: Rows | None,
+        source: evaluate.Answers | None,
+        base: float,
+        span: float,
+    ) -> None:
+        """Look at every output of the file that ships; figures where there is a source to meet."""
+        file, signature = outcome.file, self._spec.signature
         if file is None:
             raise InvalidError("nothing was compiled")
-        session = evaluate.OnnxSession(file, self._spec.signature)
+        total = GENERATED_ROWS if source is None else source.rows
         go_on = self._budget(
-            EVALUATION_S, base, span, len(source), "evaluating", outcome.build.build_id
+            GENERATED_S if source is None else EVALUATION_S,
+            base, span, total, "evaluating", outcome.build.build_id,
+        )  # fmt: skip
+        outcome.answers = found = evaluate.ask(
+            evaluate.OnnxSession(file, signature),
+            signature,
+            self._feeds(rows, GENERATED_ROWS),
+            self._lanes,
+            lambda done: done < total and go_on(done),
         )
-        found = evaluate.classify(
-            session, rows, self._lanes, lambda done: done < len(source) and go_on(done)
-        )
-        if found is None:
+        if rows is None or source is None or source.classes is None:
+            return
+        if found.classes is None:
             raise InvalidError("the build's results are no class scores, its source's are")
-        return evaluate.compare(found, source, rows.y)
+        outcome.figures = evaluate.compare(found.classes, source.classes, rows.y)
 
     def _budget(
         self, seconds: float, base: float, span: float, total: int, step: str, build_id: str
@@ -204,7 +229,9 @@ class Job:
         """Asked before each batch: tells progress, and whether there is time for more."""
         watch = Stopwatch()
         allowed = min(seconds, self._spec.time_s / 10)
-        longer = max(allowed, min(EVALUATION_LONGER_S, self._spec.time_s / 10))
+        longer = allowed
+        if seconds >= EVALUATION_S:
+            longer = max(allowed, min(EVALUATION_LONGER_S, self._spec.time_s / 10))
 
         def go_on(done: int) -> bool:
             self._report(base + span * min(1.0, done / max(1, total)), step, build_id)
@@ -241,7 +268,7 @@ class Job:
         baseline: evaluate.Timing,
         peak_rss_bytes: int,
     ) -> Evidence:
-        figures = outcome.figures
+        figures, answers, likeness = outcome.figures, outcome.answers, self._likeness
         is_float = outcome.build.recipe.precision is Precision.FP32
         return Evidence(
             size_bytes=file.stat().st_size,
@@ -257,6 +284,11 @@ class Job:
             eager_p50_ms=self._eager_p50_ms,
             peak_rss_bytes=peak_rss_bytes,
             tool_versions=self._versions,
+            rows_checked=answers.rows if answers else None,
+            rows_not_finite=answers.not_finite if answers else None,
+            rows_generated=not self._spec.evaluation,
+            rows_compared=likeness.rows if likeness else None,
+            rows_differing=likeness.differing if likeness else None,
         )
 
     def _result(self, outcomes: list[_Outcome], evidence: dict[str, Evidence]) -> dict[str, object]:

@@ -15,6 +15,7 @@ import onnx
 from controller.domain.model import Signature
 from controller.errors import InvalidError
 from controller.optimize.export_onnx import drop_unused_domains
+from controller.optimize.raw import first_words, keep_raw
 from controller.optimize.rows import Array, Rows
 
 DEFAULT_CALIBRATION_ROWS = 100
@@ -52,8 +53,8 @@ def quantize_onnx(
     reader = _Reader(signature.inputs[0].name, rows, count, go_on)
     prepared = target.with_suffix(".prepared.onnx")
     logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns about its own defaults
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     try:
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared),
             str(target),
@@ -68,9 +69,15 @@ def quantize_onnx(
         )
     except (AssertionError, ValueError, ArithmeticError) as error:
         # The quantiser asserts that every range is a number: one recipe fails, not the job.
+        keep_raw(error)
         raise InvalidError(
-            f"the model cannot be quantised to int8: {str(error) or type(error).__name__}",
+            "the model cannot be quantised to int8",
             "calibration gave ranges that are no numbers; look for NaN or infinity in the weights",
+        ) from error
+    except Exception as error:
+        keep_raw(error)
+        raise InvalidError(
+            f"the model cannot be quantised to int8{first_words(str(error))}"
         ) from error
     prepared.unlink()
     model = onnx.load(target)

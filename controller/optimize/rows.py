@@ -29,6 +29,7 @@ NUMPY_TYPES = {
 BATCH = 4  # more is no faster for vision models and takes memory that slow ones need
 
 Array = NDArray[np.generic]
+Feed = tuple[list[Array], int]  # the inputs of one call, and how many of its rows are real
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def feeds(self) -> Iterator[Feed]:
+        """Calls over all rows in order."""
+        return (([batch], real) for batch, real in self.batches())
 
     def batches(self, size: int = 0) -> Iterator[tuple[Array, int]]:
         """Consecutive batches in order, and how many rows of each are real.
@@ -93,17 +98,44 @@ def sample_inputs(signature: Signature, batch: int, seed: int) -> list[Array]:
     random = np.random.default_rng(seed)
     samples: list[Array] = []
     for spec in signature.inputs:
-        shape = [_size(axis, place, batch) for place, axis in enumerate(spec.shape)]
         kind = numpy_type(spec)
+        shape = _sizes(spec, batch)
         values = random.random(shape) if kind.startswith("float") else np.zeros(shape)
         samples.append(values.astype(kind))
     return samples
 
 
-def _size(axis: int | str, place: int, batch: int) -> int:
-    if isinstance(axis, int):
-        return axis
-    return batch if place == 0 else 8
+def sample_feeds(signature: Signature, count: int, seed: int) -> Iterator[Feed]:
+    """Generated rows, where there is no dataset: pictures of 0–1 and of 0–255 in turn.
+
+    Whole numbers stay 0 (they may be places in a table), but for pictures of bytes.
+    """
+    batch = next((a for s in signature.inputs for a in s.shape[:1] if isinstance(a, int)), BATCH)
+    random = np.random.default_rng(seed)
+    for number in range(-(-count // batch)):
+        scale = (1.0, 255.0)[number % 2]
+        feed: list[Array] = []
+        for spec in signature.inputs:
+            kind, shape = numpy_type(spec), _sizes(spec, batch)
+            picture = kind == "uint8" and len(shape) > 2
+            if kind.startswith("float"):
+                feed.append((random.random(shape) * scale).astype(kind))
+            else:
+                feed.append(random.integers(0, 256 if picture else 1, shape).astype(kind))
+        yield feed, batch
+
+
+def rows_of(inputs: list[Array]) -> int:
+    """Rows of one call."""
+    return len(inputs[0]) if inputs[0].ndim else 1
+
+
+def _sizes(spec: TensorSpec, batch: int) -> list[int]:
+    """A shape with numbers; the batch is the first axis and whatever has its name."""
+    return [
+        axis if isinstance(axis, int) else batch if place == 0 or axis == "batch" else 8
+        for place, axis in enumerate(spec.shape)
+    ]
 
 
 def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:

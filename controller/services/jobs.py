@@ -323,7 +323,12 @@ def _store_result(
         fail(f"the worker did not upload {result.digest or 'the result'}")
         return
     # Which machine measured is said by the worker, not by the job: that one ran foreign code.
-    evidence = {**result.evidence, "size_bytes": length, "host": job.spec["host"]}
+    evidence = {
+        **result.evidence,
+        "size_bytes": length,
+        "host": job.spec["host"],
+        "dataset_digest": build.dataset_digest or "",
+    }
     try:
         Evidence.from_json(evidence)
     except InvalidError as error:

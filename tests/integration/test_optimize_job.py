@@ -74,6 +74,8 @@ def test_both_recipes_are_built_with_evidence(heavy: tuple[Path, Done], files: P
         assert 30e6 < found.peak_rss_bytes < 300e6, "of the runtime, not of PyTorch"
         assert found.measured_on.split()[0] == result["host"]["arch"]
         assert {"torch", "onnx", "onnxruntime"} <= set(found.tool_versions)
+        assert (found.rows_checked, found.rows_not_finite) == (375, 0)
+        assert (found.rows_compared, found.rows_differing) == (32, 0)
     fp32, int8 = (Evidence.from_json(row["evidence"]) for row in result["builds"])
     assert fp32.agreement is not None
     assert fp32.agreement.value == 100
@@ -137,6 +139,8 @@ def test_int8_without_a_dataset_fails_alone(files: Path, tmp_path: Path) -> None
     assert rows[FP32]["ok"]
     found = Evidence.from_json(rows[FP32]["evidence"])
     assert (found.accuracy, found.agreement) == (None, None)
+    assert (found.rows_checked, found.rows_not_finite, found.rows_generated) == (64, 0, True)
+    assert (found.rows_compared, found.rows_differing) == (32, 0)
 
 
 def test_a_dataset_of_another_shape_is_told(files: Path, tmp_path: Path) -> None:
@@ -172,6 +176,7 @@ def test_weights_that_are_no_numbers_never_agree(files: Path, tmp_path: Path) ->
     assert found.agreement is not None
     assert found.accuracy is not None
     assert (found.agreement.value, found.accuracy.value) == (0, 0)
+    assert (found.rows_checked, found.rows_not_finite, found.rows_generated) == (375, 375, False)
 
 
 def test_int8_of_weights_that_are_no_numbers_fails_alone(files: Path, tmp_path: Path) -> None:

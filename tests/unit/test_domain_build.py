@@ -51,6 +51,8 @@ GOOD = Evidence(
     agreement=share_pct(221, 225),
     fp32_p50_ms=74.1,
     peak_rss_bytes=117_000_000,
+    rows_checked=225,
+    rows_not_finite=0,
 )
 
 
@@ -58,7 +60,8 @@ def test_a_good_build_passes_and_says_its_figures() -> None:
     found = gate(GOOD, PROFILE, INT8, host_matches=False)
     assert found.verdict is GateVerdict.PASSED
     assert found.reason == (
-        "accuracy −0.9 (−3.3…+1.6) pt against the source, n=225;"
+        "225 rows gave numbers;"
+        " accuracy −0.9 (−3.3…+1.6) pt against the source, n=225;"
         " agreement 98.2 % with the source (95 % interval 95.5–99.3, n=225);"
         " p50 21.4 ms, fp32 74.1 ms, n=200;"
         " latency not measured on this class (measured on x86_64 AMD EPYC)"
@@ -76,6 +79,9 @@ def test_a_good_build_passes_and_says_its_figures() -> None:
         ({"size_bytes": 600 * 1024**2}, False, "needs 600.0 MiB, budget of raspberry-pi-5 512.0"),
         ({"peak_rss_bytes": 600 * 1024**2}, False, "needs 600.0 MiB"),
         ({"p95_ms": 140.0}, True, "p95 140 ms, budget 100 ms"),
+        ({"rows_not_finite": 3}, False, "3 of 225 rows gave NaN or infinity"),
+        ({"rows_checked": 0}, False, "no row's outputs were looked at"),
+        ({"rows_compared": 32, "rows_differing": 2}, False, "the export is wrong: 2 of 32 rows"),
     ],
 )
 def test_each_refusal_has_its_reason(
@@ -102,6 +108,35 @@ def test_fp32_needs_no_dataset() -> None:
     bare = replace(GOOD, accuracy=None, accuracy_delta_pts=None, agreement=None, fp32_p50_ms=None)
     assert gate(bare, PROFILE, FP32, host_matches=False).verdict is GateVerdict.PASSED
     assert refuse_early(FP32, PROFILE, None, "photo") is None
+
+
+@pytest.mark.parametrize("recipe", [INT8, FP32])
+def test_no_recipe_lets_answers_pass_that_are_no_numbers(recipe: Recipe) -> None:
+    """Also where a recipe demands nothing at all; and nobody having looked is no proof."""
+    one = gate(replace(GOOD, rows_checked=128, rows_not_finite=1), PROFILE, recipe, False)
+    assert (one.verdict, one.reason) == (
+        GateVerdict.REFUSED, "1 of 128 rows gave NaN or infinity",
+    )  # fmt: skip
+    generated = replace(GOOD, rows_checked=64, rows_not_finite=64, rows_generated=True)
+    assert gate(generated, PROFILE, recipe, False).reason == (
+        "64 of 64 generated rows gave NaN or infinity"
+    )
+    for unseen in ({"rows_checked": None}, {"rows_not_finite": None}):
+        blind = replace(GOOD, **unseen)  # type: ignore[arg-type]
+        assert gate(blind, PROFILE, recipe, False).verdict is GateVerdict.REFUSED
+    assert gate(GOOD, PROFILE, recipe, False).verdict is GateVerdict.PASSED
+
+
+def test_a_tie_is_no_wrong_export() -> None:
+    tie = replace(GOOD, rows_compared=32, rows_differing=1)
+    assert gate(tie, PROFILE, FP32, False).verdict is GateVerdict.PASSED
+
+
+def test_evidence_comes_back_as_it_was_stored() -> None:
+    full = replace(
+        GOOD, rows_compared=32, rows_differing=1, rows_generated=True, dataset_digest="sha256:1"
+    )
+    assert Evidence.from_json(full.to_json()) == full
 
 
 @pytest.mark.parametrize(
