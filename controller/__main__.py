@@ -46,7 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--role", choices=("operator", "consumer", "worker"), default="operator", help="what it may"
     )
     issue.add_argument(
-        "--out", required=True, type=Path, metavar="FILE|DIR", help="DIR for consumers, else FILE"
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE|DIR",
+        help="DIR for consumers, else FILE (- is standard output)",
     )
     _add_settings(issue)
     return parser
@@ -133,8 +137,10 @@ def _migrate(options: argparse.Namespace) -> int:
 def _operator(options: argparse.Namespace) -> int:
     from controller.app_database import issue_beside
 
-    for line in issue_beside(_settings(options), options.name, options.role, options.out):
-        print(line)
+    lines = issue_beside(_settings(options), options.name, options.role, options.out)
+    told = sys.stderr if str(options.out) == "-" else sys.stdout
+    for line in lines:
+        print(line, file=told)
     return 0
 
 

@@ -25,8 +25,8 @@ from controller.api.server import (
     make_mutual_listener,
 )
 from controller.api.worker import BuildServicer
+from controller.app_broker import BrokerSide, check_broker
 from controller.app_identity import (
-    CLIENT_LIFE_S,
     ServerIdentity,
     load_trust,
     write_file,
@@ -36,12 +36,8 @@ from controller.app_people import write_contexts
 from controller.blobs.blobs import Blobs
 from controller.clock import Clock, SystemClock
 from controller.ids import RandomIds
-from controller.mqtt.broker import Broker, check_port_free, find_mosquitto
-from controller.mqtt.broker_config import CONTROLLER, render_acl
-from controller.mqtt.client import MqttClient, tls_context
-from controller.mqtt.doorbells import Doorbells
-from controller.mqtt.ingest import FILTERS, Ingest
-from controller.services.certificates import broker_lists, check_certificate
+from controller.mqtt.broker import check_port_free
+from controller.services.certificates import check_certificate
 from controller.services.context import Ctx, Deps, Limits
 from controller.services.jobs import expire_leases
 from controller.services.objects import load_shipped
@@ -50,7 +46,7 @@ from controller.services.status import ProcessFacts
 from controller.services.tick import tick
 from controller.settings import Settings
 from controller.store.session import Store, migrate
-from controller.trust.names import Role, Subject
+from controller.trust.names import Role
 from controller.web.health import Health, WebServer
 
 log = logging.getLogger("lighterman.app")
@@ -119,21 +115,21 @@ class Controller:
 
     def _start(self) -> Listening:
         settings = self.settings
-        find_mosquitto()  # before anything is made
+        check_broker(settings)  # before anything is made
         self._deps = self._make_deps()
         self._server = ServerIdentity(self._deps.authority, self._clock, self._host_names())
         self._start_broker()
         health = Health(alive=lambda: watch_loops(self._loops), ready=self._checks)
         self._web = WebServer(settings.listen_host, settings.listen_web, health)
         self._ended.callback(self._web.stop)
-        endpoints = Endpoints("", self._told(self._broker.port))
-        grpc, enrolment = self._start_listeners(endpoints)
+        mqtt = self._side.told or self._told(self._side.port)
+        grpc, enrolment = self._start_listeners(mqtt)
         self._start_web()
         self._start_loops()
         listening = Listening(
             grpc=self._told(grpc.port),
             enroll=self._told(enrolment.port),
-            mqtt=self._told(self._broker.port),
+            mqtt=mqtt,
             web=self._told(self._web.port),
         )
         write_file(
@@ -159,7 +155,9 @@ class Controller:
         store = Store.open(settings.database_url(), settings.data_dir)
         self._ended.callback(store.close)
         migrate(settings.database_url())
-        authority, signer = load_trust(settings.data_dir, self._clock.now())
+        authority, signer = load_trust(
+            settings.data_dir, settings.trust_folder(), self._clock.now()
+        )
         blobs = Blobs(settings.data_dir / "blobs")
         blobs.sweep()
         deps = Deps(
@@ -180,67 +178,18 @@ class Controller:
         return deps
 
     def _start_broker(self) -> None:
-        settings, deps = self.settings, self._deps
-        port = settings.listen_mqtt or free_port(settings.listen_host)
-        self._broker = Broker(
-            self._run_dir / "broker", settings.listen_host, port, self._clock, self._broker_files
-        )
-        self._ended.callback(self._broker.stop)
-        self._broker.start()
-        identity = deps.authority.new_identity(
-            Subject(Role.CONTROLLER, CONTROLLER), self._clock.now(), CLIENT_LIFE_S
-        )
-        context = tls_context(
-            deps.authority.certificate_pem, identity.issued.pem, identity.key_pem, self._run_dir
-        )
-        self._client = MqttClient(
-            reachable(settings.listen_host),
-            port,
-            context,
-            FILTERS,
-            on_message=lambda message: self._ingest.take(message),
-            on_connect=self._on_broker,
-        )
-        self._ingest = Ingest(
-            deps,
-            self.new_ctx,
-            self._clock,
-            publish=self._client.publish,
-            told=lambda: self._doorbells.wake(),
-            grace_s=settings.presence_grace_s,
-        )
-        self._doorbells = Doorbells(
-            deps,
-            self.new_ctx,
-            self._broker,
-            self._client,
-            self._broker_files,
-            self._run_dir,
-        )
-        self._wakers.append(self._doorbells.wake)
-        self._ended.callback(self._flush)
-        for part in (self._ingest, self._doorbells, self._client):
-            self._ended.callback(part.stop)
-            part.start()
+        settings = self.settings
+        port = settings.listen_mqtt
+        if not settings.broker_address:
+            port = port or free_port(settings.listen_host)
+        self._side = BrokerSide(settings, self._deps, self._server, self._clock, self.new_ctx, port)
+        self._wakers.append(self._side.doorbells.wake)
+        self._side.start(self._ended)
 
-    def _on_broker(self) -> None:
-        self._ingest.on_connect()
-        self._doorbells.on_connect()
-
-    def _broker_files(self) -> Mapping[str, bytes]:
-        lists = broker_lists(self._deps, self.new_ctx("controller"))
-        return {
-            "ca.pem": self._deps.authority.certificate_pem,
-            "server.pem": self._server.chain_pem(),
-            "server.key": self._server.current().key_pem,
-            "crl.pem": lists.revocations_pem,
-            "acl": render_acl(lists.consumers).encode("ascii"),
-        }
-
-    def _start_listeners(self, endpoints: Endpoints) -> tuple[Listener, Listener]:
+    def _start_listeners(self, mqtt: str) -> tuple[Listener, Listener]:
         settings, deps = self.settings, self._deps
         port = settings.listen_grpc or free_port(settings.listen_host)
-        told = Endpoints(self._told(port), endpoints.mqtt)
+        told = Endpoints(self._told(port), mqtt)
         for number, what in ((port, "grpc"), (settings.listen_enroll, "enrolment")):
             if number:
                 check_port_free(settings.listen_host, number, what)
@@ -301,7 +250,7 @@ class Controller:
 
         def tick_once() -> float:
             wake_at = tick(deps, self.new_ctx("controller"))
-            self._doorbells.wake()  # it may have left something in the outbox
+            self._side.doorbells.wake()  # it may have left something in the outbox
             return until(wake_at, self._clock.now())
 
         def flush_once() -> float:
@@ -326,8 +275,8 @@ class Controller:
 
     def _renew_once(self) -> float:
         """gRPC asks by itself for a newer pair; the broker and the web are told."""
+        self._side.renew()
         if self._renewed() is not None:
-            self._broker.reload(self._broker_files())
             self._web.renew(*self._web_files())
             log.info("the listeners present a new certificate")
         return RENEW_LOOK_S
@@ -348,28 +297,22 @@ class Controller:
         for wake in self._wakers:
             wake()
 
-    def _flush(self) -> None:
-        flush_samples(self._deps)
-
     def _process_facts(self) -> ProcessFacts:
         now = self._clock.monotonic()
         return ProcessFacts(
             version=product_version(),
             started_at=self._started_at,
-            broker_ok=self._broker.alive() and self._client.connected,
+            broker_ok=self._side.trouble() is None,
             workers=sum(1 for at in list(self._workers.values()) if now - at < WORKER_SEEN_S),
         )
 
     def _checks(self) -> Mapping[str, str | None]:
-        broker = None if self._broker.alive() else "mosquitto does not run"
-        if broker is None and not self._client.connected:
-            broker = "no connection to the broker"
         try:
             self._deps.store.check()
             store = None
         except Exception as error:  # noqa: BLE001 - whatever it is, the store is not ready
             store = str(error).splitlines()[0]
-        return {"store": store, "broker": broker}
+        return {"store": store, "broker": self._side.trouble()}
 
     def _told(self, port: int) -> str:
         name = self.settings.names()[0]

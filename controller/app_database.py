@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from controller.app_identity import load_trust
-from controller.app_people import user_name, write_identity
+from controller.app_people import check_out, user_name, write_identity
 from controller.blobs.blobs import Blobs
 from controller.clock import SystemClock
 from controller.errors import NotFoundError
@@ -26,13 +26,14 @@ def migrate_database(settings: Settings) -> str:
 
 def issue_beside(settings: Settings, name: str, role: str, out: Path) -> list[str]:
     """Issue a certificate and write it to `out`; lines that say where it is and how to use it."""
-    if not (settings.data_dir / "trust" / "authority.pem").exists():
+    if not (settings.trust_folder() / "authority.pem").exists():
         raise NotFoundError(
             f"{settings.data_dir} is no data directory of a controller",
             "name it with --data-dir; `serve` makes one at its first start",
         )
+    check_out(role, out)
     clock = SystemClock()
-    authority, signer = load_trust(settings.data_dir, clock.now())
+    authority, signer = load_trust(settings.data_dir, settings.trust_folder(), clock.now())
     store = Store.open(settings.database_url())
     try:
         deps = Deps(
@@ -50,6 +51,8 @@ def issue_beside(settings: Settings, name: str, role: str, out: Path) -> list[st
     files = write_identity(issued, places["grpc"], out)
     lines = [f"wrote {path}" for path in files]
     lines.append(f"{role} {name}, until {issued.not_after.isoformat()}")
+    if not files:
+        return lines
     if role == Role.CONSUMER:
         host, _, port = places["mqtt"].rpartition(":")
         lines.append(

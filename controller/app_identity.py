@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from controller.clock import Clock
-from controller.errors import InvariantError, LightermanError
+from controller.errors import InvariantError, LightermanError, UnavailableError
 from controller.trust.authority import Authority, Identity, read_certificate
 from controller.trust.names import Role, Subject
 from controller.trust.signing import Signer
@@ -39,12 +39,12 @@ def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
         os.close(folder)
 
 
-def load_trust(data_dir: Path, now: datetime) -> tuple[Authority, Signer]:
-    """The authority and the signing key of this data directory, made at the first start.
+def load_trust(data_dir: Path, room: Path, now: datetime) -> tuple[Authority, Signer]:
+    """The authority and the signing key in ``room``, made at the first start.
 
-    Raises InvariantError when a file is there but cannot be read: devices trust what was in it.
+    Raises InvariantError when a file is there but cannot be read: devices trust what was in it;
+    UnavailableError when one is missing and cannot be made.
     """
-    room = data_dir / "trust"
     authority_file, signing_file = room / "authority.pem", room / "signing.pem"
     try:
         if not authority_file.exists():
@@ -59,6 +59,12 @@ def load_trust(data_dir: Path, now: datetime) -> tuple[Authority, Signer]:
         raise InvariantError(
             f"the keys in {room} cannot be read: {error}",
             "restore them from a backup: every enrolled device trusts them",
+        ) from error
+    except OSError as error:
+        raise UnavailableError(
+            f"the keys in {room} can be neither read nor made: {error.strerror}",
+            "authority.pem (certificate and key) and signing.pem belong there, readable by the "
+            "user of this process",
         ) from error
     write_file(data_dir / "ca.pem", authority.certificate_pem, 0o644)
     return authority, signer

@@ -3,6 +3,7 @@
 import getpass
 import os
 import re
+import sys
 from pathlib import Path
 
 from controller.app_identity import (
@@ -22,6 +23,7 @@ from controller.trust.authority import read_certificate
 from controller.trust.names import Role
 
 WORKER_NAME = "local-worker"
+STDOUT = Path("-")
 
 
 def write_contexts(
@@ -42,23 +44,33 @@ def write_contexts(
     return worker_file
 
 
-def write_identity(issued: IssuedIdentity, controller: str, out: Path) -> list[Path]:
-    """What `operator issue` gives: a context FILE, or for consumers three PEM files in a DIR.
-
-    Raises InvalidError when `out` is there already as the other kind.
-    """
-    if issued.role == Role.CONSUMER:
+def check_out(role: str, out: Path) -> None:
+    """Before a certificate is issued: InvalidError when `out` cannot take it."""
+    if role == Role.CONSUMER:
+        if out == STDOUT:
+            raise InvalidError("a consumer gets three files: name a directory with --out")
         if out.exists() and not out.is_dir():
             raise InvalidError(f"{out} is a file; a consumer gets a directory")
+    elif out.is_dir():
+        raise InvalidError(f"{out} is a directory; an {role} gets a file")
+
+
+def write_identity(issued: IssuedIdentity, controller: str, out: Path) -> list[Path]:
+    """What `operator issue` gives: a context FILE (``-``: standard output, and none is returned),
+    or for consumers three PEM files in a DIR. `check_out` was asked before.
+    """
+    if issued.role == Role.CONSUMER:
         files = [out / "ca.pem", out / "cert.pem", out / "key.pem"]
         write_file(files[0], issued.ca_pem, 0o644)
         write_file(files[1], issued.certificate_pem, 0o644)
         write_file(files[2], issued.key_pem)
         return files
-    if out.is_dir():
-        raise InvalidError(f"{out} is a directory; an {issued.role} gets a file")
-    context = _to_context(issued, issued.name, controller)
-    write_file(out, context.to_json())
+    context = _to_context(issued, issued.name, controller).to_json()
+    if out == STDOUT:
+        sys.stdout.buffer.write(context)
+        sys.stdout.buffer.flush()
+        return []
+    write_file(out, context)
     return [out]
 
 
@@ -98,9 +110,10 @@ def _usable(deps: Deps, ctx: Ctx, known: ContextFile, role: Role) -> bool:
 
 def _issue(deps: Deps, ctx: Ctx, name: str, role: Role) -> IssuedIdentity:
     try:
-        return issue_identity(deps, ctx, name, role)
-    except (ConflictError, InvalidError):  # the user's name is taken by a device, or no name
-        return issue_identity(deps, ctx, f"{role}-on-this-host", role)
+        return issue_identity(deps, ctx, name, role, again=True)
+    except (ConflictError, InvalidError):  # taken by a device, revoked, or no name
+        name = f"{role}-on-this-host"
+        return issue_identity(deps, ctx, name, role, again=True, revived=True)
 
 
 def user_name() -> str:

@@ -19,12 +19,16 @@ class Settings:
 
     data_dir: Path = Path("lighterman-data")
     database: str = ""
+    trust_dir: str = ""
     listen_host: str = "127.0.0.1"
     listen_grpc: int = 7443
     listen_enroll: int = 7444
     listen_mqtt: int = 8883
     listen_web: int = 7080
     advertise: tuple[str, ...] = ()
+    broker_address: str = ""
+    broker_advertise: str = ""
+    broker_reload: str = ""
     workers: int = 1
     log: str = "text"
     log_level: str = "info"
@@ -41,6 +45,10 @@ class Settings:
         """The database to open: the given one, or SQLite in the data directory."""
         return self.database or f"sqlite:///{self.data_dir.resolve() / 'lighterman.db'}"
 
+    def trust_folder(self) -> Path:
+        """Where the certificate authority and the signing key are."""
+        return Path(self.trust_dir).expanduser() if self.trust_dir else self.data_dir / "trust"
+
     def names(self) -> tuple[str, ...]:
         """Host names that agents are told, the first one, and that certificates carry, all."""
         return self.advertise or (self.listen_host,)
@@ -54,6 +62,12 @@ def _row(name: str, default: str, unit: str, text: str) -> Setting:
 SETTINGS: tuple[Setting, ...] = (
     _row("data_dir", "lighterman-data", "path", "Where everything is kept."),
     _row("database", "", "", "SQLAlchemy URL; empty is SQLite in the data directory."),
+    _row(
+        "trust_dir",
+        "",
+        "path",
+        "Folder of authority.pem and signing.pem, may be read-only; empty is DATA_DIR/trust.",
+    ),
     _row("listen.host", "127.0.0.1", "", "Address that all listeners bind to."),
     _row("listen.grpc", "7443", "", "Port for devices, operators and workers (mutual TLS)."),
     _row("listen.enroll", "7444", "", "Port for enrolment (server TLS)."),
@@ -61,6 +75,24 @@ SETTINGS: tuple[Setting, ...] = (
     _row("listen.web", "7080", "", "Port for /healthz and /readyz (HTTPS)."),
     _row(
         "advertise", "", "", "Host names, by comma: agents get the first, certificates carry all."
+    ),
+    _row(
+        "broker.address",
+        "",
+        "",
+        "HOST:PORT of a Mosquitto that runs elsewhere; empty: the controller runs its own.",
+    ),
+    _row(
+        "broker.advertise",
+        "",
+        "",
+        "HOST:PORT of that broker as devices are told; empty is broker.address.",
+    ),
+    _row(
+        "broker.reload",
+        "",
+        "",
+        "Command that has that broker read DATA_DIR/broker again; run there, no shell.",
     ),
     _row("workers", "1", "", "1: run a build worker beside the controller; 0: do not."),
     _row("log", "text", "", "Form of log lines on standard error: text or json."),
@@ -149,6 +181,8 @@ def parse_value(attribute: str, value: Any, where: str) -> Any:
             number: float = int(value)
         elif kind is float:
             number = float(value)
+        elif attribute in ("broker_address", "broker_advertise"):
+            return _address(str(value), where)
         else:
             return _choice(attribute, str(value), where)
     except (TypeError, ValueError) as error:
@@ -164,4 +198,12 @@ def _choice(attribute: str, value: str, where: str) -> str:
     allowed = _CHOICES.get(attribute)
     if allowed is not None and value not in allowed:
         raise InvalidError(f"{where} is {value!r}", f"it is one of {', '.join(allowed)}")
+    return value
+
+
+def _address(value: str, where: str) -> str:
+    host, _, port = value.rpartition(":")
+    good = bool(host) and not set(host) & set("/:@ ") and port.isascii() and port.isdigit()
+    if value and not (good and 1 <= int(port) <= 65535):
+        raise InvalidError(f"{where} is {value!r}", "it is HOST:PORT")
     return value

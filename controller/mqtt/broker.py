@@ -20,6 +20,7 @@ from controller.clock import Clock
 from controller.errors import UnavailableError
 from controller.mqtt import guardian
 from controller.mqtt.broker_config import CONFIG_FILE, PID_FILE, BrokerLimits, render_config
+from controller.mqtt.broker_files import write_files
 
 log = logging.getLogger("lighterman.broker")
 
@@ -27,7 +28,6 @@ RELOADED = "Reloading config."
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 10.0
 SEARCH = os.pathsep.join(("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin"))
-PRIVATE = frozenset({"server.key"})
 
 
 def find_mosquitto() -> str:
@@ -81,6 +81,11 @@ class Broker:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._last_line = ""
+
+    @property
+    def reach(self) -> str:
+        """The host that a client on this machine connects to."""
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
 
     def start(self, timeout_s: float = 10.0) -> None:
         """Start the broker and return when it accepts connections.
@@ -210,28 +215,18 @@ class Broker:
         log.log(level, "%s", line)
 
     def _write(self, files: Mapping[str, bytes]) -> None:
-        owner = _owner()
-        for name, content in files.items():
-            path = self.directory / name
-            partial = self.directory / f"{name}.partial"
-            mode = 0o600 if name in PRIVATE else 0o644
-            with contextlib.suppress(FileNotFoundError):
-                partial.unlink()
-            with os.fdopen(
-                os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb"
-            ) as out:
-                out.write(content)
-            if owner is not None:
-                os.chown(partial, *owner)
-            os.replace(partial, path)
-        if owner is not None:
-            os.chown(self.directory, *owner)
+        write_files(self.directory, files, _owner())
 
 
 def broker_user() -> str:
-    """The user that the broker becomes when we are root, else our own."""
+    """The user that the broker becomes when we are root, else our own.
+
+    One without a name (a container may run as any number) is none: only root's broker changes it.
+    """
     if os.geteuid() != 0:
-        return pwd.getpwuid(os.geteuid()).pw_name
+        with contextlib.suppress(KeyError):
+            return pwd.getpwuid(os.geteuid()).pw_name
+        return "nobody"
     for name in ("mosquitto", "nobody"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name).pw_name

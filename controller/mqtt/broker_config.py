@@ -27,14 +27,24 @@ class BrokerLimits:
 
 
 def render_config(host: str, port: int, user: str, limits: BrokerLimits) -> str:
-    """The configuration. `use_username_as_clientid` keeps one client off another's session."""
+    """The configuration of the broker that we run ourselves."""
+    own = ("# Written at every start; changes are lost.", f"user {user}", f"pid_file {PID_FILE}")
+    return _render((*own, "log_timestamp false"), f"listener {port} {host}", limits)
+
+
+def render_external_config(port: int, limits: BrokerLimits) -> str:
+    """The configuration of a broker that somebody else runs, in the folder of these files."""
+    own = ("# Written by the controller. Run mosquitto in this folder: names are relative to it.",)
+    return _render(own, f"listener {port}", limits)
+
+
+def _render(own: Sequence[str], listener: str, limits: BrokerLimits) -> str:
+    """What the controller relies on. `use_username_as_clientid` keeps one client off another's
+    session."""
     lines = (
-        "# Written at every start; changes are lost.",
+        *own,
         "per_listener_settings false",
-        f"user {user}",
-        f"pid_file {PID_FILE}",
         "log_dest stderr",
-        "log_timestamp false",
         "log_type error",
         "log_type warning",
         "log_type notice",
@@ -51,7 +61,7 @@ def render_config(host: str, port: int, user: str, limits: BrokerLimits) -> str:
         f"max_inflight_messages {limits.inflight_messages}",
         f"max_queued_messages {limits.queued_messages}",
         f"max_queued_bytes {limits.queued_bytes}",
-        f"listener {port} {host}",
+        listener,
         f"max_connections {limits.connections}",
         "cafile ca.pem",
         "certfile server.pem",

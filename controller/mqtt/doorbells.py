@@ -12,6 +12,7 @@ from controller.errors import LightermanError
 from controller.mqtt.broker import Broker
 from controller.mqtt.client import MqttClient, Outgoing, take_over, tls_context
 from controller.mqtt.convert import bell_message, told_message
+from controller.mqtt.external_broker import ExternalBroker
 from controller.services.certificates import takeover_identity
 from controller.services.context import Ctx, Deps
 from controller.services.outbox import (
@@ -36,7 +37,7 @@ class Doorbells:
         self,
         deps: Deps,
         new_ctx: Callable[[str], Ctx],
-        broker: Broker,
+        broker: Broker | ExternalBroker,
         client: MqttClient,
         files: Callable[[], Mapping[str, bytes]],
         room: Path,
@@ -120,7 +121,7 @@ class Doorbells:
         ctx = self._new_ctx("controller")
         certificate, key = takeover_identity(self._deps, ctx, name)
         context = tls_context(self._deps.authority.certificate_pem, certificate, key, self._room)
-        done = take_over(self._broker.host, self._broker.port, name, context, TAKEOVER_S)
+        done = take_over(self._broker.reach, self._broker.port, name, context, TAKEOVER_S)
         log.info("session of %s %s", name, "ended" if done else "could not be taken over")
         # What the broker keeps of the name would speak for it to whoever comes later.
         kept = (topics.feed_health(ctx.project, name), topics.device(name, topics.DOWN_DESIRED))

@@ -244,7 +244,7 @@ def test_operators_tail_events_and_telemetry(home: Running, speaker: Speaker) ->
 
 
 def test_garbage_is_counted_and_stops_nothing(home: Running, speaker: Speaker) -> None:
-    before = home.controller._ingest.counts["malformed"]
+    before = home.controller._side.ingest.counts["malformed"]
     for suffix in (topics.UP_PRESENCE, topics.UP_REPORT, topics.UP_TELEMETRY, topics.UP_EVENT):
         for payload in (b"", b"\xff\xfe garbage", b"\x0a" * 300):
             speaker.mqtt.publish(topics.device(speaker.id, suffix), payload)
@@ -256,7 +256,7 @@ def test_garbage_is_counted_and_stops_nothing(home: Running, speaker: Speaker) -
     speaker.say(topics.UP_EVENT, strange)
     speaker.event(1)
     wait_for(lambda: ("1-a", 1) in speaker.acks(), 20, "what comes after the garbage")
-    counts = home.controller._ingest.counts
+    counts = home.controller._side.ingest.counts
     wait_for(lambda: counts["malformed"] >= before + 13, 20, "the count")
     assert counts["failed"] == 0
 
