@@ -10,6 +10,7 @@ import grpc
 
 from controller.api.base import Caller, caller_of
 from controller.api.errors import abort_with
+from controller.api.live import LiveStreams
 from controller.errors import DeniedError
 from controller.services.context import Ctx
 
@@ -37,12 +38,13 @@ def check_role(method: str, caller: Caller) -> None:
 class Gate(grpc.ServerInterceptor):
     """Checks who calls (unless `open_to_all`), then maps what the servicer raises.
 
-    `admit` raises for certificates that were revoked since.
+    `admit` raises for certificates that were revoked since; streams are looked at while they last.
     """
 
     def __init__(self, new_ctx: NewCtx, admit: Admit | None = None) -> None:
         self._new_ctx = new_ctx
         self._admit = admit
+        self._live = None if admit is None else LiveStreams(admit)
 
     def intercept_service(
         self,
@@ -66,8 +68,12 @@ class Gate(grpc.ServerInterceptor):
 
             def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
                 try:
-                    self._check(method, context)
-                    yield from inner(request, context)
+                    caller = self._check(method, context)
+                    if caller is None or self._live is None:
+                        yield from inner(request, context)
+                        return
+                    with self._live.watched(caller, context):
+                        yield from inner(request, context)
                 except Exception as error:  # noqa: BLE001 - mapped, never swallowed
                     self._abort(context, error, method)
 
@@ -87,12 +93,13 @@ class Gate(grpc.ServerInterceptor):
             return grpc.stream_unary_rpc_method_handler(single, **serializers)
         return grpc.unary_unary_rpc_method_handler(single, **serializers)
 
-    def _check(self, method: str, context: grpc.ServicerContext) -> None:
+    def _check(self, method: str, context: grpc.ServicerContext) -> Caller | None:
         if self._admit is None:
-            return
+            return None
         caller = caller_of(context)
         check_role(method, caller)
         self._admit(caller)
+        return caller
 
     def _abort(self, context: grpc.ServicerContext, error: Exception, method: str) -> NoReturn:
         abort_with(context, error, self._new_ctx(context.peer()), method)

@@ -34,6 +34,12 @@ def from_rpc(error: grpc.RpcError, controller: str) -> CliError:
             "the call may still take effect; look before you repeat it",
             EXIT_UNREACHABLE,
         )
+    if code is grpc.StatusCode.CANCELLED:
+        return CliError(
+            f"controller at {controller} ended the call\n"
+            "ask again; where your certificate was revoked meanwhile, the answer says so",
+            EXIT_DENIED,
+        )
     if code is grpc.StatusCode.UNAVAILABLE and (
         "failed to connect" in details or ":" not in details
     ):

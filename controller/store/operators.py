@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, update
 
 from controller.store.tables import operator
 
@@ -29,9 +29,18 @@ def insert_operator(conn: Connection, name: str, role: str, now: datetime) -> No
     conn.execute(insert(operator).values(name=name, role=role, created_at=now))
 
 
-def list_operators(conn: Connection, role: str | None = None) -> list[OperatorRow]:
-    """Those that are not revoked, by name; with `role` only its holders."""
-    query = select(operator).where(operator.c.revoked_at.is_(None)).order_by(operator.c.name)
+def set_revoked(conn: Connection, name: str, at: datetime | None) -> None:
+    """Revoke one, or with None let it in again."""
+    conn.execute(update(operator).where(operator.c.name == name).values(revoked_at=at))
+
+
+def list_operators(
+    conn: Connection, role: str | None = None, *, revoked_too: bool = False
+) -> list[OperatorRow]:
+    """Those that are not revoked (or all), by name; with `role` only its holders."""
+    query = select(operator).order_by(operator.c.name)
+    if not revoked_too:
+        query = query.where(operator.c.revoked_at.is_(None))
     if role is not None:
         query = query.where(operator.c.role == role)
     return [
