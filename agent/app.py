@@ -81,7 +81,7 @@ class Agent:
             settings.hang_s,
         )
         self._server = InferenceServer(
-            self._host, self._clock, version(), settings.listen_grpc, self._watchdog.served
+            self._host, self._clock, version(), settings.serve_grpc, self._watchdog.served
         )
         self._board = StatusBoard(root, self._facts())
 

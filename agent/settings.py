@@ -5,9 +5,10 @@ Refuses unknown keys and values that cannot be meant: a typing error must not be
 
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent.errors import AgentError
 from lighterman.settings import Setting
@@ -18,7 +19,7 @@ SETTINGS = (
         "Folder for identity, models, journal and spool; private to the agent.",
     ),
     Setting(
-        "listen_grpc", "LIGHTERMAN_LISTEN_GRPC", "127.0.0.1:8001", "",
+        "serve.grpc", "LIGHTERMAN_SERVE_GRPC", "127.0.0.1:8001", "",
         "Address of the local inference API (Open Inference Protocol v2 over gRPC); port 0 takes a"
         " free one.",
     ),
@@ -52,6 +53,11 @@ SETTINGS = (
 )  # fmt: skip
 
 
+# Names of before: the environment's is the controller's own, which is a port and no address.
+_RENAMED = {"listen_grpc": "serve.grpc"}
+_OLD_ENV = ("LIGHTERMAN_LISTEN_GRPC", "LIGHTERMAN_SERVE_GRPC")
+
+
 class SettingsError(AgentError):
     """A setting cannot be used; the message names it and where it came from."""
 
@@ -61,7 +67,7 @@ class Settings:
     """Checked values; see SETTINGS for what they mean."""
 
     state_dir: Path = Path("/var/lib/lighterman-agent")
-    listen_grpc: str = "127.0.0.1:8001"
+    serve_grpc: str = "127.0.0.1:8001"
     host_root: Path = Path("/")
     telemetry_s: float = 10.0
     poll_s: float = 900.0
@@ -78,6 +84,7 @@ def load_settings(
     """Read and check all settings. `flags` by setting name, None where not given. SettingsError."""
     environ = os.environ if environ is None else environ
     file = _read_toml(config) if config is not None else {}
+    _refuse_old_name(environ)
     values: dict[str, tuple[str, str]] = {}
     for setting in SETTINGS:
         flag = flags.get(setting.name)
@@ -91,7 +98,7 @@ def load_settings(
             values[setting.name] = (setting.default, "its default")
     return Settings(
         state_dir=Path(values["state_dir"][0]),
-        listen_grpc=_address(*values["listen_grpc"]),
+        serve_grpc=_address(*values["serve.grpc"]),
         host_root=Path(values["host_root"][0]),
         telemetry_s=_number(*values["telemetry_s"], least=0.05, most=86400.0),
         poll_s=_number(*values["poll_s"], least=0.05, most=86400.0),
@@ -108,15 +115,41 @@ def _read_toml(path: Path) -> dict[str, str]:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
-    known = {f.name for f in fields(Settings)}
-    for key, value in parsed.items():
+    known = {setting.name for setting in SETTINGS}
+    found: dict[str, str] = {}
+    for key, value in _flat(parsed):
+        if key in _RENAMED:
+            raise SettingsError(
+                f"{path}: setting {key!r} has another name now",
+                f"write {_RENAMED[key]}, or the table [serve] with grpc = {str(value)!r}",
+            )
         if key not in known:
             raise SettingsError(
                 f"{path}: setting {key!r} is unknown", f"known: {', '.join(sorted(known))}"
             )
         if isinstance(value, dict | list | bool):
             raise SettingsError(f"{path}: {key} is {value!r}, a text or a number is needed")
-    return {key: str(value) for key, value in parsed.items()}
+        found[key] = str(value)
+    return found
+
+
+def _flat(parsed: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Tables as dotted names: `[serve] grpc` is `serve.grpc`."""
+    for key, value in parsed.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{inner}", found) for inner, found in value.items())
+        else:
+            yield key, value
+
+
+def _refuse_old_name(environ: Mapping[str, str]) -> None:
+    old, new = _OLD_ENV
+    value = environ.get(old, "")
+    if ":" in value:
+        raise SettingsError(
+            f"{old}={value} names an address, but it is the controller's port",
+            f"the agent's address of inference is {new}={value}",
+        )
 
 
 def _number(text: str, source: str, least: float, most: float) -> float:

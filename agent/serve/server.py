@@ -73,7 +73,7 @@ class InferenceServer:
         except RuntimeError as error:
             raise UnavailableError(
                 f"cannot listen on {self._listen}: {error}",
-                "another process may have it; choose another with listen_grpc",
+                "another process may have it; choose another with serve.grpc",
             ) from error
         self._server.start()
         host = self._listen.rpartition(":")[0]

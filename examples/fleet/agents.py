@@ -34,7 +34,7 @@ class AgentProcess(Child):
         self.endpoint = f"127.0.0.1:{free_port()}"
         env = {
             "LIGHTERMAN_STATE_DIR": str(state_dir),
-            "LIGHTERMAN_LISTEN_GRPC": self.endpoint,
+            "LIGHTERMAN_SERVE_GRPC": self.endpoint,
             "LIGHTERMAN_TELEMETRY_S": "1",
             **({"LIGHTERMAN_HOST_ROOT": str(host_root)} if host_root else {}),
             **(settings or {}),

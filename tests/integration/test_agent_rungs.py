@@ -54,7 +54,7 @@ def test_a_remote_rung_answers_while_its_link_is_good(
     controller: ControllerWorld, tmp_path: Path
 ) -> None:
     with ExitStack() as end:
-        edge = started(controller, tmp_path, "edge-1", end, LIGHTERMAN_LISTEN_GRPC=free_address())
+        edge = started(controller, tmp_path, "edge-1", end, LIGHTERMAN_SERVE_GRPC=free_address())
         data = scaled(7.0)
         release = make_release("1.0.0", {"heavy": data}, probation=PROBATION, ladder=LADDER)
         controller.publish("edge-1", release, "r-1", [data])
@@ -97,7 +97,7 @@ def test_an_edge_server_with_another_version_is_not_used_and_that_is_told(
         return str(facts.models[0]["rung_reason"]) if facts and facts.models else ""
 
     with ExitStack() as end:
-        edge = started(controller, tmp_path, "edge-1", end, LIGHTERMAN_LISTEN_GRPC=free_address())
+        edge = started(controller, tmp_path, "edge-1", end, LIGHTERMAN_SERVE_GRPC=free_address())
         bring("edge-1", "1.0.0", scaled(7.0))
         wait_for(lambda: answer(edge) == 7.0, 30, f"the edge to answer\n{edge.tail()}")
         facts = edge.facts()

@@ -143,7 +143,7 @@ class AgentProcess:
         self._env = {
             **os.environ,
             "LIGHTERMAN_STATE_DIR": str(state_dir),
-            "LIGHTERMAN_LISTEN_GRPC": "127.0.0.1:0",
+            "LIGHTERMAN_SERVE_GRPC": "127.0.0.1:0",
             "LIGHTERMAN_TELEMETRY_S": "0.5",
             **settings,
         }

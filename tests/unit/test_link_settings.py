@@ -9,9 +9,9 @@ from agent.settings import SETTINGS, Settings, SettingsError, load_settings
 
 
 def test_every_setting_is_in_the_table_with_its_default() -> None:
-    assert [s.name for s in SETTINGS] == [f.name for f in fields(Settings)]
+    assert [s.name.replace(".", "_") for s in SETTINGS] == [f.name for f in fields(Settings)]
     assert load_settings({}, environ={}) == Settings()
-    assert all(s.env == f"LIGHTERMAN_{s.name.upper()}" for s in SETTINGS)
+    assert all(s.env == f"LIGHTERMAN_{s.name.upper().replace('.', '_')}" for s in SETTINGS)
 
 
 def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
@@ -28,8 +28,8 @@ def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
         ({"LIGHTERMAN_TELEMETRY_S": "soon"}, "'soon' is not a number"),
         ({"LIGHTERMAN_TELEMETRY_S": "0"}, "not between"),
         ({"LIGHTERMAN_TELEMETRY_S": "nan"}, "not between"),
-        ({"LIGHTERMAN_LISTEN_GRPC": "8001"}, "not HOST:PORT"),
-        ({"LIGHTERMAN_LISTEN_GRPC": "127.0.0.1:99999"}, "not HOST:PORT"),
+        ({"LIGHTERMAN_SERVE_GRPC": "8001"}, "not HOST:PORT"),
+        ({"LIGHTERMAN_SERVE_GRPC": "127.0.0.1:99999"}, "not HOST:PORT"),
         ({"LIGHTERMAN_LOG": "xml"}, "none of text, json"),
     ],
 )
@@ -43,6 +43,9 @@ def test_what_cannot_be_meant_is_refused(environ: dict[str, str], story: str) ->
     [
         ("statedir = 'x'", "'statedir' is unknown"),
         ("log = [1]", "a text or a number"),
+        ("[serve]\nhttps = 'x'", "'serve.https' is unknown"),
+        ("[serve.grpc]\nport = 1", "a text or a number"),
+        ("listen_grpc = '127.0.0.1:1'", "'listen_grpc' has another name now\n +write serve.grpc"),
         ("log = ", "is not TOML"),
     ],
 )
@@ -51,6 +54,21 @@ def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, story
     file.write_text(text)
     with pytest.raises(SettingsError, match=story):
         load_settings({}, file, {})
+
+
+def test_the_serving_address_has_a_table_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('[serve]\ngrpc = "0.0.0.0:8001"\n')
+    assert load_settings({}, file, {}).serve_grpc == "0.0.0.0:8001"
+    environ = {"LIGHTERMAN_SERVE_GRPC": "127.0.0.1:9001"}
+    assert load_settings({}, file, environ).serve_grpc == "127.0.0.1:9001"
+
+
+def test_the_old_name_is_refused_and_the_controllers_port_is_not_taken_for_it() -> None:
+    with pytest.raises(SettingsError, match=r"LIGHTERMAN_SERVE_GRPC=127\.0\.0\.1:9001"):
+        load_settings({}, environ={"LIGHTERMAN_LISTEN_GRPC": "127.0.0.1:9001"})
+    # The controller's own, on a machine that runs both.
+    assert load_settings({}, environ={"LIGHTERMAN_LISTEN_GRPC": "7443"}) == Settings()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
