@@ -52,7 +52,18 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE|DIR",
         help="DIR for consumers, else FILE (- is standard output)",
     )
+    issue.add_argument(
+        "--again", action="store_true", help="also where the name has one, or was revoked"
+    )
     _add_settings(issue)
+    listing = verbs.add_parser("list", help="who holds certificates, until when, who was revoked")
+    _add_settings(listing)
+    revoke = verbs.add_parser(
+        "revoke", help="end all certificates of a name and its sessions, also beside a controller"
+    )
+    revoke.add_argument("name", metavar="NAME", help="an operator, consumer or worker")
+    revoke.add_argument("--reason", default="", metavar="TEXT", help="why; kept as an event")
+    _add_settings(revoke)
     return parser
 
 
@@ -135,10 +146,16 @@ def _migrate(options: argparse.Namespace) -> int:
 
 
 def _operator(options: argparse.Namespace) -> int:
-    from controller.app_database import issue_beside
+    from controller.app_database import issue_beside, list_beside, revoke_beside
 
-    lines = issue_beside(_settings(options), options.name, options.role, options.out)
-    told = sys.stderr if str(options.out) == "-" else sys.stdout
+    settings, told = _settings(options), sys.stdout
+    if options.verb == "list":
+        lines = list_beside(settings)
+    elif options.verb == "revoke":
+        lines = revoke_beside(settings, options.name, options.reason)
+    else:
+        lines = issue_beside(settings, options.name, options.role, options.out, again=options.again)
+        told = sys.stderr if str(options.out) == "-" else sys.stdout
     for line in lines:
         print(line, file=told)
     return 0

@@ -1,16 +1,25 @@
 """Commands that need the database but no running controller, and may run beside one."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from controller.app_identity import load_trust
 from controller.app_people import check_out, user_name, write_identity
 from controller.blobs.blobs import Blobs
 from controller.clock import SystemClock
+from controller.domain.words import count_of
 from controller.errors import NotFoundError
 from controller.ids import RandomIds
 from controller.services.context import Ctx, Deps
-from controller.services.operators import issue_identity
+from controller.services.operators import (
+    OperatorView,
+    issue_identity,
+    list_people,
+    revoke_operator,
+)
 from controller.services.samples import SampleWindow
 from controller.settings import Settings
 from controller.store.session import Store, lock_data_dir, migrate
@@ -24,14 +33,14 @@ def migrate_database(settings: Settings) -> str:
     return "the schema is up to date"
 
 
-def issue_beside(settings: Settings, name: str, role: str, out: Path) -> list[str]:
-    """Issue a certificate and write it to `out`; lines that say where it is and how to use it."""
+@contextmanager
+def _beside(settings: Settings) -> Iterator[tuple[Deps, Ctx]]:
+    """The services over the database of a controller that may be running."""
     if not (settings.trust_folder() / "authority.pem").exists():
         raise NotFoundError(
             f"{settings.data_dir} is no data directory of a controller",
             "name it with --data-dir; `serve` makes one at its first start",
         )
-    check_out(role, out)
     clock = SystemClock()
     authority, signer = load_trust(settings.data_dir, settings.trust_folder(), clock.now())
     store = Store.open(settings.database_url())
@@ -44,13 +53,61 @@ def issue_beside(settings: Settings, name: str, role: str, out: Path) -> list[st
             samples=SampleWindow(),
         )
         ctx = Ctx(clock.now(), RandomIds(), user_name())
-        issued = issue_identity(deps, ctx, name, role)
+        yield deps, ctx
     finally:
         store.close()
+
+
+def list_beside(settings: Settings) -> list[str]:
+    """A table of all that hold or held certificates and are no devices."""
+    with _beside(settings) as (deps, ctx):
+        people = list_people(deps, ctx)
+    if not people:
+        return ["nobody was issued a certificate yet"]
+    rows = [("name", "role", "state", "valid", "until")]
+    rows += [
+        (one.name, one.role, _state(one), str(one.certificates), local_text(one.valid_until))
+        for one in people
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _state(one: OperatorView) -> str:
+    if one.revoked_at is not None:
+        return f"revoked {local_text(one.revoked_at)}"
+    return "good" if one.certificates else "expired"
+
+
+def local_text(at: datetime | None) -> str:
+    """Local time to the second with its zone, or a dash."""
+    return "–" if at is None else at.astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def revoke_beside(settings: Settings, name: str, reason: str) -> list[str]:
+    """Revoke a name; lines that say what that does. A running controller ends its sessions."""
+    with _beside(settings) as (deps, ctx):
+        gone = revoke_operator(deps, ctx, name, reason)
+    return [
+        f"revoked {gone.role} {name}: {count_of(gone.certificates, 'certificate')};"
+        " a running controller refuses it now and ends its sessions within seconds"
+    ]
+
+
+def issue_beside(
+    settings: Settings, name: str, role: str, out: Path, *, again: bool = False
+) -> list[str]:
+    """Issue a certificate and write it to `out`; lines that say where it is and how to use it."""
+    with _beside(settings) as (deps, ctx):
+        check_out(role, out)
+        issued = issue_identity(deps, ctx, name, role, again=again, revived=again)
     places = _endpoints(settings)
     files = write_identity(issued, places["grpc"], out)
     lines = [f"wrote {path}" for path in files]
-    lines.append(f"{role} {name}, until {issued.not_after.isoformat()}")
+    lines.append(f"{role} {name}, until {local_text(issued.not_after)}")
     if not files:
         return lines
     if role == Role.CONSUMER:

@@ -1,5 +1,8 @@
 """A revocation is felt at once: by calls, by calls that go on, and by sessions of the broker."""
 
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +13,15 @@ import pytest
 
 from controller.services.operators import issue_identity, revoke_operator
 from lighterman.v1 import fleet_pb2, fleet_pb2_grpc
-from tests.support.gateway import Context, Mqtt, Running, channel, client_context, running
+from tests.support.gateway import (
+    Context,
+    Mqtt,
+    Running,
+    channel,
+    client_context,
+    read_context,
+    running,
+)
 from tests.support.wait import wait_for
 
 
@@ -55,7 +66,7 @@ def test_a_revoked_operator_is_out_at_once_and_others_stay(home: Running) -> Non
     with pytest.raises(grpc.RpcError) as caught:
         ana.GetStatus(fleet_pb2.GetStatusRequest(), timeout=10)
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert "lost laptop" in caught.value.details()
+    assert "lost laptop" in str(caught.value.details())
     wait_for(lambda: tails["ana"].code is not None, 20, "the tail of ana to end")
     assert tails["ana"].code is grpc.StatusCode.CANCELLED
     assert tails["bea"].code is None
@@ -94,7 +105,12 @@ def test_negative_control_a_revocation_without_the_kick_leaves_the_session(
     from controller.mqtt.doorbells import Doorbells
 
     seen: list[str] = []
-    monkeypatch.setattr(Doorbells, "kick", lambda _self, name: seen.append(name) is None)
+
+    def kick(_self: Doorbells, name: str) -> bool:
+        seen.append(name)
+        return True
+
+    monkeypatch.setattr(Doorbells, "kick", kick)
     port = int(home.listening.mqtt.rpartition(":")[2])
     context = issued(home, "ticker", "consumer")
     client = Mqtt(client_context(tmp_path, context))
@@ -103,3 +119,34 @@ def test_negative_control_a_revocation_without_the_kick_leaves_the_session(
     wait_for(lambda: "ticker" in seen, 20, "the kick that does nothing")
     assert not client.lost.is_set()
     client.close()
+
+
+def test_the_commands_of_the_host_do_it_beside_a_running_controller(
+    home: Running, tmp_path: Path
+) -> None:
+    def operator(verb: str, *words: str, expect: int = 0) -> str:
+        command = [sys.executable, "-m", "controller", "operator", verb, *words]
+        done = subprocess.run(
+            [*command, "--data-dir", str(home.folder)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == expect, done.stderr
+        return done.stdout + done.stderr
+
+    file = tmp_path / "cy.json"
+    operator("issue", "cy", "--out", str(file))
+    cy = stub(home, read_context(file))
+    cy.GetStatus(fleet_pb2.GetStatusRequest(), timeout=10)
+    refused = operator("issue", "cy", "--out", str(tmp_path / "cy2.json"), expect=1)
+    assert "operator cy has 1 valid certificate already" in refused
+    assert not (tmp_path / "cy2.json").exists()
+    assert re.search(r"^cy +operator +good +1 +20\d\d-", operator("list"), re.MULTILINE)
+    said = operator("revoke", "cy", "--reason", "lost laptop")
+    assert said.startswith("revoked operator cy: 1 certificate;")
+    with pytest.raises(grpc.RpcError) as caught:
+        cy.GetStatus(fleet_pb2.GetStatusRequest(), timeout=10)
+    assert "lost laptop" in str(caught.value.details())
+    assert re.search(r"^cy +operator +revoked 20.*  0 +–$", operator("list"), re.MULTILINE)
+    assert "no operator, consumer or worker cyy" in operator("revoke", "cyy", expect=1)
+    operator("issue", "cy", "--again", "--out", str(file))
+    back = stub(home, read_context(file))
+    back.GetStatus(fleet_pb2.GetStatusRequest(), timeout=10)
