@@ -32,6 +32,7 @@ from controller.app_identity import (
     write_file,
 )
 from controller.app_loops import TICK_LEAST_S, Loop, WorkerChild, until, watch_loops
+from controller.app_metrics import make_metered
 from controller.app_people import write_contexts
 from controller.blobs.blobs import Blobs
 from controller.clock import Clock, SystemClock
@@ -70,7 +71,7 @@ class Listening:
             f"grpc    {self.grpc}   devices, operators, workers (mutual TLS)",
             f"enroll  {self.enroll}   enrolment only (server TLS)",
             f"mqtt    {self.mqtt}   devices and consumers (mutual TLS)",
-            f"web     https://{self.web}   /healthz /readyz",
+            f"web     https://{self.web}   /healthz /readyz /metrics",
         )
 
 
@@ -120,7 +121,10 @@ class Controller:
         self._server = ServerIdentity(self._deps.authority, self._clock, self._host_names())
         self._start_broker()
         health = Health(alive=lambda: watch_loops(self._loops), ready=self._checks)
-        self._web = WebServer(settings.listen_host, settings.listen_web, health)
+        metered = make_metered(
+            settings, self._deps, self._clock, self._process_facts, self._side.ingest
+        )
+        self._web = WebServer(settings.listen_host, settings.listen_web, health, metered)
         self._ended.callback(self._web.stop)
         mqtt = self._side.told or self._told(self._side.port)
         grpc, enrolment = self._start_listeners(mqtt)

@@ -29,6 +29,7 @@ class Settings:
     broker_address: str = ""
     broker_advertise: str = ""
     broker_reload: str = ""
+    metrics_token_file: str = ""
     workers: int = 1
     log: str = "text"
     log_level: str = "info"
@@ -48,6 +49,11 @@ class Settings:
     def trust_folder(self) -> Path:
         """Where the certificate authority and the signing key are."""
         return Path(self.trust_dir).expanduser() if self.trust_dir else self.data_dir / "trust"
+
+    def token_file(self) -> Path:
+        """Where the bearer token of /metrics is."""
+        named = self.metrics_token_file
+        return Path(named).expanduser() if named else self.data_dir / "metrics.token"
 
     def names(self) -> tuple[str, ...]:
         """Host names that agents are told, the first one, and that certificates carry, all."""
@@ -72,7 +78,7 @@ SETTINGS: tuple[Setting, ...] = (
     _row("listen.grpc", "7443", "", "Port for devices, operators and workers (mutual TLS)."),
     _row("listen.enroll", "7444", "", "Port for enrolment (server TLS)."),
     _row("listen.mqtt", "8883", "", "Port of the message broker (mutual TLS)."),
-    _row("listen.web", "7080", "", "Port for /healthz and /readyz (HTTPS)."),
+    _row("listen.web", "7080", "", "Port for /healthz, /readyz and /metrics (HTTPS)."),
     _row(
         "advertise", "", "", "Host names, by comma: agents get the first, certificates carry all."
     ),
@@ -93,6 +99,13 @@ SETTINGS: tuple[Setting, ...] = (
         "",
         "",
         "Command that has that broker read DATA_DIR/broker again; run there, no shell.",
+    ),
+    _row(
+        "metrics_token_file",
+        "",
+        "path",
+        "File with the bearer token that /metrics asks of callers from other hosts; empty makes "
+        "metrics.token in the data directory.",
     ),
     _row("workers", "1", "", "1: run a build worker beside the controller; 0: do not."),
     _row("log", "text", "", "Form of log lines on standard error: text or json."),

@@ -94,6 +94,10 @@ class Ingest:
         except queue.Full:
             self._count("shed", "the queue is full")
 
+    def queued(self) -> int:
+        """How many messages wait."""
+        return self._queue.qsize()
+
     def on_connect(self) -> None:
         """The broker has us again: devices that stay silent from now on are not online."""
         self._silent_since = self._clock.now()

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from controller.ids import Ids
+from controller.services.totals import LatencyTotals
 
 if TYPE_CHECKING:
     from controller.blobs.blobs import Blobs
@@ -37,6 +38,7 @@ class Deps:
     signer: "Signer"
     samples: "SampleWindow"
     limits: Limits = field(default_factory=Limits)
+    totals: LatencyTotals = field(default_factory=LatencyTotals)
     wake: Callable[[], None] = lambda: None  # a stored fact may change a decision: tick soon
 
 

@@ -12,10 +12,12 @@ from controller.domain.histogram import Histogram
 from controller.services.context import Ctx, Deps
 from controller.services.devices import select_ids
 from controller.services.samples import StatusUpdate
-from controller.store import devices, events
+from controller.services.totals import OTHER, Series
+from controller.store import devices, events, labels, metrics
 from controller.store.samples import SampleRow
 
 SCHEMA_VERSION = 1
+SITE = "site"  # the label that metrics tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +64,19 @@ class Seen:
     project: str
     status: dict[str, Any] = field(default_factory=dict)
     boot_id: str = ""
+    site: str = ""
+    versions: frozenset[tuple[str, str]] = frozenset()  # (model, version) it was ever given
 
 
 def find_seen(deps: Deps, device_id: str) -> Seen | None:
     """A device's stored facts, or None when it may not speak (unknown, retired, quarantined)."""
     with deps.store.read() as conn:
         row = devices.get_device(conn, device_id)
-    if row is None or row.state not in ("ACTIVE", "PENDING"):
-        return None
-    return Seen(row.profile or "", row.project, row.status or {}, row.boot_id or "")
+        if row is None or row.state not in ("ACTIVE", "PENDING"):
+            return None
+        site = labels.labels_of(conn, (device_id,)).get(device_id, {}).get(SITE, "")
+        versions = metrics.versions_of_device(conn, device_id)
+    return Seen(row.profile or "", row.project, row.status or {}, row.boot_id or "", site, versions)
 
 
 def take_telemetry(
@@ -94,10 +100,18 @@ def take_telemetry(
                     last_at=now,
                 )
             )
+            deps.totals.add(_series(seen, one), one.service, one.errors, one.non_finite)
     status = health_document(device_id, seen.profile, now, True, telemetry)
     seen.status = status
     deps.samples.note(StatusUpdate(device_id, now, status, telemetry.applied_generation))
     return status
+
+
+def _series(seen: Seen, one: RungSample) -> Series:
+    """A device that names versions it was never given must not make series of them."""
+    if (one.model, one.version) not in seen.versions:
+        return Series(OTHER, OTHER, OTHER, seen.profile, seen.site)
+    return Series(one.model, one.version, one.rung, seen.profile, seen.site)
 
 
 def health_document(

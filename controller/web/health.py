@@ -9,10 +9,11 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from controller.errors import UnavailableError
+from controller.web.metrics import answer
 
 START_S = 10.0
 STOP_S = 5.0
@@ -29,7 +30,15 @@ class Health:
     ready: Checks
 
 
-def make_app(health: Health) -> Starlette:
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """`text` makes the page of metrics; callers from elsewhere than loopback bring `token`."""
+
+    text: Callable[[], bytes]
+    token: str
+
+
+def make_app(health: Health, metered: Metered | None = None) -> Starlette:
     """The application. What may wait runs in a thread."""
 
     async def healthz(_request: Request) -> PlainTextResponse:
@@ -46,13 +55,22 @@ def make_app(health: Health) -> Starlette:
         body = {"ready": ready, "checks": {name: wrong or "ok" for name, wrong in found.items()}}
         return JSONResponse(body, status_code=200 if ready else 503)
 
-    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz)])
+    routes = [Route("/healthz", healthz), Route("/readyz", readyz)]
+    if metered is not None:
+
+        def metrics(request: Request) -> Response:
+            return answer(request, metered.text, metered.token)
+
+        routes.append(Route("/metrics", metrics))
+    return Starlette(routes=routes)
 
 
 class WebServer:
     """One HTTPS listener in a thread of its own."""
 
-    def __init__(self, host: str, port: int, health: Health) -> None:
+    def __init__(
+        self, host: str, port: int, health: Health, metered: Metered | None = None
+    ) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -65,13 +83,14 @@ class WebServer:
             ) from error
         self.port = int(self._socket.getsockname()[1])
         self._health = health
+        self._metered = metered
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
     def start(self, certificate: Path, key: Path) -> None:
         """Serve with this chain and key (PEM files) until `stop`."""
         config = uvicorn.Config(
-            make_app(self._health),
+            make_app(self._health, self._metered),
             ssl_certfile=certificate,
             ssl_keyfile=key,
             log_config=None,
