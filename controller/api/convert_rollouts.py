@@ -29,6 +29,7 @@ def spec_from_wire(spec: fleet_pb2.RolloutSpec) -> dict[str, object]:
         "override_first_wave_reason": spec.override_first_wave_reason,
         "policy": spec.policy,
         "deadline_s": spec.deadline_s,
+        "override_rolled_back_reason": spec.override_rolled_back_reason,
     }
 
 
@@ -115,6 +116,7 @@ def _spec_message(spec: RolloutSpec) -> fleet_pb2.RolloutSpec:
         override_first_wave_reason=spec.override_first_wave_reason,
         policy=spec.policy,
         deadline_s=spec.deadline_s,
+        override_rolled_back_reason=spec.override_rolled_back_reason,
     )
 
 

@@ -55,7 +55,12 @@ def _spec_options(function: F) -> F:
             help="A wave without enough evidence for so long waits for a person.",
         ),
         click.option(
-            "--override", type=click.Choice(["first-wave"]), help="Overrule a rule; needs --reason."
+            "--override",
+            "overrides",
+            type=click.Choice(["first-wave", "rolled-back"]),
+            multiple=True,
+            help="Overrule a rule: a larger first wave; devices that rolled this version back"
+            " before get it again. Needs --reason.",
         ),
         click.option("--reason", default="", help="Why the rule is overruled; kept as an event."),
     ]
@@ -72,11 +77,11 @@ def _spec(
     min_samples: int,
     policy: str,
     deadline: float,
-    override: str | None,
+    overrides: tuple[str, ...],
     reason: str,
 ) -> fleet_pb2.RolloutSpec:
     name, version = parse_ref(ref)
-    if override and not reason.strip():
+    if overrides and not reason.strip():
         raise click.UsageError("--override needs --reason")
     return fleet_pb2.RolloutSpec(
         model=name,
@@ -87,7 +92,8 @@ def _spec(
         min_samples=min_samples,
         policy=policy,
         deadline_s=deadline,
-        override_first_wave_reason=reason if override == "first-wave" else "",
+        override_first_wave_reason=reason if "first-wave" in overrides else "",
+        override_rolled_back_reason=reason if "rolled-back" in overrides else "",
     )
 
 
@@ -109,7 +115,7 @@ def _show_plan(session: Session, spec: fleet_pb2.RolloutSpec, plan: fleet_pb2.Ro
         [[f"{w.number} {w.entry}", str(w.devices), str(w.cumulative)] for w in plan.waves],
     )
     if plan.unready:
-        session.say(f"{len(plan.unready)} devices cannot take it:")
+        session.say(f"{units.count_of(len(plan.unready), 'device')} will not get it:")
         session.table(
             ["device", "profile", "reason"],
             [[u.device_id, u.profile or units.UNKNOWN, u.reason] for u in plan.unready[:20]],
@@ -146,12 +152,10 @@ def start(
     answer = session.stub.PlanRollout(spec, timeout=60)
     if yes is None and not session.machine:
         _show_plan(session, spec, answer)
-    session.confirm_count(
-        answer.devices,
-        yes,
-        f"{units.count_of(answer.devices, 'device')} will get {ref} in "
-        f"{units.count_of(len(answer.waves), 'wave')}",
-    )
+    else:  # who confirms unasked still has to learn what the plan warns of
+        for note in answer.notes:
+            session.note(f"note: {note}")
+    session.confirm_count(answer.devices, yes, _sentence(ref, answer))
     request = fleet_pb2.StartRolloutRequest(spec=spec, confirmed_devices=answer.devices)
     started = session.stub.StartRollout(request, timeout=60)
     if not wait:
@@ -167,6 +171,14 @@ def start(
         return 0
     session.say(f"rollout {started.rollout_id} started")
     return watch_rollout(session, started.rollout_id, timeout)
+
+
+def _sentence(ref: str, plan: fleet_pb2.RolloutPlan) -> str:
+    text = (
+        f"{units.count_of(plan.devices, 'device')} will get {ref} in "
+        f"{units.count_of(len(plan.waves), 'wave')}"
+    )
+    return f"{text}, {len(plan.unready)} of the selected will not" if plan.unready else text
 
 
 @rollout.command("list")

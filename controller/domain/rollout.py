@@ -136,6 +136,7 @@ class RolloutSpec:
     override_first_wave_reason: str = ""
     policy: str = ""  # empty: the one that matches model and device
     deadline_s: float = DEFAULT_DEADLINE_S  # without evidence for so long: INCONCLUSIVE
+    override_rolled_back_reason: str = ""  # why devices that rolled it back get it again
 
     def to_json(self) -> dict[str, object]:
         """The form stored."""
@@ -157,6 +158,7 @@ def parse_rollout_spec(value: Mapping[str, object]) -> RolloutSpec:
         override_first_wave_reason=spec.text("override_first_wave_reason", "").strip(),
         policy=spec.text("policy", ""),
         deadline_s=spec.number("deadline_s", 0.0) or DEFAULT_DEADLINE_S,
+        override_rolled_back_reason=spec.text("override_rolled_back_reason", "").strip(),
     )
 
 

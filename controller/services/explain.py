@@ -302,7 +302,12 @@ def _refusals(rows: list[AssignmentRow]) -> list[Fact]:
 
 
 def _by_people(event: EventRow) -> bool:
-    return event.kind in ("rollout_intent", "first_wave_override", "rollout_supersedes")
+    return event.kind in (
+        "rollout_intent",
+        "first_wave_override",
+        "rolled_back_override",
+        "rollout_supersedes",
+    )
 
 
 def _last(said: list[EventRow]) -> list[Fact]:

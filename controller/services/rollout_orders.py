@@ -22,6 +22,7 @@ Json = dict[str, Any]
 _A = AssignmentState
 
 BASELINE = timedelta(minutes=15)
+CALLED_BACK = "called back: "  # before the reason of what left by order, not by itself
 NEVER_OFFERED = "the rollout ended before it was offered"
 
 
@@ -111,7 +112,7 @@ def call_back(
             if values:
                 assignments.move(conn, row, _A.ROLLING_BACK, row.reason, ctx.now, **values)
             continue
-        why = f"called back: {reason}"
+        why = f"{CALLED_BACK}{reason}"
         assignments.move(conn, row, _A.ROLLING_BACK, why, ctx.now, finished_at=None, **values)
         _told(conn, ctx, row, "assignment_called_back", reason)
         new += 1

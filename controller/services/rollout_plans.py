@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.domain.ladder import Ladder
-from controller.domain.rollout import RolloutSpec, parse_rollout_spec
+from controller.domain.rollout import AssignmentState, RolloutSpec, parse_rollout_spec
 from controller.domain.selection import matches, order_key, parse_selector
 from controller.domain.wave import Wave, parse_waves
 from controller.domain.words import count_of
@@ -22,6 +22,7 @@ from controller.services.desired import (
     load_policies,
     make_composer,
 )
+from controller.services.rollout_orders import CALLED_BACK
 from controller.services.suggestions import suggest_names
 from controller.store import assignments
 from controller.store.assignments import AssignmentRow
@@ -111,12 +112,13 @@ def draft_rollout(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> Draft:
     members = _selected(conn, ctx, spec)
     ids = [member.subject.device_id for member in members]
     running = desired_models(conn, ids)
-    ready, unready = _sorted_out(composer, members, running)
+    tried = assignments.newest_tries(conn, spec.model, spec.version, ids)
+    ready, unready = _sorted_out(composer, members, running, {} if again(spec) else tried)
     if not ready:
         raise RefusedError(
             f"{_nobody(len(members))} can get {spec.model}:{spec.version}",
             *(f"{one.device_id}: {one.reason}" for one in unready[:SHOWN]),
-            f"fleetctl build run {spec.model}:{spec.version}, then look at fleetctl build list",
+            *_way_out(spec, unready, tried),
         )
     waves = parse_waves(spec.waves, len(ready), spec.override_first_wave_reason)
     open_rows = assignments.open_of_model(conn, spec.model, [one.device_id for one in ready])
@@ -127,7 +129,12 @@ def draft_rollout(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> Draft:
         unready=unready,
         waves=waves.waves,
         open=tuple(open_rows),
-        notes=(*waves.notes, *_left_out(ready), *_superseding(open_rows)),
+        notes=(
+            *waves.notes,
+            *_left_out(ready),
+            *_superseding(open_rows),
+            *_tried_before(spec, ready, unready, tried),
+        ),
     )
 
 
@@ -155,12 +162,19 @@ def _selected(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> list[Member]:
 
 
 def _sorted_out(
-    composer: Composer, members: list[Member], running: Mapping[str, Json]
+    composer: Composer,
+    members: list[Member],
+    running: Mapping[str, Json],
+    tried: Mapping[str, AssignmentRow],
 ) -> tuple[tuple[Ready, ...], tuple[Unready, ...]]:
     ready: list[Ready] = []
     unready: list[Unready] = []
     for member in members:
         subject = member.subject
+        before = tried.get(subject.device_id)
+        if before is not None and left_by_itself(before):
+            unready.append(Unready(subject.device_id, subject.profile, _left_text(before)))
+            continue
         ladder = composer.ladder(member)
         if not ladder.rungs:
             unready.append(Unready(subject.device_id, subject.profile, ladder.reason))
@@ -168,6 +182,66 @@ def _sorted_out(
         current = running.get(subject.device_id, {}).get(composer.version.model)
         ready.append(Ready(member, ladder, _bytes(ladder, current), current))
     return tuple(ready), tuple(unready)
+
+
+def left_by_itself(row: AssignmentRow) -> bool:
+    """Whether the device found the version bad and left it, or could not even go back."""
+    if row.state is AssignmentState.FAILED:
+        return row.activated_at is not None
+    left = row.state in (AssignmentState.ROLLING_BACK, AssignmentState.ROLLED_BACK)
+    return left and not row.reason.startswith(CALLED_BACK)
+
+
+def again(spec: RolloutSpec) -> bool:
+    """Whether devices that left this version get it once more, because a person says why."""
+    return bool(spec.override_rolled_back_reason)
+
+
+def _left_text(row: AssignmentRow) -> str:
+    why = f": {row.reason}" if row.reason else ""
+    return f"rolled {row.version} back in {row.rollout_id}{why}"
+
+
+def _way_out(
+    spec: RolloutSpec, unready: tuple[Unready, ...], tried: Mapping[str, AssignmentRow]
+) -> tuple[str, ...]:
+    left = [one for one in unready if one.device_id in tried and not again(spec)]
+    lines = [
+        f"fleetctl build run {spec.model}:{spec.version}, then look at fleetctl build list"
+        if len(left) < len(unready)
+        else "",
+        "to try it there again: --override rolled-back --reason TEXT" if left else "",
+    ]
+    return tuple(line for line in lines if line)
+
+
+def _tried_before(
+    spec: RolloutSpec,
+    ready: tuple[Ready, ...],
+    unready: tuple[Unready, ...],
+    tried: Mapping[str, AssignmentRow],
+) -> list[str]:
+    """What is known of this version on the selected devices from rollouts before."""
+    ids = [*(one.device_id for one in ready), *(one.device_id for one in unready)]
+    rows = [tried[device_id] for device_id in ids if device_id in tried]
+    left = [row for row in rows if left_by_itself(row)]
+    failed = [r for r in rows if r.state is AssignmentState.FAILED and not left_by_itself(r)]
+    notes = []
+    if left:
+        done = (
+            f"it comes there again: {spec.override_rolled_back_reason}"
+            if again(spec)
+            else "left out; to try it there too: --override rolled-back --reason TEXT"
+        )
+        notes.append(f"{_named(left)} rolled {spec.version} back before: {done}")
+    if failed:
+        notes.append(f"{_named(failed)} failed on {spec.version} before: {failed[0].reason}")
+    return notes
+
+
+def _named(rows: list[AssignmentRow]) -> str:
+    names = ", ".join(row.device_id for row in rows[:SHOWN])
+    return f"{count_of(len(rows), 'device')} ({names}{' …' if len(rows) > SHOWN else ''})"
 
 
 def _bytes(ladder: Ladder, current: Json | None) -> int:

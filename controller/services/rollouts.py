@@ -174,6 +174,8 @@ def _tell_start(conn: Connection, ctx: Ctx, draft: Draft, row: RolloutRow) -> No
     )
     if draft.spec.override_first_wave_reason:
         tell("first_wave_override", draft.spec.override_first_wave_reason)
+    if draft.spec.override_rolled_back_reason:
+        tell("rolled_back_override", draft.spec.override_rolled_back_reason)
     for rollout_id, count in sorted(Counter(one.rollout_id for one in draft.open).items()):
         tell(
             "rollout_supersedes", f"{rollout_id} on {count_of(count, 'device')}", rollout=rollout_id

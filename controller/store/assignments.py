@@ -137,6 +137,26 @@ def open_of_model(conn: Connection, model: str, device_ids: Sequence[str]) -> li
     return found
 
 
+def newest_tries(
+    conn: Connection, model: str, version: str, device_ids: Sequence[str]
+) -> dict[str, AssignmentRow]:
+    """By device the newest assignment by which it was offered this version."""
+    found: dict[str, AssignmentRow] = {}
+    for start in range(0, len(device_ids), 500):
+        query = (
+            select(assignment)
+            .where(
+                assignment.c.model == model,
+                assignment.c.version == version,
+                assignment.c.exposed.is_(True),
+                assignment.c.device_id.in_(device_ids[start : start + 500]),
+            )
+            .order_by(assignment.c.offered_at)
+        )
+        found |= {row.device_id: _row(row) for row in conn.execute(query)}
+    return found
+
+
 def count_states(conn: Connection, rollout_id: str) -> dict[tuple[int, AssignmentState], int]:
     """Devices by (wave, state)."""
     query = (

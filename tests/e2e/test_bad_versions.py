@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support import e2e_models as models
-from tests.support.e2e_world import DIGITS, TERMINAL, Fleet, now
+from tests.support.e2e_world import DIGITS, TERMINAL, TWO_WAVES, Fleet, now
 
 SLOW_S = 0.25  # the policy's threshold is 0.1
 
@@ -32,7 +32,9 @@ def try_version(fleet: Fleet, version: str) -> Tried:
     """Roll it out to its end."""
     before = fleet.runs("gate-1")[0]
     since = now()
-    rollout = fleet.begin(DIGITS, version)
+    # The negative control brings a version that a device has left by itself before.
+    again = ("--override", "rolled-back", "--reason", "to see it once more")
+    rollout = fleet.begin(DIGITS, version, waves=(*TWO_WAVES, *again))
     fleet.ctl.run("rollout", "watch", rollout, "--timeout", "120s", expect=(3,))
     return Tried(version, before, rollout, since, fleet.show(rollout))
 

@@ -13,7 +13,7 @@ from lighterman.oip import inference_pb2, inference_pb2_grpc
 from tests.support import e2e_models as models
 from tests.support.e2e_invariants import check_invariants, slots_of
 from tests.support.e2e_jobs import open_cameras_on
-from tests.support.e2e_world import TERMINAL, Fleet, say
+from tests.support.e2e_world import TERMINAL, TWO_WAVES, Fleet, say
 
 MODEL = "wide"
 DEVICE = "n100-2"
@@ -72,7 +72,9 @@ def test_a_killed_agent_serves_at_once_and_converges(
         point = chance.uniform(0, LATEST_S)
         before = fleet.runs(DEVICE, MODEL)[0]
         version = wide_versions[(wide_versions.index(before) + 1) % len(wide_versions)]
-        rollout = fleet.begin(MODEL, version, to=f"device={DEVICE}")
+        # A kill in probation may have made the device leave this version in a round before.
+        again = ("--override", "rolled-back", "--reason", "another round")
+        rollout = fleet.begin(MODEL, version, to=f"device={DEVICE}", waves=(*TWO_WAVES, *again))
         until = monotonic() + point
         wait_until(lambda until=until: monotonic() >= until, 10, "the kill", every_s=0.02)  # type: ignore[misc]
         agent.kill()

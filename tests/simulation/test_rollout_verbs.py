@@ -266,3 +266,62 @@ def test_what_people_see_travels(make_world: MakeWorld) -> None:
     assert intent_from_wire(fleet_pb2.ROLLOUT_INTENT_ROLL_BACK) is Intent.ROLL_BACK
     with pytest.raises(NotFoundError, match="no device pi-99"):
         explain_device(world.deps, world.ctx(), "pi-99")
+
+
+def rolled_back_once(make_world: MakeWorld) -> tuple[World, str, str]:
+    """A world in which one device of four rolled 1.1.0 back by itself: world, device, rollout."""
+    world = make_world(4, bad_versions={"1.1.0": "slow"})
+    deploy(world, "1.0.0", 4)
+    rollout_id = start_rollout(world.deps, world.ctx(), spec("1.1.0"), 4).rollout_id
+    assert world.run(Random(3), 300, world.is_over(rollout_id))
+    left = [d for d, state in _states(world, rollout_id).items() if state is A.ROLLED_BACK]
+    assert len(left) == 1
+    return world, left[0], rollout_id
+
+
+def test_a_device_that_rolled_it_back_is_not_asked_again(make_world: MakeWorld) -> None:
+    world, device_id, rollout_id = rolled_back_once(make_world)
+    view = plan_rollout(world.deps, world.ctx(), spec("1.1.0"))
+    assert view.devices == 3
+    reason = f"rolled 1.1.0 back in {rollout_id}: 5 in a row over 100 ms"
+    assert [(one.device_id, one.reason) for one in view.unready] == [(device_id, reason)]
+    assert view.notes[-1] == (
+        f"1 device ({device_id}) rolled 1.1.0 back before: left out;"
+        " to try it there too: --override rolled-back --reason TEXT"
+    )
+    with pytest.raises(RefusedError) as caught:
+        plan_rollout(world.deps, world.ctx(), spec("1.1.0", selector=f"device={device_id}"))
+    assert "--override rolled-back" in caught.value.text()
+    assert "build run" not in caught.value.text()
+    # Another version is none of its business.
+    assert plan_rollout(world.deps, world.ctx(), spec("1.0.0")).devices == 4
+
+
+def test_a_person_may_bring_it_there_again_and_says_why(make_world: MakeWorld) -> None:
+    world, device_id, _ = rolled_back_once(make_world)
+    world.bad_versions = {}
+    again = spec("1.1.0", override_rolled_back_reason="the fan was repaired")
+    view = plan_rollout(world.deps, world.ctx(), again)
+    assert (view.devices, view.unready) == (4, ())
+    assert f"({device_id}) rolled 1.1.0 back before: it comes there again" in view.notes[-1]
+    started = start_rollout(world.deps, world.ctx(), again, 4)
+    told = kinds(world, rollout_id=started.rollout_id)
+    assert told["rolled_back_override"] == "the fan was repaired"
+    facts = explain_rollout(world.deps, world.ctx(), started.rollout_id).facts
+    assert ("people", "the fan was repaired") in [(one.topic, one.text) for one in facts]
+    assert world.run(Random(4), 300, world.is_over(started.rollout_id))
+    # It committed there since: nothing to warn of any more.
+    assert plan_rollout(world.deps, world.ctx(), spec("1.1.0")).devices == 4
+
+
+def test_a_device_that_was_called_back_is_asked_again(make_world: MakeWorld) -> None:
+    world = make_world(2)
+    deploy(world, "1.0.0", 2)
+    view = start_rollout(world.deps, world.ctx(), spec("1.1.0", soak_s=1000), 2)
+    assert world.run(
+        Random(5), 100, lambda: A.COMMITTED in _states(world, view.rollout_id).values()
+    )
+    set_intent(world.deps, world.ctx(), view.rollout_id, Intent.ROLL_BACK, "complaints")
+    assert world.run(Random(5), 300, world.is_over(view.rollout_id))
+    assert A.ROLLED_BACK in _states(world, view.rollout_id).values()
+    assert plan_rollout(world.deps, world.ctx(), spec("1.1.0")).devices == 2

@@ -557,6 +557,7 @@ class Dataset(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     EXISTED_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     rows: _builtins.int
@@ -572,6 +573,10 @@ class Dataset(_message.Message):
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def replaced(self) -> Global___ReplacedDataset:
+        """by this push: what the name meant before"""
+
     def __init__(
         self,
         *,
@@ -587,14 +592,44 @@ class Dataset(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         created_by: _builtins.str = ...,
         existed: _builtins.bool = ...,
+        replaced: Global___ReplacedDataset | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "replaced", b"replaced"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration_rows", b"calibration_rows", "classes", b"classes", "created_at", b"created_at", "created_by", b"created_by", "digest", b"digest", "dtype", b"dtype", "evaluation_rows", b"evaluation_rows", "existed", b"existed", "name", b"name", "rows", b"rows", "shape", b"shape", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration_rows", b"calibration_rows", "classes", b"classes", "created_at", b"created_at", "created_by", b"created_by", "digest", b"digest", "dtype", b"dtype", "evaluation_rows", b"evaluation_rows", "existed", b"existed", "name", b"name", "replaced", b"replaced", "rows", b"rows", "shape", b"shape", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
+
+@_typing.final
+class ReplacedDataset(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    rows: _builtins.int
+    created_by: _builtins.str
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        created_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "digest", b"digest", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplacedDataset: _TypeAlias = ReplacedDataset  # noqa: Y015
 
 @_typing.final
 class ListDatasetsRequest(_message.Message):
@@ -1698,6 +1733,7 @@ class RolloutSpec(_message.Message):
     OVERRIDE_FIRST_WAVE_REASON_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     DEADLINE_S_FIELD_NUMBER: _builtins.int
+    OVERRIDE_ROLLED_BACK_REASON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.str
     selector: _builtins.str
@@ -1709,6 +1745,8 @@ class RolloutSpec(_message.Message):
     """empty: the policy that matches model and device"""
     deadline_s: _builtins.float
     """a wave without evidence for so long is INCONCLUSIVE; 0: default"""
+    override_rolled_back_reason: _builtins.str
+    """empty: without the devices that rolled this version back"""
     @_builtins.property
     def waves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"1", "10%", "100%" """
@@ -1725,10 +1763,11 @@ class RolloutSpec(_message.Message):
         override_first_wave_reason: _builtins.str = ...,
         policy: _builtins.str = ...,
         deadline_s: _builtins.float = ...,
+        override_rolled_back_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_s", b"deadline_s", "min_samples", b"min_samples", "model", b"model", "override_first_wave_reason", b"override_first_wave_reason", "policy", b"policy", "selector", b"selector", "soak_s", b"soak_s", "version", b"version", "waves", b"waves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_s", b"deadline_s", "min_samples", b"min_samples", "model", b"model", "override_first_wave_reason", b"override_first_wave_reason", "override_rolled_back_reason", b"override_rolled_back_reason", "policy", b"policy", "selector", b"selector", "soak_s", b"soak_s", "version", b"version", "waves", b"waves"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
