@@ -108,6 +108,14 @@ def dataset_message(view: DatasetView) -> fleet_pb2.Dataset:
         created_at=timestamp(view.created_at),
         created_by=view.created_by,
         existed=view.existed,
+        replaced=None
+        if view.replaced is None
+        else fleet_pb2.ReplacedDataset(
+            digest=view.replaced.digest,
+            rows=view.replaced.rows,
+            created_at=timestamp(view.replaced.created_at),
+            created_by=view.replaced.created_by,
+        ),
     )
 
 

@@ -12,6 +12,8 @@ from controller.cli.models import upload_all
 from controller.cli.session import Session, common, selector_option, yes_option
 from lighterman.v1 import fleet_pb2
 
+DIGEST_CHARS = len("sha256:") + 6
+
 
 @click.group()
 def admin() -> None:
@@ -155,7 +157,8 @@ def _dataset_line(item: fleet_pb2.Dataset) -> str:
     labelled = f"{item.classes} classes" if item.classes else "no labels"
     shape = ",".join(str(side) for side in item.shape)
     return (
-        f"{item.name}  {item.rows:,} rows [{shape}] {item.dtype}, {labelled}:"
+        f"{item.name}  {item.digest[:DIGEST_CHARS]}…  {item.rows:,} rows [{shape}] {item.dtype},"
+        f" {labelled}:"
         f" {item.calibration_rows:,} to calibrate, {item.evaluation_rows:,} to evaluate, from"
         f" {item.sources:,} sources"
     )
@@ -168,11 +171,17 @@ def _dataset_line(item: fleet_pb2.Dataset) -> str:
 def push_dataset(session: Session, name: str, file: Path) -> None:
     """Push an .npz file with x, optional y and optional source; it is split by source."""
     digest = upload_all(session, {"dataset": file})["dataset"]
-    request = fleet_pb2.PushDatasetRequest(name=name, digest=digest, file_name=file.name)
+    request = fleet_pb2.PushDatasetRequest(name=name, digest=digest, file_name=str(file))
     item = session.stub.PushDataset(request, timeout=300)
 
     def render() -> None:
         session.say(("was pushed before: " if item.existed else "pushed ") + _dataset_line(item))
+        if item.HasField("replaced"):
+            old = item.replaced
+            session.say(
+                f"replaces {old.digest[:DIGEST_CHARS]}…, {units.count_of(old.rows, 'row')}, pushed"
+                f" {units.local(old.created_at)} by {old.created_by}; builds of it keep its digest"
+            )
 
     session.show("dataset", item, name, render)
 

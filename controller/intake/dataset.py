@@ -109,18 +109,20 @@ def load_dataset(
 
 
 def split_dataset(
-    path: Path, calibration_out: Path, evaluation_out: Path, seed: int = 0
+    path: Path, calibration_out: Path, evaluation_out: Path, seed: int = 0, what: str = ""
 ) -> DatasetSplit:
     """Write the calibration and the evaluation part. Every source is on one side only.
 
-    The same file and seed always give the same parts. Raises InvalidError for a single source.
+    ``what`` names the file in errors. The same file and seed always give the same parts. Raises
+    InvalidError for a single source.
     """
-    x, y, source = load_dataset(path)
+    name = what or path.name
+    x, y, source = load_dataset(path, what=name)
     keys = source if source is not None else np.arange(len(x))
     ids, of_row = np.unique(keys, return_inverse=True)
     if len(ids) < 2:
         raise InvalidError(
-            f"{path.name} has one source only",
+            f"{name} has one source only",
             "calibration and evaluation may not share a source: add rows of another",
         )
     order = sorted(range(len(ids)), key=lambda place: _spread(ids[place], seed))

@@ -3,6 +3,7 @@
 Decides nothing by file names and opens nothing with a library that could run it.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,15 @@ from controller.errors import InvalidError
 from controller.intake.archive import ZIP_MAGIC
 from controller.intake.onnx_model import parse_onnx
 from controller.intake.torch_export import parse_torch_export
+
+MAX_AXES = 8
+MAX_ROW_BYTES = 256 * 1024**2  # a picture of 3 x 4096 x 4096 FP32 is 192 MiB
+MAX_TENSOR_BYTES = 1024**3
+_BYTES = {
+    **dict.fromkeys(("BOOL", "UINT8", "INT8"), 1),
+    **dict.fromkeys(("FP16", "BF16", "UINT16", "INT16"), 2),
+    **dict.fromkeys(("FP32", "UINT32", "INT32"), 4),
+}
 
 # What other formats begin with, to say what it is instead of "unknown".
 _OTHERS = (
@@ -58,6 +68,7 @@ def parse_model(path: Path, limits: ModelLimits, what: str = "") -> ParsedModel:
         raise InvalidError(f"{name} is empty")
     if head.startswith(ZIP_MAGIC):
         signature = parse_torch_export(path, limits.artifact_bytes, name).signature
+        check_size(signature, name)
         return ParsedModel(ModelFormat.TORCH_EXPORT, signature, length)
     for magic, meaning in _OTHERS:
         if head.startswith(magic):
@@ -65,7 +76,57 @@ def parse_model(path: Path, limits: ModelLimits, what: str = "") -> ParsedModel:
                 f"{name} is {meaning}, which is no model format that is taken",
                 "push a .pt2 of torch.export.save or an .onnx file",
             )
-    return ParsedModel(ModelFormat.ONNX, parse_onnx(path, limits.artifact_bytes, name), length)
+    signature = parse_onnx(path, limits.artifact_bytes, name)
+    check_size(signature, name)
+    return ParsedModel(ModelFormat.ONNX, signature, length)
+
+
+def check_size(signature: Signature, what: str) -> None:
+    """InvalidError for tensors that no device could hold; a dynamic axis counts as 1."""
+    for spec in (*signature.inputs, *signature.outputs):
+        if len(spec.shape) > MAX_AXES:
+            raise InvalidError(
+                f"{what}: {spec.name[:80]} has {len(spec.shape)} axes", f"at most {MAX_AXES}"
+            )
+        width = _BYTES.get(spec.dtype, 8)
+        sizes = [axis if isinstance(axis, int) else 1 for axis in spec.shape]
+        row = width * math.prod(sizes[1:])
+        if row > MAX_ROW_BYTES:
+            raise InvalidError(
+                f"{what}: one row of {spec.text()} is {_mib(row)}",
+                f"at most {_mib(MAX_ROW_BYTES)} are taken; a device has to hold it",
+            )
+        if row * (sizes[0] if sizes else 1) > MAX_TENSOR_BYTES:
+            raise InvalidError(
+                f"{what}: {spec.text()} is {_mib(row * sizes[0])} in every call",
+                f"at most {_mib(MAX_TENSOR_BYTES)} are taken; export it with a smaller or a"
+                " dynamic batch",
+            )
+
+
+def _mib(size: int) -> str:
+    return f"{size / 1024**2:,.0f} MiB"
+
+
+def check_labels(count: int, signature: Signature) -> None:
+    """InvalidError where so many labels do not name the classes of any class-like output."""
+    scores = class_outputs(signature)
+    if count and scores and count not in [classes for _, classes in scores]:
+        spec, classes = scores[0]
+        raise InvalidError(
+            f"{count:,} labels for {classes:,} classes: the model's output is {spec.text()}",
+            "one label a line, in the order of the scores; empty lines do not count",
+        )
+
+
+def class_outputs(signature: Signature) -> list[tuple[TensorSpec, int]]:
+    """Outputs that look like one score per class, with the number of classes."""
+    found: list[tuple[TensorSpec, int]] = []
+    for spec in signature.outputs:
+        last = spec.shape[-1] if len(spec.shape) == 2 else None
+        if isinstance(last, int) and last > 1 and spec.dtype.startswith(("FP", "BF")):
+            found.append((spec, last))
+    return found
 
 
 def check_one_signature(variants: Mapping[str, Signature]) -> Signature:

@@ -16,6 +16,10 @@ from controller.domain.model import Signature, TensorSpec
 from controller.errors import InvalidError
 
 MIN_OPSET = 11
+# What the pinned ONNX Runtime reads; a test asks it. Newer ones would fail in every build.
+RUNTIME = "1.32"
+MAX_OPSET = 28
+MAX_IR = 14
 MAX_NODES = 200_000
 MAX_DEPTH = 16
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
@@ -75,10 +79,20 @@ def parse_onnx(path: Path, cap_bytes: int, what: str) -> Signature:
 
 
 def _check_domains(model: ModelProto, what: str) -> frozenset[tuple[str, str]]:
-    opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    if not opsets or max(opsets) < MIN_OPSET:
+    imports = [*model.opset_import, *(one for f in model.functions for one in f.opset_import)]
+    opsets = [entry.version for entry in imports if entry.domain in ("", "ai.onnx")]
+    if not opsets or min(opsets) < MIN_OPSET or max(opsets) > MAX_OPSET:
+        wrong = max(opsets, default=0)
+        wrong = wrong if wrong > MAX_OPSET else min(opsets, default=0)
         raise InvalidError(
-            f"{what} uses ONNX opset {max(opsets, default=0)}", f"at least {MIN_OPSET} is needed"
+            f"{what} uses ONNX opset {wrong}, ONNX Runtime {RUNTIME} reads {MIN_OPSET} to"
+            f" {MAX_OPSET}",
+            "export it with another one, for example torch.onnx.export(…, opset_version=18)",
+        )
+    if model.ir_version > MAX_IR:
+        raise InvalidError(
+            f"{what} has ONNX IR version {model.ir_version}, ONNX Runtime {RUNTIME} reads {MAX_IR}",
+            "save it with an older release of onnx",
         )
     # An imported domain is only a name (ONNX Runtime's tools import all they know); what counts is
     # what operators and functions use.
@@ -211,6 +225,11 @@ def _spec(value: ValueInfoProto, names: dict[str, str], what: str) -> TensorSpec
         )
     shape: list[int | str] = []
     for place, axis in enumerate(kind.shape.dim):
+        if axis.HasField("dim_value") and axis.dim_value == 0:
+            raise InvalidError(
+                f"{what}: axis {place} of {value.name[:80]} has the size 0",
+                "a dynamic axis has a name instead, for example batch",
+            )
         if axis.HasField("dim_value") and axis.dim_value > 0:
             shape.append(axis.dim_value)
             continue

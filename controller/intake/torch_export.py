@@ -64,12 +64,12 @@ def parse_torch_export(path: Path, cap_bytes: int, what: str) -> TorchExport:
         return _parse(archive, what)
 
 
-def sanitize_pt2(src: Path, dst: Path, cap_bytes: int = 2 * 1024**3) -> None:
+def sanitize_pt2(src: Path, dst: Path, cap_bytes: int = 2 * 1024**3, what: str = "") -> None:
     """Write the `.pt2` that is stored: same graph and weights, no sample, guards or traces.
 
     The same content always gives the same bytes. Raises InvalidError as ``parse_torch_export``.
     """
-    what = src.name
+    what = what or src.name
     with _open(src, cap_bytes, what) as archive:
         parsed = _parse(archive, what)
         # PyTorch names the inner folder after the file; a fixed name keeps the digest free of it.

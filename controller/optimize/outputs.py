@@ -79,8 +79,7 @@ def _far(mine: Array, theirs: Array) -> Mask:
 
 def _per_row(wrong: Mask, rows: int) -> Mask:
     if wrong.ndim and len(wrong) == rows:
-        by_row: Mask = wrong.reshape(rows, -1).any(axis=1)
-        return by_row
+        return np.asarray(wrong.reshape(rows, -1).any(axis=1), dtype=bool)
     return np.full(rows, bool(wrong.any()))
 
 

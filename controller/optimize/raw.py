@@ -13,10 +13,7 @@ _MEANINGS = (
     (re.compile(r"Could not find an implementation for (\w+)\((\d+)\)"), "it has no operator {0}"),
     (re.compile(r"No Op registered for (\w+)"), "it has no operator {0}"),
     (re.compile(r"Fatal error: ([\w.:]+) is not a registered"), "it has no operator {0}"),
-    (
-        re.compile(r"[Oo]pset (\d+) is under development|ai\.onnx.*opset (\d+)"),
-        "the opset is newer",
-    ),
+    (re.compile(r"[Oo]pset (\d+) is under development"), "its opset {0} is newer than the runtime"),
     (
         re.compile(r"bad_alloc|[Ff]ailed to allocate|MemoryError|out of memory"),
         "it needs more memory than a job may take",

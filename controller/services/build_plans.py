@@ -14,6 +14,7 @@ from controller.domain.build import GateVerdict, Recipe, parse_recipe, refuse_ea
 from controller.domain.device import Profile
 from controller.domain.model import Signature
 from controller.errors import NotFoundError, RefusedError
+from controller.intake.models import class_outputs
 from controller.services.context import Ctx, Limits
 from controller.services.datasets import require_dataset
 from controller.services.gates import judge, load_profiles, recipe_of, write_gate
@@ -247,8 +248,12 @@ def _choose_profiles(conn: Connection, ctx: Ctx, names: Sequence[str]) -> list[P
 
 
 def _check_fits(version: VersionRow, dataset: DatasetRow) -> None:
-    """Refuse rows that could not be fed to the model; only one input can be fed by ``x``."""
-    inputs = Signature.from_json(version.signature).inputs
+    """Refuse rows that could not be fed to the model; only one input can be fed by ``x``.
+
+    And labels that its scores cannot speak of: they would count as wrong answers of the model.
+    """
+    signature = Signature.from_json(version.signature)
+    inputs = signature.inputs
     shape = tuple(dataset.facts["shape"])
     wanted = inputs[0].shape[1:]
     fits = len(inputs) == 1 and len(wanted) == len(shape)
@@ -258,6 +263,13 @@ def _check_fits(version: VersionRow, dataset: DatasetRow) -> None:
             f"dataset {dataset.name} does not fit {version.model}:{version.version}",
             f"its rows are {list(shape)}, the model takes "
             + ", ".join(spec.text() for spec in inputs),
+        )
+    labels, scores = int(dataset.facts["classes"]), class_outputs(signature)
+    if scores and labels > max(classes for _, classes in scores):
+        raise RefusedError(
+            f"dataset {dataset.name} does not fit {version.model}:{version.version}",
+            f"its labels go up to {labels - 1}, the model's output {scores[0][0].text()} has the"
+            f" classes 0 to {scores[0][1] - 1}",
         )
 
 

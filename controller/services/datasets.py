@@ -19,8 +19,21 @@ from controller.store.session import Connection
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced:
+    """What a name meant before a push. The content stays: builds that were made of it name it."""
+
+    digest: str
+    rows: int
+    created_at: datetime
+    created_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetView:
-    """A dataset as people see it; ``classes`` is 0 without labels, ``shape`` that of one row."""
+    """A dataset as people see it; ``classes`` is 0 without labels, ``shape`` that of one row.
+
+    ``replaced`` is told by the push alone.
+    """
 
     name: str
     digest: str
@@ -34,6 +47,7 @@ class DatasetView:
     created_at: datetime
     created_by: str
     existed: bool = False
+    replaced: Replaced | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +67,15 @@ def push_dataset(deps: Deps, ctx: Ctx, *, name: str, digest: str, file_name: str
     if path is None:
         raise NotFoundError(f"dataset {name}: {digest} was not uploaded", "upload the file first")
     with deps.store.read() as conn:
-        before = find_dataset(conn, ctx.project, name)
-    if before is not None and before.digest == digest:
-        return _view(before, existed=True)
+        same = find_dataset(conn, ctx.project, name)
+    if same is not None and same.digest == digest:
+        return _view(same, existed=True)
     facts, calibration, evaluation = _split(deps, path, file_name or name)
     row = DatasetRow(name, digest, calibration.digest, evaluation.digest, facts, ctx.now, ctx.actor)
     with deps.store.write() as conn:
         for part in (calibration, evaluation):
             record_artifact(conn, ctx.project, part.digest, part.length, ctx.now)
+        before = find_dataset(conn, ctx.project, name)
         put_dataset(conn, ctx.project, row)
         events.append(
             conn,
@@ -68,9 +83,14 @@ def push_dataset(deps: Deps, ctx: Ctx, *, name: str, digest: str, file_name: str
             ctx.now,
             "dataset_pushed",
             ctx.actor,
-            details={"name": name, "digest": digest, "rows": facts["rows"]},
+            details={
+                "name": name,
+                "digest": digest,
+                "rows": facts["rows"],
+                "replaced": before.digest if before else "",
+            },
         )
-    return _view(row)
+    return _view(row, replaced=before)
 
 
 def list_all_datasets(deps: Deps, ctx: Ctx) -> list[DatasetView]:
@@ -101,7 +121,7 @@ def _split(deps: Deps, path: Path, what: str) -> tuple[dict[str, Any], _Part, _P
     parsed = parse_dataset(path, deps.limits, what)
     with deps.blobs.scratch() as folder:
         halves = (folder / "calibration.npz", folder / "evaluation.npz")
-        split = split_dataset(path, *halves)
+        split = split_dataset(path, *halves, what=what)
         calibration, evaluation = (_keep(deps, half) for half in halves)
     facts = {
         "rows": parsed.rows,
@@ -121,7 +141,9 @@ def _keep(deps: Deps, path: Path) -> _Part:
     return _Part(digest, deps.blobs.put_file(path, digest))
 
 
-def _view(row: DatasetRow, *, existed: bool = False) -> DatasetView:
+def _view(
+    row: DatasetRow, *, existed: bool = False, replaced: DatasetRow | None = None
+) -> DatasetView:
     facts: Mapping[str, Any] = row.facts
     return DatasetView(
         name=row.name,
@@ -136,4 +158,9 @@ def _view(row: DatasetRow, *, existed: bool = False) -> DatasetView:
         created_at=row.created_at,
         created_by=row.created_by,
         existed=existed,
+        replaced=None
+        if replaced is None
+        else Replaced(
+            replaced.digest, replaced.facts["rows"], replaced.created_at, replaced.created_by
+        ),
     )

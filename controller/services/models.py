@@ -11,7 +11,7 @@ from typing import Any, assert_never
 
 from controller.domain.model import ModelFormat, ModelRef, Signature, parse_name, parse_version
 from controller.errors import ConflictError, InvalidError, NotFoundError
-from controller.intake.models import check_one_signature, parse_model
+from controller.intake.models import check_labels, check_one_signature, parse_model
 from controller.intake.torch_export import sanitize_pt2
 from controller.services.context import Ctx, Deps
 from controller.services.suggestions import size_text, suggest_names
@@ -95,6 +95,7 @@ def push_model(deps: Deps, ctx: Ctx, new: NewVersion) -> Pushed:
     _check_new(new)
     understood = [_understand(deps, one, position) for position, one in enumerate(new.variants)]
     signature = check_one_signature({one.row.variant: one.signature for one in understood})
+    check_labels(len(new.labels), signature)
     variants = tuple(one.row for one in understood)
     row = VersionRow(
         model=ref.model,
@@ -194,7 +195,7 @@ def _understand(deps: Deps, new: NewVariant, position: int) -> _Understood:
     digest, length = new.digest, parsed.length
     match parsed.format:
         case ModelFormat.TORCH_EXPORT:
-            digest, length = _clean_torch_export(deps, path)
+            digest, length = _clean_torch_export(deps, path, new.file_name or new.variant)
         case ModelFormat.ONNX:
             pass
         case _:
@@ -203,11 +204,11 @@ def _understand(deps: Deps, new: NewVariant, position: int) -> _Understood:
     return _Understood(row, parsed.signature)
 
 
-def _clean_torch_export(deps: Deps, path: Path) -> tuple[str, int]:
+def _clean_torch_export(deps: Deps, path: Path, what: str) -> tuple[str, int]:
     """Store the file without what is code beyond the format's need; its digest and length."""
     with deps.blobs.scratch() as folder:
         clean = folder / "model.pt2"
-        sanitize_pt2(path, clean, deps.limits.artifact_bytes)
+        sanitize_pt2(path, clean, deps.limits.artifact_bytes, what)
         with clean.open("rb") as stream:
             digest = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
         return digest, deps.blobs.put_file(clean, digest)

@@ -152,6 +152,16 @@ def test_int8_without_a_dataset_is_refused_with_that_reason(world: World) -> Non
     assert (job.spec["calibration"], job.spec["evaluation"]) == (False, False)
 
 
+def test_labels_that_the_model_has_no_class_for_are_refused(world: World) -> None:
+    world.push(variants=[("heavy", tiny_onnx(1, classes=4))])
+    world.push_data()
+    with pytest.raises(RefusedError) as caught:
+        _start(world, PI)
+    assert caught.value.lines == (
+        "its labels go up to 9, the model's output scores[batch,4] FP32 has the classes 0 to 3",
+    )
+
+
 def test_a_named_dataset_must_exist_and_fit(world: World) -> None:
     world.push()
     world.push_data(name="digit-photos")

@@ -33,14 +33,15 @@ def _kinds(world: World) -> list[str]:
 
 
 def test_a_pushed_version_is_shown_as_it_was(world: World) -> None:
-    pushed = world.push(labels=["zero", "one"], params={"threshold": 0.5}, licence="MIT")
+    ten = tuple(str(number) for number in range(10))
+    pushed = world.push(labels=ten, params={"threshold": 0.5}, licence="MIT")
     assert not pushed.existed
     view = get_model(world.deps, world.ctx, "digits")
     assert view == pushed.version
     assert [one.variant for one in view.variants] == ["heavy", "light"]
     assert view.signature.text() == "image[batch,1,8,8] FP32 → scores[batch,10] FP32"
     assert (view.labels, view.params, view.licence) == (
-        ("zero", "one"),
+        ten,
         {"threshold": 0.5},
         "MIT",
     )
@@ -73,10 +74,22 @@ def test_other_content_is_a_conflict_that_shows_both(world: World) -> None:
 
 
 def test_labels_alone_can_differ(world: World) -> None:
-    world.push(labels=["a"])
+    world.push(labels=list("abcdefghij"))
     with pytest.raises(ConflictError, match="other content") as caught:
-        world.push(labels=["b"])
+        world.push(labels=list("abcdefghik"))
     assert "the files are the same, labels differ" in caught.value.lines
+
+
+@pytest.mark.parametrize("count", [1, 9, 11])
+def test_labels_that_do_not_fit_the_scores_are_refused_with_both_numbers(
+    count: int, world: World
+) -> None:
+    with pytest.raises(InvalidError) as caught:
+        world.push(labels=[f"label {number}" for number in range(count)])
+    assert caught.value.message == (
+        f"{count} labels for 10 classes: the model's output is scores[batch,10] FP32"
+    )
+    assert _kinds(world) == [], "nothing was pushed"
 
 
 def test_another_set_of_variants_differs(world: World) -> None:
@@ -206,6 +219,30 @@ def test_a_dataset_name_means_its_newest_content(world: World) -> None:
     assert world.at(5).push_data(data=second).digest == digest_of(second)
     assert world.at(9).push_data(data=first).digest == digest_of(first)
     assert [row.digest for row in list_all_datasets(world.deps, world.ctx)] == [digest_of(first)]
+
+
+def test_a_push_says_what_it_replaces(world: World) -> None:
+    first, second = tiny_npz(seed=1), tiny_npz(rows=48, seed=2)
+    assert world.push_data(data=first).replaced is None
+    assert world.by("bo").push_data(data=first).replaced is None, "the same content replaces none"
+    view = world.at(5).by("bo").push_data(data=second)
+    assert view.replaced is not None
+    told = (view.replaced.digest, view.replaced.rows, view.replaced.created_by)
+    assert told == (digest_of(first), 40, "ana")
+    with world.deps.store.read() as conn:
+        last = events.list_events(conn, "default")[-1]
+    assert (last.kind, last.details["replaced"]) == ("dataset_pushed", digest_of(first))
+
+
+def test_errors_of_a_dataset_name_the_file_as_it_was_typed(world: World) -> None:
+    for data in (tiny_npz(sources=1), tiny_npz()[:-40]):
+        found = world.upload(data)
+        with pytest.raises(InvalidError) as caught:
+            push_dataset(
+                world.deps, world.ctx, name="digits", digest=found, file_name="in/mine.npz"
+            )
+        assert caught.value.message.startswith("in/mine.npz ")
+        assert found.removeprefix("sha256:")[:12] not in caught.value.text()
 
 
 def test_bad_datasets_are_refused(world: World) -> None:

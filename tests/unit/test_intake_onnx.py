@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from controller.domain.model import ModelFormat
 from controller.errors import InvalidError
 from controller.intake.models import check_one_signature, parse_model
+from controller.intake.onnx_model import MAX_IR, MAX_OPSET, RUNTIME
 from controller.services.context import Limits
 
 
@@ -193,6 +194,74 @@ def test_hostile_models_are_refused(name: str, tmp_path: Path) -> None:
 
 def test_old_opsets_are_refused(tmp_path: Path) -> None:
     assert "opset 10" in refuse(build(opset=10), tmp_path / "old.onnx").message
+
+
+def _load(model: ModelProto) -> None:
+    import onnxruntime
+
+    onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def test_opsets_are_those_of_the_pinned_runtime(tmp_path: Path) -> None:
+    """Negative control: the runtime itself reads the last one that is taken, and no newer one."""
+    newest, next_one = build(opset=MAX_OPSET), build(opset=MAX_OPSET + 1)
+    (tmp_path / "m.onnx").write_bytes(newest.SerializeToString())
+    parse_model(tmp_path / "m.onnx", Limits())
+    _load(newest)
+    for model in (next_one, build(opset=99)):
+        with pytest.raises(Exception, match=r"[Oo]pset"):
+            _load(model)
+    for model, number in ((next_one, MAX_OPSET + 1), (build(opset=99), 99)):
+        said = refuse(model, tmp_path / "new.onnx").text()
+        assert f"uses ONNX opset {number}, ONNX Runtime {RUNTIME} reads 11 to {MAX_OPSET}" in said
+    newest.ir_version = MAX_IR + 1
+    with pytest.raises(Exception, match="IR version"):
+        _load(newest)
+    assert "IR version" in refuse(newest, tmp_path / "ir.onnx").message
+
+
+def _axes(model: ModelProto, *axes: int | str) -> None:
+    shape = helper.make_tensor_value_info("image", TensorProto.FLOAT, list(axes))
+    model.graph.input[0].CopyFrom(shape)
+
+
+@pytest.mark.parametrize(
+    ("axes", "says"),
+    [
+        (("n", 1_000_000, 1_000_000), "one row of image[batch,1000000,1000000] FP32 is 3,814,697"),
+        ((4096, 4096, 64), "in every call"),
+        (("n", 0, 4), "axis 1 of image has the size 0"),
+        (("n", *([1] * 9)), "has 10 axes"),
+        ((2**40, 2**40, 2**40), "one row of"),
+    ],
+)
+def test_inputs_that_no_device_could_hold_are_refused(
+    axes: tuple[int | str, ...], says: str, tmp_path: Path
+) -> None:
+    model = build()
+    model.graph.node[0].op_type = "Identity"
+    del model.graph.node[0].input[1:]
+    del model.graph.initializer[:]
+    _axes(model, *axes)
+    del model.graph.output[:]
+    model.graph.output.append(
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, list(axes))
+    )
+    assert says in refuse(model, tmp_path / "large.onnx").message
+
+
+def test_a_large_picture_is_taken(tmp_path: Path) -> None:
+    model = build()
+    model.graph.node[0].op_type = "Identity"
+    del model.graph.node[0].input[1:]
+    del model.graph.initializer[:]
+    _axes(model, "n", 3, 4096, 4096)
+    del model.graph.output[:]
+    model.graph.output.append(
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3, 4096, 4096])
+    )
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert parse_model(tmp_path / "m.onnx", Limits()).signature.inputs[0].shape[1] == 3
 
 
 def test_external_data_is_not_followed_even_when_it_is_there(tmp_path: Path) -> None:
