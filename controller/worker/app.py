@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import tempfile
 import threading
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from controller.clock import Clock, SystemClock
 from controller.optimize.host import build_host
 from controller.worker.client import BuildClient
 from controller.worker.identity import read_identity
+from controller.worker.places import workplace
 from controller.worker.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -26,22 +26,21 @@ def run_worker(
     """Work for the controller at ``controller`` (HOST:PORT) until stopped; returns the exit status.
 
     Without ``stop``, SIGINT and SIGTERM stop it (main thread only). Without ``work_dir``, a
-    temporary folder serves as cache and workplace. Raises InvalidError for an unusable identity.
+    temporary folder serves as cache and workplace. Raises InvalidError for an unusable identity,
+    and RefusedError when another worker works in ``work_dir``.
     """
     who = read_identity(identity)
     if stop is None:
         stop = threading.Event()
         _stop_on_signals(stop)
     client = BuildClient(who, controller)
-    with tempfile.TemporaryDirectory(prefix="lighterman-worker-") as temporary:
-        folder = work_dir or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        log.info("worker %s for %s works in %s", who.name, controller, folder)
-        try:
+    try:
+        with workplace(work_dir) as folder:
+            log.info("worker %s for %s works in %s", who.name, controller, folder)
             host = build_host(folder)
             Worker(client, host, folder, stop, clock or SystemClock()).work()
-        finally:
-            client.close()
+    finally:
+        client.close()
     return 0
 
 

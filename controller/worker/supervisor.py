@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from controller.clock import Clock
+from controller.worker.oom import killed_text, read_kill_counts
 
 WATCH_S = 0.2
 END_S = 5.0
@@ -51,6 +52,7 @@ class Progress:
     progress_pct: float = 0.0
     step: str = "starting"
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_LINES))
+    peak_bytes: int = 0  # most memory that was seen, of all its processes
 
 
 def run_job(
@@ -67,6 +69,7 @@ def run_job(
     """
     temporary = directory / "tmp"
     temporary.mkdir(exist_ok=True)
+    kills = read_kill_counts()
     process = subprocess.Popen(
         command or _command(directory, limits),
         cwd=directory,
@@ -84,14 +87,17 @@ def run_job(
     ]
     for reader in readers:
         reader.start()
-    reason, cancelled = _watch(process, limits, clock, stop_reason)
+    reason, cancelled = _watch(process, limits, clock, stop_reason, progress)
     _end_group(process)
     for reader in readers:
         reader.join(END_S)
     lines = tuple(progress.lines)
     if reason:
         return JobEnd(reason, lines, cancelled)
-    return JobEnd(_status_text(process.returncode, limits), lines)
+    if process.returncode == -signal.SIGKILL:
+        peak, limit = progress.peak_bytes, limits.memory_bytes
+        return JobEnd(killed_text(peak, limit, kills, read_kill_counts()), lines)
+    return JobEnd(_status_text(process.returncode, limits, lines), lines)
 
 
 def _watch(
@@ -99,6 +105,7 @@ def _watch(
     limits: JobLimits,
     clock: Clock,
     stop_reason: Callable[[], str],
+    progress: Progress,
 ) -> tuple[str, bool]:
     """Wait for the end; returns why we ended it, and whether that was asked for."""
     begun = clock.monotonic()
@@ -114,6 +121,7 @@ def _watch(
         if clock.monotonic() - begun > limits.time_s:
             return f"took longer than {limits.time_s:g} s", False
         used = group_memory_bytes(process.pid)
+        progress.peak_bytes = max(progress.peak_bytes, used)
         if used > limits.memory_bytes:
             return (
                 f"took {used / 1024**3:.1f} GiB of memory, {limits.memory_bytes / 1024**3:.1f} GiB"
@@ -188,17 +196,14 @@ def _end_group(process: "subprocess.Popen[str]") -> None:
     process.wait(END_S)
 
 
-def _status_text(status: int, limits: JobLimits) -> str:
+def _status_text(status: int, limits: JobLimits, lines: tuple[str, ...]) -> str:
     if status == 0:
         return ""
     if status > 0:
+        if any("MemoryError" in line or "bad_alloc" in line for line in lines):
+            return f"the job ran out of memory, {limits.memory_bytes / 1024**3:.1f} GiB are allowed"
         return f"the job ended with status {status}"
     name = signal.Signals(-status).name
     if -status == signal.SIGXCPU:
         return f"the job was ended by {name}: it used more than its processor time"
-    if -status == signal.SIGKILL:
-        return (
-            f"the job was ended by {name}, most likely for want of memory"
-            f" ({limits.memory_bytes / 1024**3:.1f} GiB are allowed)"
-        )
     return f"the job was ended by {name}"
