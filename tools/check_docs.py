@@ -50,6 +50,7 @@ def _settings_table(settings: tuple[Setting, ...]) -> str:
 def commands_page() -> str:
     """docs/reference/commands.md as it should be."""
     import agent.__main__
+    import agent.sim.__main__
     import controller.__main__
     from controller.cli.root import fleetctl
 
@@ -61,6 +62,7 @@ def commands_page() -> str:
             parser_commands(controller.__main__.build_parser()),
         ),
         ("lighterman-agent", parser_commands(agent.__main__.build_parser())),
+        ("fleet-sim", parser_commands(agent.sim.__main__.build_parser())),
     ):
         parts.append(f"## {title}\n")
         parts += [_command_section(command) for command in commands]

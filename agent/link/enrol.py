@@ -79,13 +79,15 @@ def enrol(
         try:
             tried.ca_pem = find_authority(endpoint, token.ca_fingerprint).encode()
             tried.key_pem, csr_pem = _request(store, purpose, wanted.device_id)
-            tried.answer = _ask(endpoint, tried.ca_pem, _message(wanted, token.secret, csr_pem))
+            tried.answer = _ask(
+                endpoint, tried.ca_pem, request_message(wanted, token.secret, csr_pem)
+            )
             tried.done = True
         except LinkError as error:
             if not error.retryable or backoff.tries + 1 >= tries:
                 raise EnrolError(_told(error, backoff), error.hint, fault=error.fault) from error
             wait(backoff.failed(error.retry_after_s))
-    identity = _identity(tried.answer, tried.key_pem, tried.ca_pem)
+    identity = read_identity(tried.answer, tried.key_pem, tried.ca_pem)
     store.keep_next(identity)
     store.promote()
     store.drop_request(purpose)
@@ -107,7 +109,8 @@ def _request(store: IdentityStore, purpose: str, device_id: str) -> tuple[bytes,
     return made.key_pem, made.csr_pem
 
 
-def _message(wanted: Enrolment, secret: str, csr_pem: bytes) -> enrollment_pb2.EnrollRequest:
+def request_message(wanted: Enrolment, secret: str, csr_pem: bytes) -> enrollment_pb2.EnrollRequest:
+    """What a device sends to enrol."""
     return enrollment_pb2.EnrollRequest(
         protocol_min=PROTOCOL_MIN,
         protocol_max=PROTOCOL_MAX,
@@ -131,7 +134,8 @@ def _ask(
             raise link_error(error, endpoint) from None
 
 
-def _identity(answer: enrollment_pb2.EnrollResponse, key_pem: bytes, ca_pem: bytes) -> Identity:
+def read_identity(answer: enrollment_pb2.EnrollResponse, key_pem: bytes, ca_pem: bytes) -> Identity:
+    """The identity in the controller's answer. EnrolError where it does not fit the key."""
     if not PROTOCOL_MIN <= answer.protocol <= PROTOCOL_MAX:
         raise EnrolError(
             f"the controller chose protocol {answer.protocol},"
