@@ -34,4 +34,5 @@ class StatusApi(ApiBase):
             broker_ok=view.process.broker_ok,
             worker_count=view.process.workers,
             builds=dict(view.builds),
+            recent_rollouts=[rollout_message(one) for one in view.recent],
         )

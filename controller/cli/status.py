@@ -7,11 +7,19 @@ from controller.cli.rollout_watch import phase_name
 from controller.cli.session import Session, common
 from lighterman.v1 import fleet_pb2
 
+DEVICE_STATES = ("online", "offline", "pending", "quarantined", "retired")
+BUILD_STATES = ("queued", "running", "passed", "overridden", "refused", "failed")
+
 
 @click.command()
 @common
 def status(session: Session) -> int:
-    """Is anything wrong, and what is running? Exit 1 while something is wrong."""
+    """Is anything wrong, and what is running? Exit 1 while something is wrong.
+
+    A failed build is named for 7 days, until the same cell passed in a newer version or a newer
+    version was brought to devices; a rollout that was rolled back or failed for one day, until a
+    newer one of its model succeeded.
+    """
     answer = session.stub.GetStatus(fleet_pb2.GetStatusRequest(), timeout=30)
     session.show("status", answer, session.controller, lambda: _show(session, answer))
     return 1 if answer.problems else 0
@@ -29,16 +37,29 @@ def _show(session: Session, answer: fleet_pb2.GetStatusResponse) -> None:
         f"controller {session.controller}  {answer.controller_version}  up {up}  "
         f"broker {broker}  workers {answer.worker_count}"
     )
-    session.say(f"devices    {units.counts(dict(answer.devices)) or 'none enrolled'}")
-    builds = units.counts(dict(answer.builds))
+    devices = units.counts(units.in_order(dict(answer.devices), DEVICE_STATES))
+    session.say(f"devices    {devices or 'none enrolled'}")
+    builds = units.counts(units.in_order(dict(answer.builds), BUILD_STATES))
     if builds:
         session.say(f"builds     {builds}")
     for item in answer.running:
         session.say(f"runs       {item.model}:{item.version} on {item.devices}")
     for rollout in answer.rollouts:
-        session.say(
-            f"rollout    {rollout.rollout_id}  {rollout.spec.model}:{rollout.spec.version} "
-            f" {phase_name(rollout)}  wave {rollout.current_wave} of {len(rollout.waves)}  exposed"
-            f" {rollout.exposed} of {rollout.devices}"
-            + (f"  {rollout.phase_reason}" if rollout.phase_reason else "")
-        )
+        wave = f"  wave {rollout.current_wave} of {len(rollout.waves)}"
+        session.say(_rollout_line(answer, rollout, wave))
+    for rollout in answer.recent_rollouts:
+        ended = f"  {units.ago(rollout.finished_at, session.now())}"
+        session.say(_rollout_line(answer, rollout, ended))
+
+
+def _rollout_line(
+    answer: fleet_pb2.GetStatusResponse, rollout: fleet_pb2.Rollout, when: str
+) -> str:
+    """One rollout; its reason only where no problem above has said it."""
+    reason = rollout.phase_reason
+    said = any(reason in problem for problem in answer.problems)
+    return (
+        f"rollout    {rollout.rollout_id}  {rollout.spec.model}:{rollout.spec.version} "
+        f" {phase_name(rollout)}{when}  exposed {rollout.exposed} of {rollout.devices}"
+        + (f"  {reason}" if reason and not said else "")
+    )

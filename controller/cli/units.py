@@ -1,6 +1,7 @@
 """Durations, sizes, times and counts: as people type them and as tables show them."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
@@ -117,6 +118,12 @@ def count_of(count: int, noun: str) -> str:
 def ms(value_ms: float) -> str:
     """Milliseconds: whole from 10 on, else two significant digits."""
     return f"{value_ms:.0f}" if value_ms >= 9.95 else f"{value_ms:.2g}"
+
+
+def in_order(pairs: dict[str, int], order: Sequence[str]) -> dict[str, int]:
+    """The pairs in this order, what it does not name behind it by name: maps travel unordered."""
+    known = [name for name in order if name in pairs]
+    return {name: pairs[name] for name in (*known, *sorted(pairs.keys() - set(order)))}
 
 
 def counts(pairs: dict[str, int]) -> str:

@@ -1,4 +1,9 @@
-"""One screen: is anything wrong, and what is running? Every problem comes with a way out."""
+"""One screen: is anything wrong, and what is running? Every problem comes with a way out.
+
+A failed build is told for `BUILD_TOLD`, until its cell (model, variant, recipe, profile) passed
+in a newer version or a newer version was brought to devices. A rollout that was rolled back is told
+for `ROLLOUT_TOLD`, until a newer one of its model succeeded.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,14 +12,24 @@ from datetime import datetime, timedelta
 
 from controller.domain.device import DeviceState
 from controller.domain.rollout import Phase
-from controller.services.builds import list_builds
+from controller.domain.words import count_of
+from controller.services.builds import BuildView, list_builds
 from controller.services.context import Ctx, Deps
 from controller.services.devices import DeviceView, list_devices
-from controller.services.rollout_views import RolloutView
+from controller.services.models import list_models
+from controller.services.rollout_views import RolloutView, view_rollout
 from controller.services.rollouts import list_rollouts
+from controller.store import rollouts as rollout_store
+from controller.store.rollouts import RolloutRow
 
 NAMED = 3
 EXPIRES_SOON = timedelta(days=3)
+BUILD_TOLD = timedelta(days=7)
+ROLLOUT_TOLD = timedelta(days=1)
+RECENT = 5  # rollouts that ended badly, at most
+WORKER_GRACE = timedelta(seconds=15)  # a worker needs so long to come after a start
+WORKER_SEEN = timedelta(minutes=1)
+BUILD_STATES = ("queued", "running", "passed", "overridden", "refused", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +61,19 @@ class StatusView:
     rollouts: tuple[RolloutView, ...]
     problems: tuple[str, ...]
     builds: Mapping[str, int]
+    recent: tuple[RolloutView, ...] = ()  # ended badly within a day, newest first
 
 
 def get_status(deps: Deps, ctx: Ctx, process: ProcessFacts) -> StatusView:
     """What runs and what is wrong, as it is now."""
     devices = list_devices(deps, ctx)
     rollouts = list_rollouts(deps, ctx, active_only=True)
-    builds = Counter(view.state for view in list_builds(deps, ctx))
+    built = list_builds(deps, ctx)
+    counted = Counter(view.state for view in built)
+    builds = {state: counted[state] for state in BUILD_STATES if counted[state]}
+    with deps.store.read() as conn:
+        ended = rollout_store.list_rollouts(conn, ctx.project)
+        recent = tuple(view_rollout(conn, ctx, row) for row in _ended_badly(ctx, ended))
     running = Counter(
         (one.model, one.version)
         for view in devices
@@ -61,9 +82,15 @@ def get_status(deps: Deps, ctx: Ctx, process: ProcessFacts) -> StatusView:
         if one.version
     )
     problems = [
-        *_process_problems(process, builds, deps.samples.shed),
+        *_process_problems(ctx, process, builds, deps.samples.shed),
+        *_build_problems(_failures(deps, ctx, built, ended)),
         *_device_problems(ctx, devices),
         *_rollout_problems(rollouts),
+        *(
+            f"rollout {one.rollout_id} {_failed(one)}"
+            for one in recent
+            if one.phase is Phase.FAILED
+        ),
     ]
     return StatusView(
         process=process,
@@ -74,7 +101,8 @@ def get_status(deps: Deps, ctx: Ctx, process: ProcessFacts) -> StatusView:
         ),
         rollouts=tuple(rollouts),
         problems=tuple(problems),
-        builds=dict(builds),
+        builds=builds,
+        recent=recent,
     )
 
 
@@ -88,7 +116,9 @@ def _count(devices: Sequence[DeviceView]) -> dict[str, int]:
     return counts
 
 
-def _process_problems(process: ProcessFacts, builds: Mapping[str, int], shed: int) -> list[str]:
+def _process_problems(
+    ctx: Ctx, process: ProcessFacts, builds: Mapping[str, int], shed: int
+) -> list[str]:
     problems = []
     if not process.broker_ok:
         problems.append(
@@ -96,23 +126,88 @@ def _process_problems(process: ProcessFacts, builds: Mapping[str, int], shed: in
             "the controller's log says why"
         )
     waiting = builds.get("queued", 0) + builds.get("running", 0)
-    if waiting and not process.workers:
+    up = ctx.now - process.started_at
+    if waiting and not process.workers and up >= WORKER_GRACE:
+        seen = "for a minute" if up >= WORKER_SEEN else "since the start"
         problems.append(
-            f"{_builds(waiting)} and no worker was seen for a minute; start one: "
+            f"{_builds(waiting)} and no build worker was seen {seen}; start one: "
             "lighterman-controller worker"
         )
-    if builds.get("failed"):
-        problems.append(
-            f"{builds['failed']} builds failed; `fleetctl build list` says why, "
-            "`fleetctl build retry` tries again"
-        )
     if shed:
-        problems.append(f"{shed:,} samples were shed: more came in than memory was given for")
+        lost = "1 sample was" if shed == 1 else f"{shed:,} samples were"
+        problems.append(f"{lost} shed: more came in than memory was given for")
     return problems
 
 
 def _builds(count: int) -> str:
     return "1 build waits" if count == 1 else f"{count} builds wait"
+
+
+def _failures(
+    deps: Deps, ctx: Ctx, built: Sequence[BuildView], rollouts: Sequence[RolloutRow]
+) -> list[BuildView]:
+    """Failed builds that are still worth a look; what made the others stale is at the top."""
+    pushed = {(one.model, one.version): one.created_at for one in list_models(deps, ctx)}
+
+    def newer(model: str, version: str, than: BuildView) -> bool:
+        at, since = pushed.get((model, version)), pushed.get((than.model, than.version))
+        return at is not None and since is not None and at > since
+
+    def stale(failed: BuildView) -> bool:
+        passed = any(
+            _cell(one) == _cell(failed) and newer(one.model, one.version, failed)
+            for one in built
+            if one.state in ("passed", "overridden")
+        )
+        return passed or any(
+            row.model == failed.model and newer(row.model, row.version, failed)
+            for row in rollouts
+            if row.phase is Phase.SUCCEEDED
+        )
+
+    found = [
+        one for one in built if one.state == "failed" and ctx.now < one.updated_at + BUILD_TOLD
+    ]
+    return [one for one in found if not stale(one)]
+
+
+def _cell(one: BuildView) -> tuple[str, str, str, str]:
+    return one.model, one.variant, one.recipe, one.profile
+
+
+def _build_problems(failed: Sequence[BuildView]) -> list[str]:
+    if not failed:
+        return []
+    names = ", ".join(
+        f"{one.model}:{one.version} {one.profile} {one.variant} {one.recipe}"
+        for one in failed[:NAMED]
+    )
+    more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
+    ref = f"{failed[0].model}:{failed[0].version}"
+    return [
+        f"{count_of(len(failed), 'build')} failed: {names}{more}; "
+        f"`fleetctl build list {ref}` says why, `fleetctl build retry {ref}` tries again"
+    ]
+
+
+def _ended_badly(ctx: Ctx, rows: Sequence[RolloutRow]) -> list[RolloutRow]:
+    """Rolled back or failed not long ago, and no newer one of the model succeeded since."""
+    found = []
+    healed: set[str] = set()
+    for row in rows:  # newest first
+        if row.phase is Phase.SUCCEEDED:
+            healed.add(row.model)
+        bad = row.phase in (Phase.ROLLED_BACK, Phase.FAILED) and row.model not in healed
+        if bad and row.finished_at is not None and ctx.now < row.finished_at + ROLLOUT_TOLD:
+            found.append(row)
+    return found[:RECENT]
+
+
+def _failed(view: RolloutView) -> str:
+    return (
+        f"failed: {view.phase_reason}; "
+        f"`fleetctl rollout explain {view.rollout_id}` names the devices"
+    )
 
 
 def _device_problems(ctx: Ctx, devices: Sequence[DeviceView]) -> list[str]:

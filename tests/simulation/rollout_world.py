@@ -162,7 +162,13 @@ class World:
                     digest=digest(build_id),
                     length=1000,
                     media_type="application/onnx",
-                    evidence={"p50_ms": 10.0, "peak_rss_bytes": 50_000_000},
+                    evidence={
+                        "size_bytes": 1000,
+                        "p50_ms": 10.0,
+                        "p95_ms": 12.0,
+                        "latency_n": 200,
+                        "peak_rss_bytes": 50_000_000,
+                    },
                     now=self.now,
                 )
                 key = GateKey(MODEL, version, variant.variant, "onnxruntime-fp32", PROFILE)

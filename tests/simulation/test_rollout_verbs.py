@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -21,6 +22,7 @@ from controller.services.explain import explain_device, explain_rollout
 from controller.services.objects import NewObject, apply_objects
 from controller.services.rollout_plans import plan_rollout
 from controller.services.rollouts import list_rollouts, set_intent, start_rollout
+from controller.services.status import ProcessFacts, StatusView, get_status
 from controller.store import assignments, devices, outbox
 from controller.store.desired import get_desired
 from lighterman.v1 import fleet_pb2
@@ -325,3 +327,32 @@ def test_a_device_that_was_called_back_is_asked_again(make_world: MakeWorld) -> 
     assert world.run(Random(5), 300, world.is_over(view.rollout_id))
     assert A.ROLLED_BACK in _states(world, view.rollout_id).values()
     assert plan_rollout(world.deps, world.ctx(), spec("1.1.0")).devices == 2
+
+
+def look(world: World) -> StatusView:
+    return get_status(world.deps, world.ctx(), ProcessFacts("1", world.now, True, 1))
+
+
+def test_the_status_tells_of_a_rollout_that_came_back_until_a_newer_one_succeeds(
+    make_world: MakeWorld,
+) -> None:
+    world, _, rollout_id = rolled_back_once(make_world)
+    (told,) = look(world).recent
+    assert (told.rollout_id, told.phase) == (rollout_id, Phase.ROLLED_BACK)
+    assert "5 inferences in a row over 100 ms" in told.phase_reason
+    assert not [one for one in look(world).problems if rollout_id in one]  # all is well again
+    world.now += timedelta(days=2)
+    assert look(world).recent == ()
+    world.now -= timedelta(days=2)
+    deploy(world, "1.0.0", 4)
+    assert look(world).recent == ()
+
+
+def test_a_paused_rollout_is_a_problem_with_its_reason(make_world: MakeWorld) -> None:
+    world = make_world(2)
+    view = start_rollout(world.deps, world.ctx(), spec(soak_s=1000), 2)
+    world.tick()
+    set_intent(world.deps, world.ctx(), view.rollout_id, Intent.PAUSE, "lunch")
+    world.tick()
+    (said,) = [one for one in look(world).problems if view.rollout_id in one]
+    assert "waits for a person: paused by ana: lunch" in said

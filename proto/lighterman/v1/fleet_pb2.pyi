@@ -139,6 +139,7 @@ class GetStatusResponse(_message.Message):
     BROKER_OK_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     BUILDS_FIELD_NUMBER: _builtins.int
+    RECENT_ROLLOUTS_FIELD_NUMBER: _builtins.int
     controller_version: _builtins.str
     broker_ok: _builtins.bool
     worker_count: _builtins.int
@@ -163,6 +164,10 @@ class GetStatusResponse(_message.Message):
     def builds(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """by state"""
 
+    @_builtins.property
+    def recent_rollouts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rollout]:
+        """rolled back or failed within a day, nothing newer since"""
+
     def __init__(
         self,
         *,
@@ -175,10 +180,11 @@ class GetStatusResponse(_message.Message):
         broker_ok: _builtins.bool = ...,
         worker_count: _builtins.int = ...,
         builds: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        recent_rollouts: _abc.Iterable[Global___Rollout] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker_ok", b"broker_ok", "builds", b"builds", "controller_version", b"controller_version", "devices", b"devices", "problems", b"problems", "rollouts", b"rollouts", "running", b"running", "started_at", b"started_at", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broker_ok", b"broker_ok", "builds", b"builds", "controller_version", b"controller_version", "devices", b"devices", "problems", b"problems", "recent_rollouts", b"recent_rollouts", "rollouts", b"rollouts", "running", b"running", "started_at", b"started_at", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
