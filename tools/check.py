@@ -21,7 +21,10 @@ SHOWN_LINES = 60
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`run` returns whether all is well and a text; its first line stands beside the name."""
+    """`run` returns whether all is well and a text; its first line stands beside the name.
+
+    `package` is what it needs to be importable, several by comma.
+    """
 
     name: str
     package: str
@@ -98,6 +101,12 @@ def check_docs() -> tuple[bool, str]:
     return code == 0, text
 
 
+def check_helm() -> tuple[bool, str]:
+    """The chart: lint, rendering, schemas of Kubernetes, refusals."""
+    code, text = _tool([sys.executable, "-m", "tools.check_helm"])
+    return code == 0, text
+
+
 CHECKS = (
     Check("format", "ruff", check_format),
     Check("lint", "ruff", check_lint),
@@ -106,6 +115,7 @@ CHECKS = (
     Check("stubs", "grpc_tools", check_stubs),
     Check("migrations", "alembic", check_migrations),
     Check("docs", "click", check_docs),
+    Check("helm", "helm_python,kubernetes_validate", check_helm),
 )
 
 
@@ -119,8 +129,9 @@ def main() -> int:
     for check in CHECKS:
         if options.names and check.name not in options.names:
             continue
-        if importlib.util.find_spec(check.package) is None:
-            print(f"{check.name:<11} SKIPPED: {check.package}", flush=True)
+        lacking = [p for p in check.package.split(",") if importlib.util.find_spec(p) is None]
+        if lacking:
+            print(f"{check.name:<11} SKIPPED: {', '.join(lacking)}", flush=True)
             failed += options.strict
             continue
         good, text = check.run()
