@@ -182,7 +182,8 @@ def _status(settings: Settings, output: str) -> int:
 
 
 def _doctor(settings: Settings) -> int:
-    from agent.doctor import Verdict, examine, show
+    from agent.doctor import examine, show
+    from agent.finding import Verdict
 
     findings = examine(settings, SystemClock().now())
     for line in show(findings):

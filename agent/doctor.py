@@ -1,23 +1,19 @@
 """`lighterman-agent doctor`: what is wrong with this device, and what to do about it.
 
-Refuses to disturb a running agent: it shakes hands with controller and broker, and says nothing.
+Refuses to disturb a running agent: it asks the controller one question and changes nothing there.
 """
 
-import contextlib
 import os
-import socket
-import ssl
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 
+from agent.doctor_road import Traveller, look_at_broker, look_at_controller
 from agent.domain.ports import Identity
 from agent.errors import AgentError, IdentityError
+from agent.finding import Finding, Verdict
 from agent.host.capabilities import installed_runtimes
 from agent.host.clockquality import is_synchronized
 from agent.host.sensors import disk_free_bytes, memory_available_bytes, temperature_c, thermal_zones
-from agent.link.authority import parse_endpoint, reason_of
 from agent.link.keys import read_certificate
 from agent.process import BusyError, only_one
 from agent.settings import Settings
@@ -26,25 +22,6 @@ from agent.store.identity import FileIdentityStore
 from agent.store.journal import FileJournal
 
 SPARE_BYTES = 256 * 1024 * 1024
-HANDSHAKE_S = 5.0
-
-
-class Verdict(StrEnum):
-    """How a look ended; NOTE is nothing wrong but worth knowing."""
-
-    OK = "ok"
-    NOTE = "note"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at; `todo` says what to do about a problem."""
-
-    what: str
-    verdict: Verdict
-    text: str
-    todo: str = ""
 
 
 def examine(settings: Settings, now: datetime) -> list[Finding]:
@@ -56,9 +33,10 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
     identity, said = _identity(settings.state_dir)
     found.append(said)
     if identity is not None:
-        found.append(_certificate(settings.state_dir, now))
-        found.append(_road("controller", identity.grpc_endpoint, identity, settings.state_dir))
-        found.append(_road("broker", identity.mqtt_endpoint, identity, settings.state_dir))
+        who = Traveller(identity, settings.state_dir, now)
+        found.append(_certificate(who))
+        found.append(look_at_controller(who))
+        found.append(look_at_broker(who))
     found.append(_clock())
     found.append(_runtimes())
     found.append(_heat(settings.host_root))
@@ -106,17 +84,17 @@ def _identity(state_dir: Path) -> tuple[Identity | None, Finding]:
     return identity, Finding("identity", Verdict.OK, text)
 
 
-def _certificate(state_dir: Path, now: datetime) -> Finding:
-    path = FileIdentityStore(state_dir / "identity").certificate_path()
+def _certificate(who: Traveller) -> Finding:
+    now = who.now
     try:
-        facts = read_certificate(path)
+        facts = read_certificate(who.store.certificate_path())
     except ValueError as error:
-        return Finding("certificate", Verdict.PROBLEM, str(error), "enrol again with a new token")
+        return Finding("certificate", Verdict.PROBLEM, str(error), who.enrol_anew())
     until = f"{facts.not_after:%Y-%m-%d %H:%M} UTC"
     if now >= facts.not_after:
         return Finding(
             "certificate", Verdict.PROBLEM, f"expired {until}",
-            "enrol again with a new token, in a new state folder; check the clock first",
+            f"check the clock first; {who.enrol_anew()}",
         )  # fmt: skip
     if now < facts.not_before:
         return Finding(
@@ -129,41 +107,6 @@ def _certificate(state_dir: Path, now: datetime) -> Finding:
             "run the agent, and look why the controller does not renew it",
         )  # fmt: skip
     return Finding("certificate", Verdict.OK, f"good until {until}")
-
-
-def _road(what: str, address: str, identity: Identity, state_dir: Path) -> Finding:
-    """Connect and shake hands with this device's certificate; then hang up."""
-    store = FileIdentityStore(state_dir / "identity")
-    try:
-        endpoint = parse_endpoint(address)
-        context = ssl.create_default_context(cadata=identity.ca_pem.decode("ascii"))
-        context.load_cert_chain(store.certificate_path(), store.key_path())
-        context.set_alpn_protocols(["h2"])
-        with (
-            socket.create_connection((endpoint.host, endpoint.port), HANDSHAKE_S) as raw,
-            context.wrap_socket(raw, server_hostname=endpoint.host) as tls,
-        ):
-            _wait_for_refusal(tls)
-    except ssl.SSLCertVerificationError as error:
-        text = f"{address} shows a certificate that is not trusted ({error.verify_message})"
-        return Finding(
-            what, Verdict.PROBLEM, text, "check the clock; is this the right controller?"
-        )
-    except (OSError, ValueError) as error:
-        text = f"{address} does not answer ({reason_of(error)})"
-        return Finding(
-            what, Verdict.PROBLEM, text,
-            "check the network, and that `lighterman-controller serve` runs there",
-        )  # fmt: skip
-    return Finding(what, Verdict.OK, f"{address} answers and takes this certificate")
-
-
-def _wait_for_refusal(tls: ssl.SSLSocket) -> None:
-    # With TLS 1.3 a refused client learns of it by the first read after the handshake.
-    tls.settimeout(0.5)
-    with contextlib.suppress(TimeoutError):
-        if tls.recv(1) == b"":
-            raise ConnectionResetError(104, "it hangs up on this certificate")
 
 
 def _clock() -> Finding:

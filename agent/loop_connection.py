@@ -14,6 +14,7 @@ from agent.domain.ports import Clock, Fetcher, Identity, IdentityStore, Spool
 from agent.link.authority import Endpoint, parse_endpoint
 from agent.link.client import Welcome
 from agent.link.convert import presence_payload
+from agent.link.errors import LinkError, LinkFault
 from agent.link.fetcher import BlobFetcher
 from agent.link.mqtt import MqttEvents, MqttLink, TlsFiles
 from agent.link.spooler import SpoolSender
@@ -70,6 +71,7 @@ class Connection:
                 doorbell=self._session.ring,
                 ack=lambda point: self._sender.acked(point),
                 connected=self._on_mqtt,
+                turned_away=self._session.ask_soon,
             ),
         )
         self._sender = SpoolSender(
@@ -137,8 +139,17 @@ class Connection:
 
     # -- within ------------------------------------------------------------------------------------
 
-    def _on_controller(self, up: bool, why: str) -> None:
-        self._tell("controller", up, why)
+    def _on_controller(self, error: LinkError | None) -> None:
+        if error is None and not self._up.get("controller"):
+            self._mqtt.try_soon()  # what kept the one away may have kept the other
+        todo = ""
+        if error is None:
+            seen = self._parts.clock.now().isoformat(timespec="seconds")
+            self._parts.show(controller_seen_at=seen)
+        elif error.fault is LinkFault.DENIED:
+            todo = error.hint
+        self._parts.show(controller_hint=todo)
+        self._tell("controller", error is None, error.message if error else "")
 
     def _on_mqtt(self, up: bool, why: str) -> None:
         if up:

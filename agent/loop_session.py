@@ -29,6 +29,7 @@ REFUSED_WAIT_S = 60.0
 RENEWAL_CAP_S = 1800.0
 LONGEST_WAIT_S = 300.0  # a wall clock that is set must not hide a renewal for longer
 PENDING_POLL_S = 20.0
+SOON_S = 1.0
 BLIND_POLL_S = 60.0  # between questions while no doorbell can ring
 
 
@@ -63,7 +64,10 @@ class Generations:
 
 @dataclass(frozen=True, slots=True)
 class SessionParts:
-    """What a session is made of. `capabilities` looks anew each time: disks fill up."""
+    """What a session is made of. `capabilities` looks anew each time: disks fill up.
+
+    `connected` is told after every round how it went; None: the controller answered.
+    """
 
     boot_id: str
     clock: Clock
@@ -72,7 +76,7 @@ class SessionParts:
     generations: Callable[[], Generations]
     events: SessionEvents
     poll_s: float
-    connected: Callable[[bool, str], None]
+    connected: Callable[[LinkError | None], None]
     has_doorbell: Callable[[], bool]
 
 
@@ -97,6 +101,7 @@ class ControllerSession:
         self._renew_at = parts.clock.now() if waiting else self._renewal_due()
         self._welcomed = False
         self._again = False
+        self._fault: LinkFault | None = None
         self._rung = 0
         self._poll_s = parts.poll_s
         self._poll_at = 0.0
@@ -126,9 +131,17 @@ class ControllerSession:
         self._again = True
         self._wake.set()
 
+    def ask_soon(self) -> None:
+        """The broker turned this device away: whether the controller does is to be known now."""
+        if self._welcomed:
+            self._poll_by(SOON_S)
+
     def without_doorbell(self) -> None:
         """The broker went away: until it is back, ask more often, spread over the fleet."""
-        soon = self._parts.clock.monotonic() + self._backoff.spread(BLIND_POLL_S / 2, 1.0)
+        self._poll_by(BLIND_POLL_S / 2)
+
+    def _poll_by(self, seconds: float) -> None:
+        soon = self._parts.clock.monotonic() + self._backoff.spread(seconds, 1.0)
         self._poll_at = min(self._poll_at, soon)
         self._wake.set()
 
@@ -160,6 +173,7 @@ class ControllerSession:
         known = self._parts.generations()
         if now >= self._poll_at or self._rung > known.seen:
             self._ask(known)
+            self._parts.connected(None)
             poll_s = self._poll_s if self._parts.has_doorbell() else min(BLIND_POLL_S, self._poll_s)
             self._poll_at = now + self._backoff.spread(poll_s)
         self._renew_if_due()
@@ -170,12 +184,12 @@ class ControllerSession:
     def _trouble(self, error: LinkError) -> float:
         if self._stopping.is_set():
             return 0.0
-        if self._welcomed or self._backoff.tries in (0, 5):
+        if self._welcomed or self._backoff.tries in (0, 5) or error.fault is not self._fault:
             log.warning("%s", error)
-            self._parts.connected(False, error.message)
-        self._welcomed = False
+        self._parts.connected(error)
+        self._welcomed, self._fault = False, error.fault
         wait_s = self._backoff.failed(error.retry_after_s)
-        if error.fault is LinkFault.REFUSED:
+        if error.fault in (LinkFault.REFUSED, LinkFault.DENIED):
             wait_s += self._backoff.spread(REFUSED_WAIT_S)
         return wait_s
 
@@ -191,7 +205,7 @@ class ControllerSession:
         self._poll_s = min(parts.poll_s, welcome.poll_after_s or parts.poll_s)
         self._welcomed = True
         self._poll_at = 0.0
-        parts.connected(True, "")
+        parts.connected(None)
         parts.events.welcomed(welcome, skew_s)
         return welcome.pending
 

@@ -32,9 +32,12 @@ class Facts:
     profile: str = ""
     pending: bool = False
     listen_grpc: str = ""
+    listen_metrics: str = ""
     controller: str = ""
     controller_state: str = "not connected yet"
     controller_at: str = ""
+    controller_seen_at: str = ""
+    controller_hint: str = ""
     broker_state: str = "not connected yet"
     broker_at: str = ""
     desired_generation: int = 0
@@ -113,7 +116,9 @@ def show(facts: Facts, now: datetime) -> list[str]:
         f"serves     {facts.listen_grpc}   since {_ago(facts.started_at, now)}"
         f"   agent {facts.agent_version}",
         f"controller {facts.controller}   {facts.controller_state}"
-        f" since {_ago(facts.controller_at, now)}",
+        f" since {_ago(facts.controller_at, now)}"
+        f"   last answer {_ago(facts.controller_seen_at, now)} ago",
+        *([f"           {facts.controller_hint}"] if facts.controller_hint else []),
         f"broker     {facts.broker_state} since {_ago(facts.broker_at, now)}",
         f"generation {facts.applied_generation} applied of {facts.desired_generation} desired"
         f"   reports not acknowledged {facts.unacknowledged}",

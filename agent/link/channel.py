@@ -34,6 +34,8 @@ _FAULTS = {
     grpc.StatusCode.UNKNOWN: LinkFault.UNREACHABLE,
     grpc.StatusCode.DATA_LOSS: LinkFault.UNREACHABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED: LinkFault.BUSY,
+    grpc.StatusCode.UNAUTHENTICATED: LinkFault.DENIED,
+    grpc.StatusCode.PERMISSION_DENIED: LinkFault.DENIED,
 }
 
 

@@ -14,6 +14,7 @@ class LinkFault(StrEnum):
     UNREACHABLE = "unreachable"  # try again later
     BUSY = "busy"  # try again, not before retry_after_s
     REFUSED = "refused"  # the controller said no; trying again changes nothing
+    DENIED = "denied"  # it does not take this device or its certificate (any more)
     UNTRUSTED = "untrusted"  # the other side is not who it should be
 
 

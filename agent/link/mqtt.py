@@ -23,6 +23,9 @@ from lighterman.v1 import topics
 KEEPALIVE_S = 20
 CONNECT_S = 10.0
 MAX_QUEUED = 1000
+SOON_S = 1.0
+# It closed this session on purpose: another one has the name, or an operator wants it out.
+_TURNED_AWAY = ("Session taken over", "Administrative action", "Not authorized", "Banned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,15 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class MqttEvents:
-    """Who is told; called on the MQTT thread, so each must return at once."""
+    """Who is told; called on the MQTT thread, so each must return at once.
+
+    `turned_away`: the broker ended or refused the connection of this very device.
+    """
 
     doorbell: Callable[[int], None]
     ack: Callable[[AckPoint], None]
     connected: Callable[[bool, str], None]
+    turned_away: Callable[[], None] = lambda: None
 
 
 class MqttLink:
@@ -63,10 +70,12 @@ class MqttLink:
         self._backoff = backoff or Backoff()
         self._stopping = threading.Event()
         self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._client: paho.Client | None = None
         self._up = threading.Event()
         self._over = threading.Event()
         self._ended = ""
+        self._refused = False
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     @property
@@ -98,6 +107,12 @@ class MqttLink:
         if client is not None and self._up.is_set():
             client.disconnect()
 
+    def try_soon(self) -> None:
+        """Begin anew with short waits: there is a sign that the road is open again."""
+        if not self._up.is_set():
+            self._hurry.set()
+            self._wake.set()
+
     def publish_up(self, suffix: str, payload: bytes, qos: int) -> bool:
         """Hand one message to the connection; False when there is none or its queue is full."""
         client = self._client
@@ -126,6 +141,10 @@ class MqttLink:
                 self._backoff.succeeded()
             if not self._wake.is_set():
                 self._wake.wait(self._backoff.failed())
+            if self._hurry.is_set():
+                self._hurry.clear()
+                self._backoff.succeeded()
+                self._stopping.wait(self._backoff.spread(SOON_S, 1.0))
 
     def _one_connection(self) -> bool:
         """Connect and stay until it breaks. True when it was up."""
@@ -136,14 +155,21 @@ class MqttLink:
             client = self._new_client()
             self._client = client
             self._over.clear()
+            self._refused = False
             client.connect(endpoint.host, endpoint.port, keepalive=KEEPALIVE_S)
             # paho's own thread, not this one: only then does it alone touch the TLS socket.
             client.loop_start()
             self._over.wait()
             client.loop_stop()
+            if not self._up.is_set() and not self._refused and not self._stopping.is_set():
+                # With TLS 1.3 a certificate that is not taken shows only after the handshake.
+                self._events.connected(False, f"the broker at {endpoint} hangs up on this device")
+                self._events.turned_away()
         except (OSError, ValueError) as error:
             where = f"broker at {endpoint}" if endpoint else "the broker"
             self._events.connected(False, f"{where} does not answer ({reason_of(error)})")
+            if isinstance(error, ssl.SSLError):
+                self._events.turned_away()
         finally:
             came_up = self._up.is_set()
             self._up.clear()
@@ -151,6 +177,8 @@ class MqttLink:
             if came_up:
                 why = f"connection to the broker at {endpoint} ended ({self._ended})"
                 self._events.connected(False, why)
+                if self._ended in _TURNED_AWAY:
+                    self._events.turned_away()
         return came_up
 
     def _new_client(self) -> paho.Client:
@@ -188,10 +216,15 @@ class MqttLink:
         properties: Properties | None,
     ) -> None:
         if reason.is_failure:
+            self._refused = True
             self._events.connected(False, f"the broker refused this device ({reason})")
+            self._events.turned_away()
         if reason.is_failure or self._stopping.is_set():
             client.disconnect()
             return
+        if self._hurry.is_set():  # what it was for has happened
+            self._hurry.clear()
+            self._wake.clear()
         client.subscribe(topics.device_down(self._device_id), qos=1)
         self._say_presence(client, online=True)
         self._up.set()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.services.devices import retire_device
 from tests.support.agent_world import AgentProcess, ControllerWorld, running_controller
 from tests.support.ports import free_port
 from tests.support.wait import wait_for
@@ -104,6 +105,36 @@ def test_doctor_finds_nothing_on_a_healthy_device_and_names_what_breaks(
     said = agent.command("doctor")
     assert said.returncode == 1
     assert "does not run" in said.stdout
+
+
+def test_a_retired_device_is_told_so_by_status_and_doctor(
+    controller: ControllerWorld, tmp_path: Path
+) -> None:
+    agent = AgentProcess(tmp_path / "agent", "retired-1")
+    assert agent.enrol(controller.url, controller.token()).returncode == 0
+    agent.start()
+
+    def state() -> str:
+        return facts.controller_state if (facts := agent.facts()) is not None else ""
+
+    try:
+        wait_for(lambda: controller.device("retired-1").online, 20, "presence online")
+        wait_for(lambda: state() == "connected", 20, "a connection")
+        said = agent.command("doctor")
+        assert "answers and takes this device" in said.stdout, said.stdout
+        retire_device(controller.deps, controller.ctx(), "retired-1")
+        # Well before the next question of its own, which is due in a quarter of an hour.
+        wait_for(lambda: "was revoked at" in state(), 20, f"status to tell\n{agent.tail()}")
+        shown = agent.command("status").stdout
+        assert "the certificate of retired-1 was revoked at" in shown
+        assert "reason: retired by test" in shown
+        said = agent.command("doctor")
+        assert said.returncode == 1
+        assert "the certificate of retired-1 was revoked at" in said.stdout
+        assert "enrol anew: stop the agent, move" in said.stdout
+        assert "check the network" not in said.stdout
+    finally:
+        agent.stop()
 
 
 def test_status_is_a_promise_in_json(controller: ControllerWorld, tmp_path: Path) -> None:
