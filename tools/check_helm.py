@@ -133,7 +133,11 @@ def problems(chart: Path = CHART) -> list[str]:
     """Everything that is wrong with the chart, one line each."""
     from helm_python import HelmError
 
-    found = [*settings_problems(chart), *version_problems(chart), *refusal_problems(chart)]
+    found = [*settings_problems(chart), *version_problems(chart)]
+    try:
+        found += refusal_problems(chart)
+    except HelmError as error:
+        return [*found, f"the chart cannot be read: {error}"]
     for name, values in value_sets(chart).items():
         try:
             said = [*lint_problems(chart, values), *schema_problems(render(chart, values))]

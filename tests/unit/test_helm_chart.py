@@ -1,0 +1,333 @@
+"""The chart: what renders is safe, fits itself and fits the controller; bad values are refused."""
+
+import copy
+import json
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tools import check_helm
+from tools.check_helm import CHART, Manifest, render, value_sets
+
+pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
+pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+
+SETS = sorted(value_sets())
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "privileged": False,
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+# Volumes that the pod security standard "restricted" allows, of those that a chart may use.
+VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
+
+
+@pytest.fixture(params=SETS)
+def release(request: pytest.FixtureRequest) -> list[Manifest]:
+    return render(CHART, value_sets()[request.param])
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A copy of the chart to damage."""
+    return Path(shutil.copytree(CHART, tmp_path / "lighterman"))
+
+
+def pods(release: list[Manifest]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for one in release:
+        if one["kind"] in ("Deployment", "Job"):
+            yield one["metadata"]["name"], one["spec"]["template"]
+
+
+def named(release: list[Manifest], kind: str, name: str | None = None) -> Manifest:
+    return next(
+        one for one in release if one["kind"] == kind and name in (None, one["metadata"]["name"])
+    )
+
+
+def security_problems(template: dict[str, Any]) -> list[str]:
+    """What the pod security standard "restricted" would refuse, and what we ask for beyond it."""
+    spec, found = template["spec"], []
+    pod = spec.get("securityContext", {})
+    if pod.get("seccompProfile") != {"type": "RuntimeDefault"}:
+        found.append("seccomp")
+    if not pod.get("runAsNonRoot") or pod.get("runAsUser", 0) == 0:
+        found.append("root")
+    if spec.get("automountServiceAccountToken") is not False:
+        found.append("token")
+    if any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC")):
+        found.append("host")
+    for container in (*spec["containers"], *spec.get("initContainers", [])):
+        if container.get("securityContext") != RESTRICTED:
+            found.append(f"container {container['name']}")
+        if "memory" not in container.get("resources", {}).get("limits", {}):
+            found.append(f"memory of {container['name']}")
+        if any("hostPort" in port for port in container.get("ports", [])):
+            found.append("host port")
+    for volume in spec.get("volumes", []):
+        if not (set(volume) - {"name"}) <= VOLUMES:
+            found.append(f"volume {volume['name']}")
+    return found
+
+
+def test_there_are_at_least_four_value_sets_and_they_are_good() -> None:
+    assert len(SETS) >= 4
+    assert check_helm.problems() == []
+
+
+def test_every_pod_is_restricted(release: list[Manifest]) -> None:
+    assert {name: security_problems(one) for name, one in pods(release)} == {
+        name: [] for name, _ in pods(release)
+    }
+
+
+def test_what_is_not_restricted_is_seen() -> None:
+    """Negative control of the test above."""
+    _, template = next(pods(render(CHART, {})))
+    for path, value, said in (
+        (("securityContext", "seccompProfile"), {"type": "Unconfined"}, "seccomp"),
+        (("securityContext", "runAsUser"), 0, "root"),
+        (("automountServiceAccountToken",), True, "token"),
+        (("hostNetwork",), True, "host"),
+    ):
+        worse = copy.deepcopy(template)
+        inner = worse["spec"]
+        for name in path[:-1]:
+            inner = inner[name]
+        inner[path[-1]] = value
+        assert security_problems(worse) == [said]
+    worse = copy.deepcopy(template)
+    worse["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = False
+    worse["spec"]["volumes"].append({"name": "node", "hostPath": {"path": "/"}})
+    assert security_problems(worse) == ["container controller", "volume node"]
+
+
+def test_everything_writable_is_a_volume_and_every_mount_has_one(release: list[Manifest]) -> None:
+    for _, template in pods(release):
+        volumes = {one["name"]: one for one in template["spec"]["volumes"]}
+        for container in template["spec"]["containers"]:
+            mounted = {one["name"] for one in container["volumeMounts"]}
+            assert mounted == set(volumes)
+            for mount in container["volumeMounts"]:
+                volume = volumes[mount["name"]]
+                writable = "emptyDir" in volume or "persistentVolumeClaim" in volume
+                assert mount.get("readOnly", False) is not writable, mount
+
+
+def test_no_secret_is_made_and_no_password_is_written(release: list[Manifest]) -> None:
+    assert not [one for one in release if one["kind"] == "Secret"]
+    for _, template in pods(release):
+        for container in template["spec"]["containers"]:
+            for one in container.get("env", []):
+                assert "valueFrom" in one or one["name"] == "HOME", one
+    assert "postgresql://" not in yaml.safe_dump_all(release)
+
+
+def test_services_policies_and_budgets_find_their_pods(release: list[Manifest]) -> None:
+    labels = {name: template["metadata"]["labels"] for name, template in pods(release)}
+    for one in release:
+        spec = one.get("spec", {})
+        selector = {
+            "Service": spec.get("selector"),
+            "NetworkPolicy": spec.get("podSelector", {}).get("matchLabels"),
+            "PodDisruptionBudget": spec.get("selector", {}).get("matchLabels"),
+            "Deployment": spec.get("selector", {}).get("matchLabels"),
+        }.get(one["kind"])
+        if selector is None:
+            continue
+        found = [name for name, has in labels.items() if selector.items() <= has.items()]
+        assert len(found) == 1, (one["kind"], one["metadata"]["name"], found)
+    for one in release:
+        if one["kind"] == "ServiceMonitor":
+            wanted = one["spec"]["selector"]["matchLabels"].items()
+            services = [
+                other["metadata"]["name"]
+                for other in release
+                if other["kind"] == "Service" and wanted <= other["metadata"]["labels"].items()
+            ]
+            assert len(services) == 1
+
+
+def test_services_and_policies_name_ports_that_the_pod_has(release: list[Manifest]) -> None:
+    controller = named(release, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    ports = {one["name"]: one["containerPort"] for one in controller["ports"]}
+    served: dict[str, int] = {}
+    for one in release:
+        if one["kind"] == "Service":
+            served |= {port["targetPort"]: port["port"] for port in one["spec"]["ports"]}
+        if one["kind"] == "NetworkPolicy":
+            rules = one["spec"].get("ingress", [])
+            assert {port["port"] for rule in rules for port in rule["ports"]} <= set(ports)
+    assert served == ports
+    probes = {controller[name]["httpGet"]["port"] for name in controller if "Probe" in name}
+    assert probes == {"web"}
+
+
+def test_the_configuration_is_what_the_controller_reads(
+    release: list[Manifest], tmp_path: Path
+) -> None:
+    from controller.settings import load_settings
+
+    file = tmp_path / "controller.toml"
+    file.write_text(named(release, "ConfigMap")["data"]["controller.toml"])
+    settings = load_settings(file, {}, {})
+    controller = named(release, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    mounts = {one["mountPath"]: one["name"] for one in controller["volumeMounts"]}
+    assert mounts[str(settings.data_dir)] == "data"
+    assert settings.listen_host == "0.0.0.0"
+    service = next(one for one in release if one["kind"] == "Service")
+    assert f"{service['metadata']['name']}.edge.svc" in settings.names()
+    ports = {one["name"]: one["containerPort"] for one in controller["ports"]}
+    assert (settings.listen_grpc, settings.listen_enroll) == (ports["grpc"], ports["enroll"])
+    assert ("mqtt" in ports) is not bool(settings.broker_address)
+    if settings.trust_dir:
+        assert mounts[settings.trust_dir] == "trust"
+    if settings.metrics_token_file:
+        assert mounts[str(Path(settings.metrics_token_file).parent)] == "metrics"
+
+
+def test_every_command_line_can_be_read(release: list[Manifest]) -> None:
+    from controller.__main__ import build_parser
+
+    commands = [
+        build_parser().parse_args(container["args"]).command
+        for _, template in pods(release)
+        for container in template["spec"]["containers"]
+    ]
+    assert "serve" in commands
+
+
+def test_the_migration_job_is_a_hook_that_needs_nothing_of_the_release() -> None:
+    job = named(render(CHART, value_sets()["postgres-external-broker"]), "Job")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    spec = job["spec"]["template"]["spec"]
+    assert spec["serviceAccountName"] == "default"
+    assert [set(volume) for volume in spec["volumes"]] == [{"name", "emptyDir"}]
+    assert [one["kind"] for one in render(CHART, {}) if one["kind"] == "Job"] == []
+
+
+def test_one_pod_at_a_time_owns_the_volume_and_the_volume_outlives_the_release() -> None:
+    release = render(CHART, {})
+    spec = named(release, "Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    claim = named(release, "PersistentVolumeClaim")
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_another_configuration_starts_another_pod() -> None:
+    def stamp(values: dict[str, Any]) -> str:
+        template = named(render(CHART, values), "Deployment")["spec"]["template"]
+        return str(template["metadata"]["annotations"]["checksum/config"])
+
+    assert stamp({}) == stamp({"replicas": 1})
+    assert stamp({}) != stamp({"settings": {"poll_s": 60}})
+
+
+def test_numbers_and_texts_survive_the_way_through_helm(tmp_path: Path) -> None:
+    settings = {
+        "job_memory_bytes": 6442450944,
+        "sample_flush_s": 0.25,
+        "device_certificate_s": 2592000,
+        "log_level": "debug",
+    }
+    broker = {"address": "b.example:1", "reload": "sh -c 'a <b> & \"c\" \\ é'"}
+    release = render(
+        CHART, {"settings": settings, "broker": {"mode": "external", "external": broker}}
+    )
+    read = tomllib.loads(named(release, "ConfigMap")["data"]["controller.toml"])
+    assert {name: read[name] for name in settings} == settings
+    assert read["broker"]["reload"] == broker["reload"]
+
+
+def test_notes_tell_what_is_missing() -> None:
+    from helm_python import Chart
+
+    with Chart.load(CHART) as chart:
+        told = {
+            name: next(
+                text
+                for path, text in chart.render(values, name="fleet", namespace="edge").items()
+                if path.endswith("NOTES.txt")
+            )
+            for name, values in value_sets().items()
+        }
+    assert "Set `advertise`" in told["embedded"]
+    assert "fleet.example:7443" in told["postgres-external-broker"]
+    assert "/var/lib/lighterman/broker" in told["postgres-external-broker"]
+    assert "--role worker" in told["workers"]
+    assert "Back up" not in told["hardened"]
+
+
+# ---- negative controls of the check itself ----------------------------------------------------
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("templates/controller.yaml", "revisionHistoryLimit", "revisionHistory", "revisionHistory"),
+        ("templates/service.yaml", "protocol: TCP", "protocol: 7", "protocol"),
+        ("templates/pvc.yaml", "{{- end }}", "{{- end", "does not render"),
+        ("templates/configmap.yaml", "kind: ConfigMap", "kind: Config", "find schema for kind"),
+        ("templates/workers.yaml", "kind: PodDisruptionBudget", "kind: Budget", "schema for kind"),
+        ("Chart.yaml", 'appVersion: "0.1.0"', 'appVersion: "9.9"', "appVersion is 9.9"),
+        ("Chart.yaml", "version: 0.1.0", "version: one", "version"),
+        ("values.schema.json", '"poll_s"', '"pole_s"', "settings.pole_s is no setting"),
+        ("values.schema.json", '"maximum": 1,', '"maximum": 9,', "two controllers on one volume"),
+        ("values.yaml", "replicas: 1", "replicas: one", "replicas"),
+    ],
+)
+def test_the_check_finds(broken: Path, file: str, old: str, new: str, said: str) -> None:
+    replace(broken / file, old, new)
+    found = check_helm.problems(broken)
+    assert any(said in line for line in found), found
+
+
+def test_an_open_schema_is_found(broken: Path) -> None:
+    file = broken / "values.schema.json"
+    schema = json.loads(file.read_text())
+    del schema["additionalProperties"]
+    file.write_text(json.dumps(schema))
+    assert any("an unknown key:" in line for line in check_helm.problems(broken))
+
+
+def test_every_object_of_the_schema_is_closed() -> None:
+    """Maps of free names say what their values are; all others name every key."""
+
+    def walk(schema: Any, path: str) -> Iterator[str]:
+        if isinstance(schema, dict):
+            if "properties" in schema and path.rpartition(".")[2] not in ("if", "then"):
+                conditional = ".if." in path or ".then." in path
+                if not conditional and schema.get("additionalProperties") is not False:
+                    yield path
+            for name, inner in schema.items():
+                yield from walk(inner, f"{path}.{name}")
+
+    assert list(walk(json.loads((CHART / "values.schema.json").read_text()), "")) == []
+
+
+def test_the_defaults_name_every_value() -> None:
+    """What the schema takes stands in values.yaml, except settings, which have defaults."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def missing(schema: dict[str, Any], values: Any, path: str) -> Iterator[str]:
+        for name, inner in schema.get("properties", {}).items():
+            if name not in values:
+                yield path + name
+            elif inner.get("type") == "object" and name != "settings":
+                yield from missing(inner, values[name], f"{path}{name}.")
+
+    assert list(missing(schema, defaults, "")) == ["global"]
