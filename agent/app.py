@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 
+from agent.app_metrics import MetricsListener, Watched
 from agent.clock import SystemClock
 from agent.domain.assignment import ModelState
 from agent.domain.ports import Decision, Fetcher, Identity
@@ -83,7 +84,9 @@ class Agent:
         self._server = InferenceServer(
             self._host, self._clock, version(), settings.serve_grpc, self._watchdog.served
         )
-        self._board = StatusBoard(root, self._facts())
+        facts = self._facts()
+        self._board = StatusBoard(root, facts)
+        self._metrics = MetricsListener(self._watched(facts), self._clock)
 
     def _who(self) -> Identity | None:
         """The identity, None when it is damaged; NotEnrolledError when there never was one."""
@@ -135,6 +138,18 @@ class Agent:
             telemetry_s=self._settings.telemetry_s,
         )
 
+    def _watched(self, facts: Facts) -> Watched:
+        return Watched(
+            settings=self._settings,
+            facts=facts,
+            started_at_s=self._clock.now().timestamp(),
+            host=self._host,
+            loop=self._loop,
+            teller=self._teller,
+            spool=self._spool,
+            server=self._server,
+        )
+
     # -- doors between parts that are built one after the other ------------------------------------
 
     def _fetcher(self) -> Fetcher | None:
@@ -163,7 +178,7 @@ class Agent:
         try:
             served.wait(FIRST_SERVE_S)
             address = self._server.start()
-            self._board.update(listen_grpc=address)
+            self._board.update(listen_grpc=address, listen_metrics=self._metrics.start())
             ready(address)
             self._notifier.ready()
             self._connect()
@@ -236,6 +251,7 @@ class Agent:
     def _end(self) -> None:
         log.info("ending; requests in flight are answered")
         self._notifier.stopping()
+        self._metrics.stop()
         self._server.stop(DRAIN_S)
         if self._connection is not None:
             self._connection.stop()

@@ -5,6 +5,7 @@ Refuses to lose a report silently: what the spool did not take is logged with it
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from agent.domain.assignment import ModelState
@@ -42,6 +43,9 @@ class Teller:
         self._wake = wake
         self._publish = publish
         self._synced = threading.Event()
+        # (model, version, cause) and (model, from, to, reason), since the start.
+        self.rollbacks: Counter[tuple[str, str, str]] = Counter()
+        self.rung_changes: Counter[tuple[str, str, str, str]] = Counter()
 
     def set_synced(self, synced: bool) -> None:
         """Whether this device's clock agrees with the controller's."""
@@ -82,9 +86,17 @@ class Teller:
         model = state.model if state else ""
         if state is not None and not version and state.current is not None:
             version = state.current.release.version
+        self._count(kind, model, version, details or {})
         log.info("%s%s: %s", f"{model} " if model else "", kind, reason)
         happening = Happening(kind, self._clock.now(), reason, model, version, details or {})
         self._keep("event", event_payload(happening, self.stamp()))
+
+    def _count(self, kind: str, model: str, version: str, details: Mapping[str, str]) -> None:
+        cause = details.get("cause", "")
+        if kind == "rolled_back":
+            self.rollbacks[model, version, cause] += 1
+        elif kind == "rung_changed":
+            self.rung_changes[model, details.get("from", ""), details.get("to", ""), cause] += 1
 
     def telemetry(self, window: TelemetryWindow) -> bool:
         """Send one window; False when there is no connection (it is then gone, by design)."""

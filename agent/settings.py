@@ -24,6 +24,11 @@ SETTINGS = (
         " free one.",
     ),
     Setting(
+        "serve.metrics", "LIGHTERMAN_SERVE_METRICS", "127.0.0.1:8002", "",
+        "Address of /metrics (Prometheus' text format over HTTP); port 0 takes a free one, `off`"
+        " has none. What it tells is meant for this device's own network.",
+    ),
+    Setting(
         "host_root", "LIGHTERMAN_HOST_ROOT", "/", "path",
         "Where /proc, /sys and the device tree are read; another root than / is reported as a"
         " simulated host.",
@@ -55,6 +60,7 @@ SETTINGS = (
 
 # Names of before: the environment's is the controller's own, which is a port and no address.
 _RENAMED = {"listen_grpc": "serve.grpc"}
+OFF = "off"
 _OLD_ENV = ("LIGHTERMAN_LISTEN_GRPC", "LIGHTERMAN_SERVE_GRPC")
 
 
@@ -68,6 +74,7 @@ class Settings:
 
     state_dir: Path = Path("/var/lib/lighterman-agent")
     serve_grpc: str = "127.0.0.1:8001"
+    serve_metrics: str = "127.0.0.1:8002"
     host_root: Path = Path("/")
     telemetry_s: float = 10.0
     poll_s: float = 900.0
@@ -99,6 +106,7 @@ def load_settings(
     return Settings(
         state_dir=Path(values["state_dir"][0]),
         serve_grpc=_address(*values["serve.grpc"]),
+        serve_metrics=_address_or_off(*values["serve.metrics"]),
         host_root=Path(values["host_root"][0]),
         telemetry_s=_number(*values["telemetry_s"], least=0.05, most=86400.0),
         poll_s=_number(*values["poll_s"], least=0.05, most=86400.0),
@@ -167,6 +175,10 @@ def _address(text: str, source: str) -> str:
     if not host or not port.isdigit() or int(port) > 65535:
         raise SettingsError(f"{source}: {text!r} is not HOST:PORT")
     return text
+
+
+def _address_or_off(text: str, source: str) -> str:
+    return text if text == OFF else _address(text, source)
 
 
 def _choice(text: str, source: str, choices: tuple[str, ...]) -> str:

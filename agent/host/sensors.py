@@ -94,6 +94,16 @@ def temperature_c(root: Path) -> float | None:
     return hottest
 
 
+def zone_temperatures(root: Path) -> dict[tuple[str, str], float]:
+    """Plausible readings in °C of all thermal zones, by (name, type), foreign ones too."""
+    found: dict[tuple[str, str], float] = {}
+    for zone in children(root / "sys/class/thermal", "thermal_zone*"):
+        milli = read_int(zone / "temp")
+        if milli is not None and _PLAUSIBLE_C[0] < milli / 1000.0 < _PLAUSIBLE_C[1]:
+            found[zone.name, read_text(zone / "type") or ""] = milli / 1000.0
+    return found
+
+
 def thermal_zones(root: Path) -> tuple[str, ...]:
     """The types of all thermal zones, for people."""
     zones = children(root / "sys/class/thermal", "thermal_zone*")

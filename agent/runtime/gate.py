@@ -49,6 +49,11 @@ class Gate:
             else:
                 self._free += 1
 
+    def waiting(self) -> int:
+        """How many wait now."""
+        with self._lock:
+            return len(self._waiting)
+
     def age_s(self, now: float) -> float:
         """The longest wait: of who waits now, or whose wait ended within the last second."""
         with self._lock:

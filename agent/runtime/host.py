@@ -316,6 +316,20 @@ class ModelHost:
             served = list(self._models.values())
         return tuple(window for one in served for window in one.take_windows())
 
+    def totals(self) -> tuple[RungWindow, ...]:
+        """Sums since the start, per model, version and rung; takes nothing from telemetry."""
+        with self._lock:
+            served = list(self._models.values())
+        return tuple(window for one in served for window in one.totals())
+
+    def queues(self) -> dict[str, tuple[int, float]]:
+        """By model: how many requests wait, and the longest wait in seconds."""
+        with self._lock:
+            served = dict(self._models)
+        now = self._clock.monotonic()
+        gates = {model: one.gate() for model, one in sorted(served.items())}
+        return {model: (gate.waiting(), gate.age_s(now)) for model, gate in gates.items()}
+
     # -- finding -----------------------------------------------------------------------------------
 
     def _served(self, model: str) -> ServedModel:

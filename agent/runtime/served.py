@@ -24,6 +24,8 @@ _REMOTE_SLOTS = 16
 # After a failed call a remote rung is left alone so long; requests go to a local one at once.
 _REMOTE_PAUSE_S = 1.0
 _NO_DIGEST = ""
+# Of how many versions and rungs the sums since the start are kept; the longest idle goes first.
+_KEPT_TOTALS = 16
 
 
 class Tally:
@@ -52,6 +54,7 @@ class ServedModel:
         self.slots: dict[str, LoadedSlot] = {}
         self.active: LoadedSlot | None = None
         self._tallies: dict[tuple[str, str, str], Tally] = {}
+        self._totals: dict[tuple[str, str], RungWindow] = {}
         self._clock = clock
 
     # -- who answers -------------------------------------------------------------------------------
@@ -246,13 +249,47 @@ class ServedModel:
         """All tallies, which start anew."""
         with self.lock:
             taken, self._tallies = self._tallies, {}
+            windows = self._windows(taken)
+            for window in windows:
+                total = self._totals.pop((window.version, window.rung), None)
+                self._totals[window.version, window.rung] = _sum(total, window)
+            while len(self._totals) > _KEPT_TOTALS:
+                del self._totals[next(iter(self._totals))]
+        return windows
+
+    def totals(self) -> list[RungWindow]:
+        """Sums since the start, without taking anything. The copy is as small as its buckets."""
+        with self.lock:
+            found = dict(self._totals)
+            for window in self._windows(self._tallies):
+                key = (window.version, window.rung)
+                found[key] = _sum(found.get(key), window)
+        return [found[key] for key in sorted(found)]
+
+    def _windows(self, tallies: dict[tuple[str, str, str], Tally]) -> list[RungWindow]:
         return [
             RungWindow(
                 self.model, version, rung, digest,
                 tally.service, tally.errors, tally.non_finite, tally.queue_age_max_s,
             )
-            for (version, rung, digest), tally in sorted(taken.items())
+            for (version, rung, digest), tally in sorted(tallies.items())
         ]  # fmt: skip
+
+
+def _sum(total: RungWindow | None, window: RungWindow) -> RungWindow:
+    """Both together, in a histogram of its own."""
+    service = Histogram()
+    for one in (total, window):
+        if one is not None:
+            service.merge(one.service)
+    if total is None:
+        return replace(window, service=service)
+    return replace(
+        window,
+        service=service,
+        errors=total.errors + window.errors,
+        non_finite=total.non_finite + window.non_finite,
+    )
 
 
 def _preferred(slot: LoadedSlot) -> list[LoadedRung]:

@@ -18,6 +18,18 @@ _CODES: tuple[tuple[type[AgentError], grpc.StatusCode], ...] = (
 )
 
 
+_OUTCOMES: tuple[tuple[type[AgentError], str], ...] = (
+    (RequestError, "invalid"),
+    (UnknownModelError, "unknown"),
+    (UnavailableError, "unavailable"),
+)
+
+
+def outcome_of(error: AgentError) -> str:
+    """The value of `lighterman_requests_total{outcome}` for an error."""
+    return next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "failed")
+
+
 def code_of(error: AgentError) -> grpc.StatusCode:
     """The status a client gets for an error."""
     for kind, code in _CODES:

@@ -17,6 +17,7 @@ told so.
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -25,7 +26,7 @@ import grpc
 from agent.domain.ports import Clock, Served
 from agent.errors import AgentError, UnavailableError, UnknownModelError
 from agent.serve import convert
-from agent.serve.errors import code_of
+from agent.serve.errors import code_of, outcome_of
 from agent.serve.pool import TimedPool
 from lighterman.oip import inference_pb2 as pb
 from lighterman.oip import inference_pb2_grpc as pb_grpc
@@ -63,8 +64,8 @@ class InferenceServer:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        servicer = Servicer(served, self._pool, version, self._stopping)
-        pb_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
+        self._servicer = Servicer(served, self._pool, version, self._stopping)
+        pb_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, self._server)
 
     def start(self) -> str:
         """Listen; gives HOST:PORT. UnavailableError when the address cannot be had."""
@@ -78,6 +79,10 @@ class InferenceServer:
         self._server.start()
         host = self._listen.rpartition(":")[0]
         return f"{host}:{port}"
+
+    def requests(self) -> dict[tuple[str, str], int]:
+        """Requests since the start, by model and outcome."""
+        return self._servicer.outcomes()
 
     def ask(self) -> None:
         """Queue an empty task among the requests: `after` is called when its turn has come."""
@@ -102,6 +107,17 @@ class Servicer(pb_grpc.GRPCInferenceServiceServicer):
         self._pool = pool
         self._version = version
         self._stopping = stopping
+        self._lock = threading.Lock()
+        self._outcomes: Counter[tuple[str, str]] = Counter()
+
+    def outcomes(self) -> dict[tuple[str, str], int]:
+        """See `InferenceServer.requests`."""
+        with self._lock:
+            return dict(self._outcomes)
+
+    def _count(self, model: str, outcome: str) -> None:
+        with self._lock:
+            self._outcomes[model, outcome] += 1
 
     def ServerLive(
         self, request: pb.ServerLiveRequest, context: grpc.ServicerContext
@@ -154,9 +170,14 @@ class Servicer(pb_grpc.GRPCInferenceServiceServicer):
                 convert.wanted_outputs(request),
                 self._pool.waited_s,
             )
-            return convert.to_response(request, result)
+            response = convert.to_response(request, result)
         except AgentError as error:
+            # What is not served here may be any text: it must not become a series.
+            known = request.model_name in self._served.models()
+            self._count(request.model_name if known else "", outcome_of(error))
             _abort(context, error)
+        self._count(request.model_name, "ok")
+        return response
 
     def _check_version(self, model: str, version: str) -> None:
         card = self._served.card(model)

@@ -101,6 +101,11 @@ class FileSpool:
                     found.append(entry)
             return tuple(found)
 
+    def held(self) -> tuple[int, int]:
+        """Entries that are not acknowledged, and bytes on disk."""
+        with self._lock:
+            return sum(len(boot.entries) for boot in self._boots.values()), self._bytes()
+
     def ack(self, boot_id: str, seq: int) -> int:
         """Everything of this boot up to `seq` is stored there; gives the entries dropped."""
         with self._lock:

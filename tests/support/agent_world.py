@@ -144,6 +144,7 @@ class AgentProcess:
             **os.environ,
             "LIGHTERMAN_STATE_DIR": str(state_dir),
             "LIGHTERMAN_SERVE_GRPC": "127.0.0.1:0",
+            "LIGHTERMAN_SERVE_METRICS": "127.0.0.1:0",
             "LIGHTERMAN_TELEMETRY_S": "0.5",
             **settings,
         }
