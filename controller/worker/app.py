@@ -7,6 +7,7 @@ from pathlib import Path
 
 from controller.clock import Clock, SystemClock
 from controller.optimize.host import build_host
+from controller.worker import fence
 from controller.worker.client import BuildClient
 from controller.worker.identity import read_identity
 from controller.worker.places import workplace
@@ -37,6 +38,8 @@ def run_worker(
     try:
         with workplace(work_dir) as folder:
             log.info("worker %s for %s works in %s", who.name, controller, folder)
+            if not fence.version():
+                log.warning("this system has no Landlock: jobs can read what the worker can")
             host = build_host(folder)
             Worker(client, host, folder, stop, clock or SystemClock()).work()
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from controller.clock import SystemClock
+from controller.worker import fence
 from controller.worker.supervisor import JobLimits, Progress, group_memory_bytes, run_job
 from tests.support.digits import digits, job_folder, job_spec
 from tests.support.pt2 import hostile_sample
@@ -46,7 +47,8 @@ found = {
     "files": held(),
     "nice": os.getpriority(os.PRIO_PROCESS, 0),
     "memory": resource.getrlimit(resource.RLIMIT_AS)[1],
-    "processor": resource.getrlimit(resource.RLIMIT_CPU)[1],
+    "processor": resource.getrlimit(resource.RLIMIT_CPU)[0],
+    "capabilities": [line.split()[1] for line in open("/proc/self/status") if "Cap" in line[:3]],
     "core": resource.getrlimit(resource.RLIMIT_CORE)[1],
     "oom": open("/proc/self/oom_score_adj").read().strip(),
     "session": int(open("/proc/self/stat").read().rpartition(")")[2].split()[3]),
@@ -111,6 +113,8 @@ def test_a_job_is_limited_and_last_in_line(probe: str, tmp_path: Path) -> None:
     assert LIMITS.memory_bytes <= found["memory"] <= LIMITS.memory_bytes + 8 * 1024**3
     assert found["processor"] == int(LIMITS.time_s) * len(os.sched_getaffinity(0))
     assert found["core"] == 0
+    # Nothing inherited, permitted, effective, ambient; what may be gained (Bnd) is void without.
+    assert [int(value, 16) for i, value in enumerate(found["capabilities"]) if i != 3] == [0] * 4
     assert int(found["oom"]) > 0
     assert found["session"] != _session()
 
@@ -122,6 +126,76 @@ def test_outside_the_sandbox_the_same_code_gets_out(probe: str, tmp_path: Path) 
     assert (found["loopback"], found["abstract"]) == (True, True)
 
 
+# Tries every way to files of others, and to what is its own.
+REACH = """
+import json, os
+def tries(act):
+    try:
+        act()
+        return True
+    except OSError as error:
+        return False
+outside, pid = OUTSIDE, PID
+found = {
+    "read": tries(lambda: open(f"{outside}/secret").read()),
+    "list": tries(lambda: os.listdir(outside)),
+    "write": tries(lambda: open(f"{outside}/secret", "a").write("x")),
+    "truncate": tries(lambda: os.truncate(f"{outside}/secret", 1)),
+    "make": tries(lambda: open(f"{outside}/made", "w").close()),
+    "remove": tries(lambda: os.remove(f"{outside}/spare")),
+    "by a link": tries(lambda: (os.symlink(f"{outside}/secret", "l"), open("l").read())),
+    "by a hard link": tries(lambda: (os.link(f"{outside}/secret", "h"), open("h").read())),
+    "environment of the worker": tries(lambda: open(f"/proc/{pid}/environ").read()),
+    "passwords": tries(lambda: open("/etc/passwd").read()),
+    "temporary": tries(lambda: open("/tmp/lighterman-probe", "w").close()),
+    "signal to the worker": tries(lambda: os.kill(pid, 0)),
+    "own folder": tries(lambda: (open("mine", "w").close(), os.mkdir("d"), os.remove("mine"))),
+    "system's libraries": tries(lambda: os.listdir("/usr/lib")),
+    "no device": tries(lambda: open("/dev/null", "w").write("x")),
+}
+open("reach.json", "w").write(json.dumps(found))
+"""
+OWN = {"own folder", "system's libraries", "no device"}
+
+
+@pytest.fixture
+def reach(tmp_path: Path) -> Iterator[str]:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("the key")
+    (outside / "spare").write_text("")
+    yield REACH.replace("OUTSIDE", repr(str(outside))).replace("PID", str(os.getpid()))
+    Path("/tmp/lighterman-probe").unlink(missing_ok=True)
+
+
+def reached(folder: Path) -> set[str]:
+    found: dict[str, bool] = json.loads((folder / "reach.json").read_text(encoding="utf-8"))
+    return {name for name, worked in found.items() if worked}
+
+
+def test_a_job_reaches_no_files_but_its_own(reach: str, tmp_path: Path) -> None:
+    if not fence.version():
+        pytest.skip("this kernel has no Landlock; the worker says so in its log")
+    folder = run_hostile(tmp_path, reach)
+    assert reached(folder) == OWN
+    assert (tmp_path / "outside" / "secret").read_text() == "the key"
+
+
+def test_without_the_fence_the_same_code_reaches_them(reach: str, tmp_path: Path) -> None:
+    """Negative control: it is the fence that stops it."""
+    subprocess.run([sys.executable, "-c", reach], cwd=tmp_path, check=True, timeout=60)
+    missed = {"by a hard link"} - reached(tmp_path)  # some systems forbid these by themselves
+    assert reached(tmp_path) | missed >= OWN | {"read", "list", "write", "make", "passwords"}
+
+
+def test_a_system_without_landlock_is_said_and_the_job_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fence, "version", lambda: 0)
+    assert fence.fence_files(tmp_path) is False
+    (tmp_path / "still").write_text("free")
+
+
 def test_processor_time_is_limited(tmp_path: Path) -> None:
     folder = tmp_path / "job"
     folder.mkdir()
@@ -131,7 +205,7 @@ def test_processor_time_is_limited(tmp_path: Path) -> None:
     end = run_job(
         folder, LIMITS, Progress(), SystemClock(), lambda: "", (sys.executable, "-I", "-c", code)
     )
-    assert "SIGXCPU" in end.error or "SIGKILL" in end.error
+    assert end.error == "the job was ended by SIGXCPU: it used more than its processor time"
 
 
 def test_nothing_of_a_job_outlives_it(tmp_path: Path) -> None:
