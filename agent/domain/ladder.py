@@ -12,6 +12,7 @@ from typing import assert_never
 from agent.domain.desired import RungKind, RungSpec
 from agent.domain.policy import LadderPolicy
 from agent.domain.probation import LadderPosition, Trial
+from agent.domain.words import ms, span
 
 
 class ChangeKind(StrEnum):
@@ -114,7 +115,7 @@ def choose_rung(
             continue
         lower = _lower(here, rungs, kind, _link_good(pressure, policy) and not proving)
         if lower is not None:
-            reason = f"{_why(kind, pressure, policy)} for {now - since:.0f} s"
+            reason = f"{_why(kind, pressure, policy)} for {span(now - since)}"
             return _move(seen, rungs[lower].name, kind, reason, now, policy)
     upper, reason = _upper(seen, here, rungs, policy, now, proving)
     if upper is not None:
@@ -284,11 +285,11 @@ def _upper(
     if state.link_since_s is not None and now - state.link_since_s >= dwell and not proving:
         remote = [i for i in above if rungs[i].kind is RungKind.REMOTE]
         if remote:
-            found.append((remote[0], f"the link is good for {now - state.link_since_s:.0f} s"))
+            found.append((remote[0], f"the link is good for {span(now - state.link_since_s)}"))
     if state.up_since_s is not None and now - state.up_since_s >= dwell:
         local = [i for i in above if rungs[i].kind is RungKind.LOCAL]
         if local:
-            found.append((local[-1], f"no pressure for {now - state.up_since_s:.0f} s"))
+            found.append((local[-1], f"no pressure for {span(now - state.up_since_s)}"))
     return min(found) if found else (None, "")
 
 
@@ -311,7 +312,7 @@ def _move(
         short = lasted < max(2 * _dwell_up(state, policy), policy.window_s)
         backoff = min(backoff + 1, _MAX_BACKOFF) if short else 0
     if not up and backoff:
-        reason += f"; the next step up waits {policy.dwell_up_s * 2**backoff:.0f} s"
+        reason += f"; the next step up waits {span(policy.dwell_up_s * 2**backoff)}"
     after = LadderState(to, now, backoff=backoff, stepped_up=up)
     change = RungChange(state.rung, to, kind, reason)
     return RungChoice(after, change, now + min(policy.dwell_down_s, policy.dwell_up_s), reason)
@@ -346,14 +347,14 @@ def _why(kind: ChangeKind, pressure: Pressure, policy: LadderPolicy) -> str:
         case ChangeKind.CPU:
             return f"CPU {_num(p.cpu_pct)} % ≥ {policy.cpu_down_pct:g}"
         case ChangeKind.LOAD:
-            return f"oldest request waits {_ms(p.queue_age_s)} ≥ {_ms(policy.queue_age_s)}"
+            return f"oldest request waits {ms(p.queue_age_s)} ≥ {ms(policy.queue_age_s)}"
         case ChangeKind.LATENCY:
-            return f"p95 {_ms(p.p95_s)} > {_ms(policy.p95_budget_s)}"
+            return f"p95 {ms(p.p95_s)} > {ms(policy.p95_budget_s)}"
         case ChangeKind.NETWORK:
             if p.link_why:
                 return p.link_why
             loss = f"{_num(p.link_loss_pct)} % lost"
-            return f"link {_ms(p.link_rtt_s)} (limit {_ms(policy.link_down_s)}), {loss}"
+            return f"link {ms(p.link_rtt_s)} (limit {ms(policy.link_down_s)}), {loss}"
         case ChangeKind.RECOVERED:
             return "no pressure"
         case never:
@@ -371,19 +372,15 @@ def _show(pressure: Pressure) -> str:
     if pressure.temperature_c is not None:
         parts.append(f"{pressure.temperature_c:.1f} °C")
     if pressure.p95_s is not None:
-        parts.append(f"p95 {_ms(pressure.p95_s)}")
+        parts.append(f"p95 {ms(pressure.p95_s)}")
     if pressure.memory_pct is not None:
         parts.append(f"memory {pressure.memory_pct:.0f} %")
     if pressure.cpu_pct is not None:
         parts.append(f"CPU {pressure.cpu_pct:.0f} %")
     if pressure.link_rtt_s is not None:
-        parts.append(f"link {_ms(pressure.link_rtt_s)}")
+        parts.append(f"link {ms(pressure.link_rtt_s)}")
     return ", ".join(parts) or "no sensor"
 
 
 def _num(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}".removesuffix(".0")
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value * 1000:.0f} ms"

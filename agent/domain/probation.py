@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from agent.domain.policy import Policy
+from agent.domain.words import count_of, ms, span, times_ms
 
 
 class Trial(StrEnum):
@@ -186,15 +187,17 @@ def judge(
 def _prove(state: RowState, policy: Policy, now: float) -> Commit | Wait:
     need = policy.probation
     elapsed = now - state.since_s
+    seen = count_of(state.counted, "inference")
     if state.counted >= need.min_inferences:
         if elapsed >= need.min_s:
-            return Commit(f"{state.counted} inferences in {elapsed:.0f} s, no row of slow ones")
+            return Commit(f"{seen} in {span(elapsed)}, no row of slow ones")
         return Wait(state.since_s + need.min_s, "enough inferences, the minimum time runs")
     if elapsed < need.max_s:
         return Wait(state.since_s + need.max_s, "waiting for inferences")
     return Wait(
         None,
-        f"starved: {state.counted} of {need.min_inferences} inferences in {elapsed:.0f} s;"
+        f"starved: {state.counted} of {count_of(need.min_inferences, 'inference')}"
+        f" in {span(elapsed)};"
         " nothing is committed by silence",
         starved=True,
     )
@@ -207,11 +210,11 @@ def _cause(state: RowState) -> Cause:
 
 
 def _tell(state: RowState, policy: Policy) -> str:
-    times = " ".join(f"{s * 1000:.0f}" for s in state.row)
-    text = f"{len(state.row)} inferences in a row over {policy.slow_threshold_s * 1000:.0f} ms"
+    row = len(state.row)
+    text = f"{count_of(row, 'inference')} in a row over {ms(policy.slow_threshold_s)}"
     if state.row_errors or state.row_non_finite:
         text = (
-            f"{len(state.row)} bad inferences in a row"
+            f"{count_of(row, 'bad inference')} in a row"
             f" ({state.row_errors} failed, {state.row_non_finite} not finite)"
         )
-    return f"{text} ({times})"
+    return f"{text} ({times_ms(state.row)})"
