@@ -11,7 +11,6 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from itertools import count
 from typing import assert_never
@@ -96,13 +95,6 @@ class AgentLoop:
     def welcomed(self, welcome: Welcome, skew_s: float) -> None:
         """See `SessionEvents`."""
         self._inbox.put(Call("welcomed", lambda: self._on_welcomed(welcome, skew_s)))
-
-    def renewed(self, until: datetime) -> None:
-        """See `SessionEvents`."""
-        text = f"the next renewal is due {until:%Y-%m-%d %H:%M} UTC"
-        self._inbox.put(
-            Call("renewed", lambda: self._parts.teller.event("certificate_renewed", text))
-        )
 
     def generations(self) -> Generations:
         """For the session: what was seen, taken, applied."""

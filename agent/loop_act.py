@@ -278,7 +278,7 @@ class Actor:
             "rollout": mark.rollout if mark else said.rollout,
             "cause": mark.cause.value if mark else "",
             "rolled_back_in_s": f"{evidence.rolled_back_in_s:.3f}",
-            "last_service_s": " ".join(f"{s:.4f}" for s in evidence.last_service_s),
+            "last_service_s": " ".join(f"{s:.6f}" for s in evidence.last_service_s),
         }
         self._hands.teller.event("rolled_back", said.reason, state, left, details)
 

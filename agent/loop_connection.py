@@ -49,6 +49,7 @@ class Connection:
         self._mqtt_endpoint = parts.identity.mqtt_endpoint
         self._up: dict[str, bool] = {}
         self._why: dict[str, str] = {}
+        self._leaving = False  # the broker's connection ends because this side wants another
         self._session = ControllerSession(
             SessionParts(
                 boot_id=parts.boot_id,
@@ -99,6 +100,7 @@ class Connection:
     def stop(self) -> None:
         """Say goodbye and end; what is not acknowledged stays in the spool."""
         self._sender.stop()
+        self._leaving = self._mqtt.connected
         self._mqtt.stop()
         self._session.stop()
 
@@ -128,16 +130,20 @@ class Connection:
         """See `SessionEvents`."""
         if welcome.mqtt_endpoint and welcome.mqtt_endpoint != self._mqtt_endpoint:
             self._mqtt_endpoint = welcome.mqtt_endpoint
-            self._mqtt.reconnect()
+            self._reconnect()
         self._parts.show(profile=welcome.profile, pending=welcome.pending)
         self._parts.loop.welcomed(welcome, skew_s)
 
     def renewed(self, until: datetime) -> None:
-        """See `SessionEvents`."""
-        self._mqtt.reconnect()
-        self._parts.loop.renewed(until)
+        """See `SessionEvents`. The controller has the event: it issued the certificate."""
+        log.info("the certificate was renewed; the next renewal is due %s", f"{until:%F %H:%M} UTC")
+        self._reconnect()
 
     # -- within ------------------------------------------------------------------------------------
+
+    def _reconnect(self) -> None:
+        self._leaving = self._mqtt.connected
+        self._mqtt.reconnect()
 
     def _on_controller(self, error: LinkError | None) -> None:
         if error is None and not self._up.get("controller"):
@@ -156,6 +162,9 @@ class Connection:
             log.info("connected to the broker at %s", self._mqtt_endpoint)
             if "broker" in self._up:
                 self._session.look_again()  # it was away, so the controller may have been, too
+        elif self._leaving:
+            self._leaving = False
+            why = "connecting anew"
         else:
             if self._up.get("broker"):
                 self._session.without_doorbell()
