@@ -101,5 +101,28 @@ install_mosquitto() {
         "install the package mosquitto by hand; what was tried: $log"
 }
 
+# ---- Prometheus, for tests of rules and dashboard ---------------------------------------------------------------
+# Only its two programs, unpacked inside .venv: nothing is installed, no service is started. Without them those tests
+# are skipped and say so.
+has_prometheus() {
+    { command -v prometheus && command -v promtool; } >/dev/null 2>&1 || [ -x "$venv/prometheus/usr/bin/promtool" ]
+}
+
+fetch_prometheus() {
+    if has_prometheus || ! command -v apt-get >/dev/null 2>&1; then return; fi
+    printf 'setup: fetching the programs of Prometheus for the tests\n'
+    into="$venv/prometheus.partial"
+    rm -rf "$into"
+    mkdir -p "$into"
+    (
+        cd "$into"
+        apt-get download prometheus || { [ "$(id -u)" = 0 ] && apt-get update && apt-get download prometheus; }
+        dpkg-deb -x prometheus_*.deb .
+        rm prometheus_*.deb
+    ) >"$venv/prometheus.log" 2>&1 </dev/null && mv "$into" "$venv/prometheus" ||
+        printf 'setup: Prometheus could not be fetched, its tests are skipped; the log: %s\n' "$venv/prometheus.log"
+}
+
 install_packages
 if [ "$broker" = broker ]; then install_mosquitto; fi
+if [ "$broker" = broker ] && [ "$mode" = dev ]; then fetch_prometheus; fi
