@@ -1,11 +1,13 @@
 """``fleetctl admin``: the nouns that are not of every day."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.cli import contexts, units
 from controller.cli.models import upload_all
@@ -193,8 +195,22 @@ def list_datasets(session: Session) -> None:
     items = list(session.stub.ListDatasets(fleet_pb2.ListDatasetsRequest(), timeout=30).datasets)
 
     def render() -> None:
-        for item in items:
-            session.say(_dataset_line(item))
+        columns = ["dataset", ">rows", "shape", "type", ">classes", ">calibrate", ">evaluate"]
+        rows = [
+            [
+                item.name,
+                f"{item.rows:,}",
+                "×".join(str(side) for side in item.shape) or units.UNKNOWN,
+                item.dtype,
+                f"{item.classes:,}" if item.classes else "no labels",
+                f"{item.calibration_rows:,}",
+                f"{item.evaluation_rows:,}",
+                f"{item.sources:,}",
+                units.local(item.created_at),
+            ]
+            for item in items
+        ]
+        session.table([*columns, ">sources", "pushed"], rows)
 
     session.show_list("dataset", items, lambda item: str(item.name), render, "no dataset")
 
@@ -243,7 +259,7 @@ def create_token(
         session.out.print(answer.token, markup=False)
         if session.out.is_terminal:
             session.note(
-                f"{answer.info.token_id}: {uses} use(s), until"
+                f"{answer.info.token_id}: {units.count_of(uses, 'use')}, until"
                 f" {units.local(answer.info.expires_at)}; shown this once\non the device:"
                 " lighterman-agent enroll --controller https://HOST:7444 --token TOKEN"
             )
@@ -270,6 +286,8 @@ def list_tokens(session: Session) -> None:
                         note
                         for note, on in (
                             ("revoked", item.revoked),
+                            ("expired", has_passed(item.expires_at, session.now())),
+                            ("used up", item.used >= item.uses),
                             ("pending", item.pending),
                             (f"hardware {item.hardware_id}", bool(item.hardware_id)),
                         )
@@ -289,9 +307,17 @@ def list_tokens(session: Session) -> None:
 @common
 def revoke_token(session: Session, token_id: str, yes: int | None) -> None:
     """Make a token worthless; devices that used it stay."""
-    session.confirm_count(1, yes, f"token {token_id} will enrol nobody any more")
+    tokens = session.stub.ListTokens(fleet_pb2.ListTokensRequest(), timeout=30).tokens
+    if token_id in {one.token_id for one in tokens}:  # an unknown one is refused, unasked
+        session.confirm_count(1, yes, f"token {token_id} will enrol nobody any more")
     item = session.stub.RevokeToken(fleet_pb2.RevokeTokenRequest(token_id=token_id), timeout=30)
     session.show("token", item, token_id, lambda: session.say(f"revoked {token_id}"))
+
+
+def has_passed(stamp: Timestamp, now: datetime) -> bool:
+    """Whether a wire time lies behind."""
+    when = units.instant(stamp)
+    return when is not None and when <= now
 
 
 @admin.group("telemetry")
@@ -333,6 +359,6 @@ def _health_text(health: dict[str, Any]) -> str:
         parts.append(
             f"{running.get('model')}:{running.get('version')} {running.get('rung')}"
             f" {running.get('phase')} "
-            + (f"p95 {p95:.0f} ms" if isinstance(p95, int | float) else "")
+            + (f"p95 {units.ms(p95)} ms" if isinstance(p95, int | float) else "")
         )
     return "  ".join(part.strip() for part in parts)

@@ -1,6 +1,7 @@
 """``fleetctl apply``: documented objects from YAML, with a diff. Checks nothing but form."""
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -52,14 +53,32 @@ def _read(path: Path) -> list[fleet_pb2.Object]:
             )
         try:
             spec = json.dumps(document["spec"], allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise CliError(f"{where}: spec holds what JSON cannot: {error}") from None
+        except (TypeError, ValueError):
+            raise CliError(f"{where}: {_unfit(document['spec'], 'spec')}") from None
         objects.append(
             fleet_pb2.Object(kind=document["kind"], name=str(document["name"]), spec_json=spec)
         )
     if not objects:
         raise CliError(f"{path} holds no object")
     return objects
+
+
+def _unfit(value: object, path: str) -> str:
+    """Which key holds what JSON cannot; the first one, empty where all is well."""
+    if isinstance(value, dict):
+        odd = next((key for key in value if not isinstance(key, str)), None)
+        if odd is not None:
+            return f"{path} has the key {odd}, which is no text; put it in quotes"
+        return next(filter(None, (_unfit(one, f"{path}.{key}") for key, one in value.items())), "")
+    if isinstance(value, list):
+        return next(
+            filter(None, (_unfit(one, f"{path}[{number}]") for number, one in enumerate(value))), ""
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{path} is {value}, which is no number"
+    if value is None or isinstance(value, str | int | float):
+        return ""
+    return f"{path} is of the YAML type {type(value).__name__}; put it in quotes to make it text"
 
 
 @click.command()

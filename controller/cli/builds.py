@@ -8,6 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from controller.cli import units
+from controller.cli.follow import follow, watch_option
 from controller.cli.problem import CliError
 from controller.cli.session import CLOCK, Session, common, parse_ref
 from lighterman.v1 import fleet_pb2
@@ -163,36 +164,72 @@ def _live_table(builds: list[fleet_pb2.Build]) -> Table:
 
 
 def _show(session: Session, builds: list[fleet_pb2.Build]) -> None:
-    def render() -> None:
-        wide = session.output == "wide"
-        columns = [
-            "profile",
-            "variant",
-            "recipe",
-            "state",
-            ">size",
-            ">p50 ms",
-            ">p95 ms",
-            ">agrees % (95 %)",
-            ">n",
-        ]
-        columns += ["measured on", "reason"] if wide else []
-        rows = [_row(item, wide) for item in builds]
-        session.table(columns, rows)
-        if not wide:
-            for item in builds:
-                if item.reason:
-                    session.say(f"{item.profile}  {item.variant}  {item.recipe}: {item.reason}")
-                for line in item.last_lines if item.state == "failed" else ():
-                    session.say(f"    {line}")
-
     session.show_list(
         "build",
         builds,
         lambda item: item.build_id or f"{item.profile}/{item.variant}/{item.recipe}",
-        render,
+        lambda: (
+            _show_wide(session, builds)
+            if session.output == "wide"
+            else _show_table(session, builds)
+        ),
         "no build; make some: fleetctl build run NAME:VERSION --wait",
     )
+
+
+def _show_table(session: Session, builds: list[fleet_pb2.Build]) -> None:
+    """A heading per version and profile, and what was measured under it."""
+    columns = ["build", "state", ">size", ">p95 ms", ">n", ">acc %", ">Δ pt, or agreement %", ">n"]
+    rows: list[list[str] | str] = []
+    heading = ""
+    for item in builds:
+        where = f"{item.model}:{item.version}  {item.profile}"
+        if where != heading:
+            rows.append(where)
+            heading = where
+        figures = item.figures
+        rows.append(
+            [
+                f"  {item.variant}  {item.recipe}",
+                _state_cell(item),
+                units.size(item.size_bytes) if item.size_bytes else units.UNKNOWN,
+                units.ms(figures.p95_ms) if figures.latency_n else units.UNKNOWN,
+                f"{figures.latency_n:,}" if figures.latency_n else units.UNKNOWN,
+                _accuracy_cell(figures),
+                *_quality_cells(figures),
+            ]
+        )
+    session.table(columns, rows)
+    for item in builds:
+        if item.reason:
+            session.say(f"{item.profile}  {item.variant}  {item.recipe}: {item.reason}")
+        for line in item.last_lines if item.state == "failed" else ():
+            session.say(f"    {line}")
+
+
+def _show_wide(session: Session, builds: list[fleet_pb2.Build]) -> None:
+    columns = ["version", "profile", "variant", "recipe", "state", ">size", ">p50 ms", ">p95 ms"]
+    columns += [">n", ">acc %", ">Δ pt (95 %)", ">n", ">agrees % (95 %)", ">n"]
+    session.table([*columns, "measured on", "reason"], [_wide_row(item) for item in builds])
+
+
+def _state_cell(item: fleet_pb2.Build) -> str:
+    return f"{item.step} {item.progress_pct:.0f} %" if item.state == "running" else item.state
+
+
+def _accuracy_cell(figures: fleet_pb2.BuildFigures) -> str:
+    known = figures.HasField("accuracy_pct")
+    return f"{figures.accuracy_pct.value:.1f}" if known else units.UNKNOWN
+
+
+def _delta_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
+    """Change of accuracy with its interval, and the rows behind it."""
+    if not figures.HasField("accuracy_delta_pts"):
+        n = f"{figures.accuracy_pct.n:,}" if figures.HasField("accuracy_pct") else units.UNKNOWN
+        return units.UNKNOWN, n
+    found = figures.accuracy_delta_pts
+    low, high = units.signed(found.low), units.signed(found.high)
+    return f"{units.signed(found.value)} ({low} to {high})", f"{found.n:,}"
 
 
 def _agreement_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
@@ -203,37 +240,51 @@ def _agreement_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
     return f"{found.value:.1f} ({found.low:.1f}–{found.high:.1f})", f"{found.n:,}"
 
 
-def _row(item: fleet_pb2.Build, wide: bool) -> list[str]:
+def _quality_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
+    """The change of accuracy; where there are no labels, how often both say the same."""
+    if figures.HasField("accuracy_delta_pts") or not figures.HasField("agreement_pct"):
+        return _delta_cells(figures)
+    share, rows = _agreement_cells(figures)
+    return f"agrees {share}", rows
+
+
+def _wide_row(item: fleet_pb2.Build) -> list[str]:
     figures = item.figures
-    state = f"{item.step} {item.progress_pct:.0f} %" if item.state == "running" else item.state
-    row = [
+    measured = bool(figures.latency_n)
+    on_class = "" if figures.measured_on_class else " (not this class)"
+    return [
+        f"{item.model}:{item.version}",
         item.profile,
         item.variant,
         item.recipe,
-        state,
+        _state_cell(item),
         units.size(item.size_bytes) if item.size_bytes else units.UNKNOWN,
-        units.ms(figures.p50_ms) if figures.latency_n else units.UNKNOWN,
-        units.ms(figures.p95_ms) if figures.latency_n else units.UNKNOWN,
+        units.ms(figures.p50_ms) if measured else units.UNKNOWN,
+        units.ms(figures.p95_ms) if measured else units.UNKNOWN,
+        f"{figures.latency_n:,}" if measured else units.UNKNOWN,
+        _accuracy_cell(figures),
+        *_delta_cells(figures),
         *_agreement_cells(figures),
+        figures.measured_on + on_class if figures.measured_on else units.UNKNOWN,
+        item.reason,
     ]
-    if wide:
-        on_class = "" if figures.measured_on_class else " (not this class)"
-        row += [
-            figures.measured_on + on_class if figures.measured_on else units.UNKNOWN,
-            item.reason,
-        ]
-    return row
 
 
 @build.command("list")
 @click.argument("ref", metavar="NAME[:VERSION]")
 @click.option("--profile", default="", help="Builds for this profile alone.")
+@watch_option
 @common
-def list_builds(session: Session, ref: str, profile: str) -> None:
+def list_builds(session: Session, ref: str, profile: str, watch: bool) -> int:
     """List builds with figures and the gate's reasons."""
     name, version = parse_ref(ref, need_version=False)
     request = fleet_pb2.ListBuildsRequest(model=name, version=version, profile=profile)
-    _show(session, list(session.stub.ListBuilds(request, timeout=30).builds))
+
+    def show() -> int:
+        _show(session, list(session.stub.ListBuilds(request, timeout=30).builds))
+        return 0
+
+    return follow(session, show) if watch else show()
 
 
 @build.command("override")

@@ -3,6 +3,7 @@
 import click
 
 from controller.cli import units
+from controller.cli.follow import follow, watch_option
 from controller.cli.session import Session, common, selector_option, yes_option
 from lighterman.v1 import fleet_pb2
 
@@ -31,10 +32,18 @@ def _state(item: fleet_pb2.Device) -> str:
 @device.command("list")
 @selector_option
 @click.option("--limit", type=int, default=0, help="At most so many.")
+@watch_option
 @common
-def list_devices(session: Session, selector: str, limit: int) -> None:
+def list_devices(session: Session, selector: str, limit: int, watch: bool) -> int:
     """List devices."""
     request = fleet_pb2.ListDevicesRequest(selector=selector, limit=limit)
+    if watch:
+        return follow(session, lambda: _list(session, request))
+    _list(session, request)
+    return 0
+
+
+def _list(session: Session, request: fleet_pb2.ListDevicesRequest) -> None:
     items = list(session.stub.ListDevices(request, timeout=30).devices)
 
     def render() -> None:
@@ -44,7 +53,9 @@ def list_devices(session: Session, selector: str, limit: int) -> None:
         session.table(columns, [_row(session, item, wide) for item in items])
 
     empty = (
-        "no device matches" if selector else "no device yet; enrol one: fleetctl admin token create"
+        f"no device matches  {request.selector}"
+        if request.selector
+        else "no device yet; enrol one: fleetctl admin token create"
     )
     session.show_list("device", items, lambda item: str(item.device_id), render, empty)
 

@@ -91,4 +91,5 @@ def tail(session: Session, device: str, rollout: str, model: str, kinds: tuple[s
         elif session.output == "name":
             session.out.print(str(item.number))
         else:
-            session.out.print(event_line(item, session.output == "wide"), markup=False)
+            line = event_line(item, session.output == "wide")
+            session.out.print(units.localise(line, session.now()), markup=False)

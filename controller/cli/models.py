@@ -117,10 +117,11 @@ def _show_variants(session: Session, version: fleet_pb2.ModelVersion, first_in_f
     files = max((len(variant.file_name) for variant in version.variants), default=0)
     for index, variant in enumerate(version.variants):
         kind = FORMAT_WORDS.get(variant.format, variant.format)
-        signature = f"input {inputs}" if index == 0 and first_in_full else "same signature"
+        first = f", input {inputs}" if first_in_full else ""
+        signature = first if index == 0 else ", same signature"
         session.say(
             f"{variant.variant:<{names}}  {variant.file_name:<{files}} "
-            f" {units.size(variant.length):>9}  {kind}, {signature}"
+            f" {units.size(variant.length):>9}  {kind}{signature}"
         )
 
 

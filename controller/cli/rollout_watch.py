@@ -5,7 +5,6 @@ import time
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from controller.cli import units
@@ -98,7 +97,8 @@ def _footer(item: fleet_pb2.Rollout) -> list[str]:
     lines = []
     if item.phase_reason:
         lines.append(f"why        {item.phase_reason}")
-    lines += [f"paused     {reason}" for reason in item.pause_reasons]
+    said = item.phase_reason
+    lines += [f"paused     {reason}" for reason in item.pause_reasons if reason not in said]
     exposure = f"exposed    {item.exposed} of at most {item.exposed_cap}"
     if item.bytes_total:
         exposure += f"   bytes {units.size(item.bytes_sent)} of {units.size(item.bytes_total)}"
@@ -114,43 +114,57 @@ def _footer(item: fleet_pb2.Rollout) -> list[str]:
     return lines
 
 
-def _wave_table(item: fleet_pb2.Rollout, now: float) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("wave", "devices", "state", "p95 before → after", "errors", "verdict"):
-        right = column in ("devices", "errors")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
-    for wave in item.waves:
-        table.add_row(
+def unsaid(item: fleet_pb2.Rollout, facts: list[fleet_pb2.Fact]) -> list[fleet_pb2.Fact]:
+    """Facts without what the rollout above them says: its reason stands once on a screen."""
+    reasons = {item.phase_reason, *(wave.verdict_reason for wave in item.waves)}
+    reasons = {one for one in reasons if one and one in item.phase_reason}
+    left = []
+    for fact in facts:
+        text = fact.text
+        for reason in sorted(reasons, key=len, reverse=True):
+            text = text.replace(f" ({reason})", "").replace(f": {reason}", "")
+        if fact.topic != "why":
+            left.append(fleet_pb2.Fact(topic=fact.topic, text=text, event_ids=fact.event_ids))
+    return left
+
+
+def _wave_lines(session: Session, item: fleet_pb2.Rollout) -> list[Text]:
+    now = session.now().timestamp()
+    columns = ["wave", ">devices", "state", "p95 before → after", ">errors", "verdict"]
+    rows = [
+        [
             _title(wave),
             f"{_exposed(wave)}/{wave.devices}",
             _states(wave),
             _p95(wave),
             str(wave.errors) if wave.verdict else "",
             _verdict(wave, now),
-        )
-    return table
+        ]
+        for wave in item.waves
+    ]
+    return session.table_lines(columns, rows)
 
 
 def show_rollout(session: Session, item: fleet_pb2.Rollout) -> None:
     """One rollout for people."""
     session.say(_headline(session, item))
-    session.out.print(_wave_table(item, session.now().timestamp()), soft_wrap=False)
+    for row in _wave_lines(session, item):
+        session.out.print(row)
     for line in _footer(item):
         session.say(line)
 
 
 def _frame(session: Session, item: fleet_pb2.Rollout) -> Group:
     lines = [Text(line) for line in _footer(item)]
-    return Group(
-        Text(_headline(session, item)), _wave_table(item, session.now().timestamp()), *lines
-    )
+    return Group(Text(_headline(session, item)), *_wave_lines(session, item), *lines)
 
 
 def _plain(item: fleet_pb2.Rollout) -> list[str]:
     lines = [f"{item.rollout_id}  {phase_name(item)}  {item.phase_reason}".rstrip()]
     for wave in item.waves:
         if wave.verdict:
-            reason = f"  {wave.verdict_reason}" if wave.verdict_reason else ""
+            said = not wave.verdict_reason or wave.verdict_reason in item.phase_reason
+            reason = "" if said else f"  {wave.verdict_reason}"
             lines.append(
                 f"{item.rollout_id}  wave {_title(wave)}  {_states(wave) or 'nothing offered yet'} "
                 f" {wave.verdict}{reason if wave.verdict != 'PENDING' else ''}"

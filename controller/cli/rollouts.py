@@ -7,7 +7,8 @@ import click
 
 from controller.cli import units
 from controller.cli.devices import show_facts
-from controller.cli.rollout_watch import phase_name, show_rollout, watch_rollout
+from controller.cli.follow import follow, watch_option
+from controller.cli.rollout_watch import phase_name, show_rollout, unsaid, watch_rollout
 from controller.cli.session import Session, common, parse_ref, yes_option
 from lighterman.v1 import fleet_pb2
 
@@ -184,10 +185,18 @@ def _sentence(ref: str, plan: fleet_pb2.RolloutPlan) -> str:
 @rollout.command("list")
 @click.option("--active", is_flag=True, help="Only those that are not at their end.")
 @click.option("--limit", type=int, default=50, show_default=True)
+@watch_option
 @common
-def list_rollouts(session: Session, active: bool, limit: int) -> None:
+def list_rollouts(session: Session, active: bool, limit: int, watch: bool) -> int:
     """List rollouts, newest first."""
     request = fleet_pb2.ListRolloutsRequest(active_only=active, limit=limit)
+    if watch:
+        return follow(session, lambda: _list(session, request))
+    _list(session, request)
+    return 0
+
+
+def _list(session: Session, request: fleet_pb2.ListRolloutsRequest) -> None:
     items = list(session.stub.ListRollouts(request, timeout=30).rollouts)
 
     def render() -> None:
@@ -302,7 +311,7 @@ def explain(session: Session, rollout_id: str) -> int:
     def render() -> None:
         show_rollout(session, answer.rollout)
         session.say()
-        show_facts(session, list(answer.facts))
+        show_facts(session, unsaid(answer.rollout, list(answer.facts)))
         session.say()
         session.table(
             ["device", ">wave", "state", "before", ">inferences", "why"],

@@ -14,8 +14,9 @@ from controller.cli.events import event
 from controller.cli.models import model
 from controller.cli.problem import EXIT_USAGE, CliError, from_rpc, render
 from controller.cli.rollouts import rollout
-from controller.cli.session import Session
+from controller.cli.session import CLOCK, Session
 from controller.cli.status import status
+from controller.cli.units import localise
 
 
 def _version() -> str:
@@ -66,11 +67,11 @@ def run(arguments: list[str] | None = None) -> int:
         usage.show()
         return EXIT_USAGE
     except CliError as problem:
-        click.echo(render(problem.text), err=True)
+        click.echo(render(localise(problem.text, CLOCK.now())), err=True)
         return problem.exit_code
     except grpc.RpcError as error:
         known = from_rpc(error, session.controller if session else "the controller")
-        click.echo(render(known.text), err=True)
+        click.echo(render(localise(known.text, CLOCK.now())), err=True)
         return known.exit_code
     except KeyboardInterrupt:
         return 130

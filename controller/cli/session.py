@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -10,9 +10,9 @@ import click
 import yaml
 from google.protobuf.message import Message
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
-from controller.cli import contexts, records
+from controller.cli import contexts, records, tables, units
 from controller.cli.connection import Connection
 from controller.cli.problem import EXIT_USAGE, CliError
 from controller.clock import SystemClock
@@ -70,12 +70,12 @@ class Session:
     def say(self, text: str = "") -> None:
         """A line for people; silent with --quiet and where a program reads."""
         if not self.quiet and not self.machine:
-            self.out.print(text, markup=False)
+            self.out.print(units.localise(text, self.now()), markup=False)
 
     def note(self, text: str) -> None:
         """A line beside the output, on standard error."""
         if not self.quiet:
-            self.err.print(text, markup=False)
+            self.err.print(units.localise(text, self.now()), markup=False)
 
     def show(self, kind: str, message: Message, name: str, render: Callable[[], None]) -> None:
         """One object in the chosen form."""
@@ -116,19 +116,29 @@ class Session:
         self.out.file.write(text)
         self.out.file.flush()
 
-    def table(self, columns: list[str], rows: list[list[str]]) -> None:
+    @property
+    def width(self) -> int | None:
+        """Characters a table may take; None: as many as it needs, for ``wide`` on a pipe."""
+        if self.out.is_terminal:
+            return self.out.width
+        return None if self.output == "wide" else WIDTH
+
+    def table(self, columns: Sequence[str], rows: Sequence[tables.Row]) -> None:
         """A table; a column whose name starts with ``>`` is right-aligned."""
-        table = Table(
-            box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0)
-        )
-        for column in columns:
-            right = column.startswith(">")
-            table.add_column(
-                column.lstrip(">"), justify="right" if right else "left", overflow="fold"
-            )
-        for row in rows:
-            table.add_row(*[_plain(cell) for cell in row])
-        self.out.print(table, soft_wrap=False)
+        for line in self.table_lines(columns, rows):
+            self.out.print(line)
+
+    def table_lines(self, columns: Sequence[str], rows: Sequence[tables.Row]) -> list[Text]:
+        """The lines of a table, its head bold, its times local."""
+        now = self.now()
+        local = [
+            units.localise(row, now)
+            if isinstance(row, str)
+            else [units.localise(cell, now) for cell in row]
+            for row in rows
+        ]
+        head, *lines = tables.layout(columns, local, self.width)
+        return [Text(head, style="bold"), *(Text(line) for line in lines)]
 
     def confirm_count(self, count: int, yes: int | None, sentence: str) -> None:
         """Typed confirmation with the count; ``--yes=N`` must name the same number."""
@@ -146,12 +156,6 @@ class Session:
         typed = click.prompt(f"{sentence}. Type {count} to go on", default="", show_default=False)
         if typed.strip() != str(count):
             raise CliError("not confirmed; nothing was done")
-
-
-def _plain(cell: str) -> Any:
-    from rich.text import Text
-
-    return Text(cell)
 
 
 def common(function: F) -> F:

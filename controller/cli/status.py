@@ -3,6 +3,7 @@
 import click
 
 from controller.cli import units
+from controller.cli.follow import follow, watch_option
 from controller.cli.rollout_watch import phase_name
 from controller.cli.session import Session, common
 from lighterman.v1 import fleet_pb2
@@ -12,14 +13,19 @@ BUILD_STATES = ("queued", "running", "passed", "overridden", "refused", "failed"
 
 
 @click.command()
+@watch_option
 @common
-def status(session: Session) -> int:
+def status(session: Session, watch: bool) -> int:
     """Is anything wrong, and what is running? Exit 1 while something is wrong.
 
     A failed build is named for 7 days, until the same cell passed in a newer version or a newer
     version was brought to devices; a rollout that was rolled back or failed for one day, until a
     newer one of its model succeeded.
     """
+    return follow(session, lambda: _status(session)) if watch else _status(session)
+
+
+def _status(session: Session) -> int:
     answer = session.stub.GetStatus(fleet_pb2.GetStatusRequest(), timeout=30)
     session.show("status", answer, session.controller, lambda: _show(session, answer))
     return 1 if answer.problems else 0

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 UNKNOWN = "–"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -97,6 +98,17 @@ def local(stamp: Timestamp, with_date: bool = True) -> str:
     return when.astimezone().strftime("%Y-%m-%d %H:%M:%S" if with_date else "%H:%M:%S")
 
 
+def localise(text: str, now: datetime) -> str:
+    """Every ISO time with zone in a sentence as local time; of today without the date."""
+
+    def there(found: re.Match[str]) -> str:
+        when = datetime.fromisoformat(found[0]).astimezone()
+        today = when.date() == now.astimezone().date()
+        return when.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
+
+    return _INSTANT.sub(there, text)
+
+
 def ago(stamp: Timestamp, now: datetime) -> str:
     """``3 s ago`` or a dash."""
     when = instant(stamp)
@@ -124,6 +136,13 @@ def in_order(pairs: dict[str, int], order: Sequence[str]) -> dict[str, int]:
     """The pairs in this order, what it does not name behind it by name: maps travel unordered."""
     known = [name for name in order if name in pairs]
     return {name: pairs[name] for name in (*known, *sorted(pairs.keys() - set(order)))}
+
+
+def signed(value: float) -> str:
+    """``+0.3``, ``−1.5``, ``±0.0``."""
+    text = f"{abs(value):.1f}"
+    sign = "±" if text == "0.0" else "+" if value > 0 else "−"
+    return sign + text
 
 
 def counts(pairs: dict[str, int]) -> str:

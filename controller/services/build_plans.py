@@ -27,6 +27,7 @@ from controller.store.builds import (
     add_build,
     enrolled_profiles,
     find_build,
+    list_seen,
     new_build_id,
     queue_builds,
 )
@@ -60,18 +61,45 @@ def plan_builds(
     profiles: Sequence[str],
     dataset: str,
     recipes: Sequence[str],
-) -> None:
-    """Write a gate for every variant, profile and recipe, and queue one job per variant."""
+) -> frozenset[GateKey]:
+    """Write a gate for every variant, profile and recipe, and queue one job per variant.
+
+    Returns the gates that were asked for. Where all is as it was, nothing is said in the events.
+    """
     wish = _wish(conn, ctx, version, profiles, dataset, recipes)
+    asked: set[GateKey] = set()
+    before = _standing(conn, ctx, version)
+    queued = False
     for variant in version.variants:
         missing: dict[str, BuildRow] = {}
         for profile in wish.profiles:
             for name in sorted(wish.only or profile.recipes or wish.recipes):
                 found = _plan_one(conn, ctx, wish, variant, profile, name)
+                asked.add(_key(version, variant, profile, name))
                 if found is not None:
                     missing[found.build_id] = found
         if missing:
             queue_job(conn, ctx, limits, version, variant, list(missing.values()))
+            queued = True
+    if queued or _standing(conn, ctx, version) != before:
+        _tell_requested(conn, ctx, wish)
+    return frozenset(asked)
+
+
+def _key(version: VersionRow, variant: VariantRow, profile: Profile, recipe: str) -> GateKey:
+    return GateKey(version.model, version.version, variant.variant, recipe, profile.name)
+
+
+def _standing(conn: Connection, ctx: Ctx, version: VersionRow) -> dict[GateKey, tuple[str, ...]]:
+    """What each gate of the version says."""
+    seen = list_seen(conn, ctx.project, version.model, version.version)
+    return {
+        one.gate.key: (one.gate.build_id or "", one.gate.verdict, one.gate.reason) for one in seen
+    }
+
+
+def _tell_requested(conn: Connection, ctx: Ctx, wish: _Wish) -> None:
+    version = wish.version
     events.append(
         conn,
         ctx.project,
@@ -93,7 +121,7 @@ def _plan_one(
     """Write one gate; returns the build when it still has to be compiled and nobody does."""
     recipe, spec = wish.recipes[name]
     version = wish.version
-    key = GateKey(version.model, version.version, variant.variant, name, profile.name)
+    key = _key(version, variant, profile, name)
     found = wish.dataset.name if wish.dataset else None
     refusal = refuse_early(recipe, profile, found, wish.dataset_name)
     if refusal is not None:

@@ -63,12 +63,14 @@ def start_build(
     """Build a version for profiles (default: those of enrolled devices); failed ones run again.
 
     ``dataset`` defaults to the one named like the model. What was compiled before is only gated.
+    Returns the builds that were asked for, not those of other profiles.
     Raises NotFoundError for unknown names, RefusedError when no profile is given or enrolled.
     """
     with deps.store.write() as conn:
         row = require_version(conn, ctx.project, model, version)
-        plan_builds(conn, ctx, deps.limits, row, profiles, dataset, recipes)
-        return _views(conn, ctx.project, model, row.version)
+        asked = plan_builds(conn, ctx, deps.limits, row, profiles, dataset, recipes)
+        views = _views(conn, ctx.project, model, row.version)
+        return [view for view in views if any(_same(view, key) for key in asked)]
 
 
 def retry_build(deps: Deps, ctx: Ctx, *, model: str, version: str) -> list[BuildView]:

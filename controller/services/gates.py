@@ -90,14 +90,12 @@ def write_gate(
     reason: str,
     cached: bool = False,
 ) -> None:
-    """Store a gate; an override of the same build stays."""
+    """Store a gate; an override of the same build stays, and so does one that says the same."""
     before = find_gate(conn, ctx.project, key)
-    if (
-        before is not None
-        and before.verdict == GateVerdict.OVERRIDDEN
-        and before.build_id == build_id
-    ):
-        return
+    if before is not None and before.build_id == build_id:
+        same = (before.verdict, before.reason) == (verdict.value, reason)
+        if same or before.verdict == GateVerdict.OVERRIDDEN:
+            return
     put_gate(
         conn,
         ctx.project,

@@ -7,6 +7,7 @@ from datetime import timedelta
 from controller.errors import InvalidError, NotFoundError
 from controller.services.context import Ctx, Deps
 from controller.services.labels import check_label
+from controller.services.suggestions import suggest_names
 from controller.store import events, tokens
 from controller.store.session import fresh_id
 from controller.store.tables import token as token_table
@@ -78,7 +79,12 @@ def list_tokens(deps: Deps, ctx: Ctx) -> list[TokenView]:
 def revoke_token(deps: Deps, ctx: Ctx, token_id: str) -> TokenView:
     """No enrolment with it from now on; what enrolled stays. NotFoundError."""
     with deps.store.write() as conn:
-        row = _get(tokens.get_token(conn, ctx.project, token_id), token_id)
+        row = tokens.get_token(conn, ctx.project, token_id)
+        if row is None:
+            known = [one.token_id for one in tokens.list_tokens(conn, ctx.project)]
+            raise NotFoundError(
+                f"no token {token_id}", *suggest_names(token_id, known, "none was made yet")
+            )
         if not row.revoked:
             tokens.revoke_token(conn, token_id)
             details = {"token": token_id}

@@ -308,3 +308,25 @@ def test_what_was_never_compiled_cannot_be_overridden(world: World) -> None:
     with pytest.raises(RefusedError, match="was refused by its gate") as caught:
         _override(world)
     assert any("no dataset" in line for line in caught.value.lines)
+
+
+def test_asking_again_tells_nothing_new_and_shows_what_was_asked_for(world: World) -> None:
+    world.push()
+    world.push_data()
+
+    def run(profile: str) -> list[str]:
+        views = start_build(
+            world.deps, world.ctx, model="digits", version="1.0.0", profiles=[profile]
+        )
+        return sorted({view.profile for view in views})
+
+    def asked() -> int:
+        with world.deps.store.read() as conn:
+            return len(events.list_events(conn, "default", kinds=["build_requested"]))
+
+    assert run("intel-n100") == ["intel-n100"]
+    world.finish_all()
+    assert (run("raspberry-pi-5"), asked()) == (["raspberry-pi-5"], 2)
+    for _ in range(2):
+        assert run("intel-n100") == ["intel-n100"]
+    assert asked() == 2
