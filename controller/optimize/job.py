@@ -28,17 +28,18 @@ from controller.optimize.spec import MEDIA_TYPE, SCHEMA, BuildSpec, JobSpec, rea
 from controller.optimize.stopwatch import Stopwatch
 
 # A model of ordinary size is evaluated on every row. One that is much too slow is not worth
-# minutes: it is evaluated on the rows that fit in here, and its figures say on how many.
-EVALUATION_S = 10.0
-EVALUATION_LONGER_S = 15.0  # until there are rows enough for an interval to mean something
-CALIBRATION_S = 10.0
+# minutes: it is evaluated on the rows that fit in here, and its figures say on how many. Seconds of
+# computing, of all threads together: neither what else the machine does nor how many cores it has
+# may decide on how many rows a gate judges.
+EVALUATION_CPU_S = 30.0
+CALIBRATION_CPU_S = 15.0
 LATENCY_S = 2.5
 EAGER_S = 1.5
-MIN_ROWS, ENOUGH_ROWS = 8, 128
+MIN_ROWS = 8
 # Without a dataset there are no figures, but a model that answers NaN is found all the same.
-GENERATED_ROWS, GENERATED_S = 64, 4.0
+GENERATED_ROWS, GENERATED_CPU_S = 64, 8.0
 # The exported file beside the program it came from: a wrong export is wrong on most rows.
-LIKENESS_ROWS, LIKENESS_S = 32, 3.0
+LIKENESS_ROWS, LIKENESS_CPU_S = 32, 5.0
 MIN_EAGER_CALLS = 5
 READ_BYTES = 1024**2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -120,7 +121,7 @@ class Job:
                 runner = evaluate.OnnxSession(target, self._spec.signature)
         if evaluation is None:
             return target, None
-        go_on = self._budget(EVALUATION_S, 28, 20, len(evaluation), "evaluating the source", "")
+        go_on = self._budget(EVALUATION_CPU_S, 28, 20, len(evaluation), "evaluating the source", "")
         signature = self._spec.signature
         return target, evaluate.ask(runner, signature, evaluation.feeds(), self._lanes, go_on)
 
@@ -132,7 +133,7 @@ class Job:
         self._versions |= import_torch.versions()
         self._report(10, "exporting", "")
         export_onnx(model, target)
-        go_on = self._budget(LIKENESS_S, 20, 5, LIKENESS_ROWS, "comparing with the source", "")
+        go_on = self._budget(LIKENESS_CPU_S, 20, 5, LIKENESS_ROWS, "comparing with the source", "")
         self._likeness = evaluate.compare_runs(
             model,
             evaluate.OnnxSession(target, self._spec.signature),
@@ -180,7 +181,7 @@ class Job:
                         f"{build.recipe.name} needs calibration rows", "push a dataset first"
                     )
                 go_on = self._budget(
-                    CALIBRATION_S, base, span, len(calibration), "calibrating", build.build_id
+                    CALIBRATION_CPU_S, base, span, len(calibration), "calibrating", build.build_id
                 )
                 quantize_onnx(
                     float_file,
@@ -207,7 +208,7 @@ class Job:
             raise InvalidError("nothing was compiled")
         total = GENERATED_ROWS if source is None else source.rows
         go_on = self._budget(
-            GENERATED_S if source is None else EVALUATION_S,
+            GENERATED_CPU_S if source is None else EVALUATION_CPU_S,
             base, span, total, "evaluating", outcome.build.build_id,
         )  # fmt: skip
         outcome.answers = found = evaluate.ask(
@@ -224,19 +225,15 @@ class Job:
         outcome.figures = evaluate.compare(found.classes, source.classes, rows.y)
 
     def _budget(
-        self, seconds: float, base: float, span: float, total: int, step: str, build_id: str
+        self, cpu_s: float, base: float, span: float, total: int, step: str, build_id: str
     ) -> Callable[[int], bool]:
         """Asked before each batch: tells progress, and whether there is time for more."""
         watch = Stopwatch()
-        allowed = min(seconds, self._spec.time_s / 10)
-        longer = allowed
-        if seconds >= EVALUATION_S:
-            longer = max(allowed, min(EVALUATION_LONGER_S, self._spec.time_s / 10))
+        most_s = self._spec.time_s / 10  # on the clock, so that the job ends in time
 
         def go_on(done: int) -> bool:
             self._report(base + span * min(1.0, done / max(1, total)), step, build_id)
-            limit = allowed if done >= ENOUGH_ROWS else longer
-            return done < MIN_ROWS or watch.elapsed_s() < limit
+            return done < MIN_ROWS or (watch.cpu_s() < cpu_s and watch.elapsed_s() < most_s)
 
         return go_on
 
