@@ -22,6 +22,7 @@ from agent.clock import SystemClock
 from agent.errors import AgentError
 from agent.settings import Settings, load_settings
 from lighterman.extras import require_extra
+from lighterman.quiet import quiet_grpc
 
 if TYPE_CHECKING:
     from agent.link.enrol import Enrolled
@@ -81,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command == "service-file":
         print(service_file(Path(sys.argv[0])), end="")
         return 0
+    quiet_grpc()
     config = options.config or (CONFIG if CONFIG.exists() else None)
     try:
         settings = load_settings(

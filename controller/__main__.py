@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lighterman.extras import require_extra
+from lighterman.quiet import quiet_grpc
 
 if TYPE_CHECKING:
     from controller.settings import Settings
@@ -82,6 +83,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = build_parser().parse_args(arguments)
+    quiet_grpc()
     if options.command == "worker":
         require_extra("controller,optimize", "grpc", "onnxruntime", "numpy")
     else:

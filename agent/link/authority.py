@@ -92,11 +92,13 @@ def find_authority(endpoint: Endpoint, fingerprint: str, timeout_s: float = 10.0
     for der in chain:
         if hashlib.sha256(der).hexdigest() == fingerprint:
             return ssl.DER_cert_to_PEM_cert(der)
-    seen = ", ".join(hashlib.sha256(der).hexdigest()[:12] for der in chain) or "none"
+    # The authority comes last in a chain; what stands before says nothing to who compares.
+    seen = f"sha256:{hashlib.sha256(chain[-1]).hexdigest()}" if chain else "none"
     raise EnrolError(
-        f"{endpoint} is not the controller that made this token",
-        f"the token names the authority {fingerprint[:12]}, the server sent {seen};"
-        " check the address, or make a new token there",
+        f"the controller at {endpoint} is not the one that made this token, so it was not sent",
+        f"authority in the token  sha256:{fingerprint}\n"
+        f"  authority at the server {seen}\n"
+        "  check the address; or make a token with that controller: fleetctl admin token create",
         fault=LinkFault.UNTRUSTED,
     )
 

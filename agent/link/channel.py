@@ -91,6 +91,7 @@ def _short(details: str) -> str:
         ("certificate has expired", "a certificate has expired"),
         ("connection refused", "connection refused"),
         ("connection reset", "connection reset"),
+        ("socket closed", "it hangs up; `lighterman-agent doctor` may say why"),
         ("timed out", "no answer in time"),
         ("timeout", "no answer in time"),
         ("dns", "the name is unknown"),

@@ -1,14 +1,19 @@
 """What people type on a device: enroll, status, doctor, run; what they read, and exit codes."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent.clock import SystemClock
+from agent.store.identity import FileIdentityStore
 from controller.services.devices import retire_device
+from controller.trust.authority import Authority
 from tests.support.agent_world import AgentProcess, ControllerWorld, running_controller
 from tests.support.ports import free_port
 from tests.support.wait import wait_for
@@ -135,6 +140,28 @@ def test_a_retired_device_is_told_so_by_status_and_doctor(
         assert "check the network" not in said.stdout
     finally:
         agent.stop()
+
+
+@pytest.mark.parametrize(("wish", "raw"), [("", False), ("INFO", True)])
+def test_grpc_logs_raw_lines_only_to_those_who_asked(
+    controller: ControllerWorld, tmp_path: Path, wish: str, raw: bool
+) -> None:
+    settings = {"GRPC_VERBOSITY": wish} if wish else {}
+    agent = AgentProcess(tmp_path / "agent", f"quiet-{raw:d}", **settings)
+    assert agent.enrol(controller.url, controller.token()).returncode == 0
+    store = FileIdentityStore(tmp_path / "agent" / "identity")
+    mine = store.current()
+    assert mine is not None
+    foreign = Authority.create(SystemClock().now()).certificate_pem
+    store.keep_next(replace(mine, ca_pem=foreign))
+    store.promote()
+    agent.start()
+    try:
+        told = "its certificate is not from the authority of this device"
+        wait_for(lambda: told in agent.tail(), 20, f"the refusal\n{agent.tail()}")
+    finally:
+        agent.stop()
+    assert bool(re.search(r"^[IWEF]\d{4} ", agent.tail(), re.MULTILINE)) is raw, agent.tail()
 
 
 def test_status_is_a_promise_in_json(controller: ControllerWorld, tmp_path: Path) -> None:

@@ -71,8 +71,14 @@ def test_the_authority_of_the_token_is_found(server: LinkServer) -> None:
 
 def test_another_controller_is_refused(server: LinkServer) -> None:
     other = Trust.create().authority.fingerprint
-    with pytest.raises(EnrolError, match="not the controller that made this token") as caught:
+    with pytest.raises(EnrolError, match="not the one that made this token") as caught:
         find_authority(Endpoint("127.0.0.1", server.enrol_port), other)
+    # What was expected, what is there, what to do: nobody has to read the code.
+    assert caught.value.hint.splitlines() == [
+        f"authority in the token  sha256:{other}",
+        f"  authority at the server sha256:{server.trust.authority.fingerprint}",
+        "  check the address; or make a token with that controller: fleetctl admin token create",
+    ]
     assert caught.value.fault is LinkFault.UNTRUSTED
     assert not caught.value.retryable
 

@@ -101,7 +101,7 @@ def test_the_server_has_to_be_of_the_authority_in_the_token(
     server: LinkServer, tmp_path: Path
 ) -> None:
     foreign = Trust.create().token()
-    with pytest.raises(EnrolError, match="not the controller that made this token"):
+    with pytest.raises(EnrolError, match="not the one that made this token"):
         enrol_at(server, FileIdentityStore(tmp_path), token=foreign)
     assert server.script.enrolled == []
 
