@@ -1,6 +1,7 @@
-"""Facts about this very process and its machine, and the lock on its state folder."""
+"""Facts about this very process and its machine, its memory, and the lock on its state folder."""
 
 import contextlib
+import ctypes
 import fcntl
 import os
 from collections.abc import Iterator
@@ -53,6 +54,31 @@ def rss_bytes() -> int:
         return int(pages) * os.sysconf("SC_PAGESIZE")
     except (OSError, ValueError, IndexError):
         return 0
+
+
+# malloc.h of glibc.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_ARENAS = 2
+# Pictures of megabytes are taken from the heap again and again: mapping each anew costs as much as
+# a small inference. What idle memory that leaves is given back by `trim_memory`.
+_MAPPED_FROM_BYTES = 32 * 1024 * 1024
+_KEPT_BYTES = 64 * 1024 * 1024
+
+
+def tune_memory() -> None:
+    """Fewer heaps, and no mapping per request. Does nothing without glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, _ARENAS)
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def trim_memory() -> None:
+    """Give what is free in the heaps back to the system; a few milliseconds. Only with glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def kernel_boot_id() -> str:

@@ -1,11 +1,12 @@
 """Open Inference Protocol messages to tensors and back: the only place that knows both.
 
-Refuses to copy raw contents beyond what the protobuf library does, and BYTES tensors: no rung takes
-them. Raw in gives raw out; typed contents in give typed contents out.
+Refuses to copy raw contents (a picture that is copied costs as much as all the rest around it), and
+BYTES tensors: no rung takes them. Raw in gives raw out; typed contents in, typed contents out.
 """
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from agent.domain.ports import InferResult, ModelCard
 from agent.domain.tensor import DType, Tensor, parse_dtype, wire_shape
@@ -28,9 +29,60 @@ _TYPED: dict[DType, tuple[str, str]] = {
 }
 
 
-def to_tensors(request: pb.ModelInferRequest) -> tuple[Tensor, ...]:
+# On the wire: the kind "so many bytes follow", and the field that the pictures are in.
+_BYTES_FOLLOW = 2
+_RAW_CONTENTS = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request without its raw contents, which stay where they were received."""
+
+    request: pb.ModelInferRequest
+    raw: tuple[memoryview, ...]
+
+
+def receive(data: bytes) -> Received:
+    """Read a request as it came; DecodeError of protobuf where it is none."""
+    view = memoryview(data)
+    raw: list[memoryview] = []
+    rest: list[memoryview] = []
+    at, kept_from = 0, 0
+    try:
+        while at < len(data):
+            began = at
+            key, at = _varint(data, at)
+            length, at = _varint(data, at)
+            if key & 7 != _BYTES_FOLLOW or at + length > len(data):
+                break  # nothing that this message has, or cut off: protobuf says what it is
+            if key >> 3 == _RAW_CONTENTS:
+                raw.append(view[at : at + length])
+                rest.append(view[kept_from:began])
+                kept_from = at + length
+            at += length
+        else:
+            rest.append(view[kept_from:])
+            return Received(pb.ModelInferRequest.FromString(b"".join(rest)), tuple(raw))
+    except IndexError:
+        pass  # cut off within a number
+    request = pb.ModelInferRequest.FromString(data)
+    return Received(request, tuple(memoryview(one) for one in request.raw_input_contents))
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value, shift = 0, 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def to_tensors(received: Received) -> tuple[Tensor, ...]:
     """The inputs of a request; RequestError when contents and inputs do not belong together."""
-    raw = request.raw_input_contents
+    request, raw = received.request, received.raw
     if not raw:
         return tuple(_from_contents(entry) for entry in request.inputs)
     if len(raw) != len(request.inputs):
@@ -51,14 +103,15 @@ def wanted_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:
     return tuple(entry.name for entry in request.outputs)
 
 
-def to_response(request: pb.ModelInferRequest, result: InferResult) -> pb.ModelInferResponse:
+def to_response(received: Received, result: InferResult) -> pb.ModelInferResponse:
     """The answer; its parameters tell which version and rung made it."""
+    request = received.request
     response = pb.ModelInferResponse(
         model_name=request.model_name, model_version=result.version, id=request.id
     )
     response.parameters["lighterman_version"].string_param = result.version
     response.parameters["lighterman_rung"].string_param = result.rung
-    typed = bool(request.inputs) and not request.raw_input_contents
+    typed = bool(request.inputs) and not received.raw
     typed = typed and all(tensor.dtype in _TYPED for tensor in result.outputs)
     for tensor in result.outputs:
         entry = response.outputs.add(

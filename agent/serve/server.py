@@ -32,6 +32,7 @@ from lighterman.oip import inference_pb2 as pb
 from lighterman.oip import inference_pb2_grpc as pb_grpc
 
 SERVER_NAME = "lighterman-agent"
+_SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 # A float32 image of 1,024 x 1,024 is 12 MB; batches of it still fit.
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 # Threads mostly wait for their model's turn; more of them only make the host see the queue.
@@ -159,6 +160,13 @@ class Servicer(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: grpc.ServicerContext
     ) -> pb.ModelInferResponse:
         """Infer once on the rung that serves now."""
+        return self.infer(convert.receive(request.SerializeToString()), context)
+
+    def infer(
+        self, received: convert.Received, context: grpc.ServicerContext
+    ) -> pb.ModelInferResponse:
+        """ModelInfer of a request whose pictures were not copied."""
+        request = received.request
         try:
             if self._stopping.is_set():
                 raise UnavailableError("this agent is shutting down")
@@ -166,11 +174,11 @@ class Servicer(pb_grpc.GRPCInferenceServiceServicer):
                 self._check_version(request.model_name, request.model_version)
             result = self._served.infer(
                 request.model_name,
-                convert.to_tensors(request),
+                convert.to_tensors(received),
                 convert.wanted_outputs(request),
                 self._pool.waited_s,
             )
-            response = convert.to_response(request, result)
+            response = convert.to_response(received, result)
         except AgentError as error:
             # What is not served here may be any text: it must not become a series.
             known = request.model_name in self._served.models()
@@ -193,6 +201,15 @@ class Servicer(pb_grpc.GRPCInferenceServiceServicer):
             return not self._stopping.is_set() and not self._served.card(model).not_ready
         except UnknownModelError:
             return False
+
+
+def _infer_handler(servicer: Servicer) -> grpc.GenericRpcHandler:
+    handler = grpc.unary_unary_rpc_method_handler(
+        servicer.infer,
+        request_deserializer=convert.receive,
+        response_serializer=pb.ModelInferResponse.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(_SERVICE, {"ModelInfer": handler})
 
 
 def _abort(context: grpc.ServicerContext, error: AgentError) -> NoReturn:

@@ -4,13 +4,14 @@ import struct
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.domain.ports import InferResult
 from agent.domain.tensor import DType, Tensor
 from agent.errors import RequestError
-from agent.serve.convert import to_response, to_tensors, wanted_outputs
+from agent.serve.convert import Received, receive, to_response, to_tensors, wanted_outputs
 from lighterman.oip import inference_pb2 as pb
 
 # What the protocol says: the field of each type, values at its edges, and struct's letter.
@@ -29,6 +30,10 @@ TYPED: dict[DType, tuple[str, list[Any], str]] = {
 }
 
 
+def sent(request: pb.ModelInferRequest) -> Received:
+    return receive(request.SerializeToString())
+
+
 def answer(tensor: Tensor) -> InferResult:
     return InferResult((tensor,), "1.0.0", "heavy", 0.01)
 
@@ -39,10 +44,10 @@ def test_typed_contents_go_both_ways(dtype: DType) -> None:
     request = pb.ModelInferRequest()
     entry = request.inputs.add(name="x", datatype=dtype.value, shape=[2])
     getattr(entry.contents, field).extend(values)
-    (tensor,) = to_tensors(request)
+    (tensor,) = to_tensors(sent(request))
     assert (tensor.name, tensor.dtype, tensor.shape) == ("x", dtype, (2,))
     assert bytes(tensor.data) == struct.pack(f"<2{letter}", *values)
-    response = to_response(request, answer(tensor))
+    response = to_response(sent(request), answer(tensor))
     assert list(getattr(response.outputs[0].contents, field)) == values
     assert not response.raw_output_contents
 
@@ -51,7 +56,7 @@ def test_what_has_no_typed_field_goes_raw() -> None:
     request = pb.ModelInferRequest()
     request.inputs.add(name="x", datatype="FP32", shape=[0], contents=pb.InferTensorContents())
     half = Tensor("y", DType.FP16, (2,), memoryview(b"\x00\x3c\x00\x40"))
-    response = to_response(request, answer(half))
+    response = to_response(sent(request), answer(half))
     assert response.raw_output_contents == [b"\x00\x3c\x00\x40"]
     assert not response.outputs[0].HasField("contents")
 
@@ -62,7 +67,7 @@ def test_raw_contents_are_taken_as_they_are() -> None:
     request.inputs.add(name="b", datatype="BF16", shape=[2])
     request.raw_input_contents.extend([b"\x00\x3c", b"1234"])
     request.outputs.add(name="y")
-    assert [bytes(t.data) for t in to_tensors(request)] == [b"\x00\x3c", b"1234"]
+    assert [bytes(t.data) for t in to_tensors(sent(request))] == [b"\x00\x3c", b"1234"]
     assert wanted_outputs(request) == ("y",)
 
 
@@ -92,7 +97,41 @@ requests = st.builds(
 @given(requests)
 def test_any_request_becomes_tensors_or_a_request_error(request: pb.ModelInferRequest) -> None:
     try:
-        tensors = to_tensors(request)
+        tensors = to_tensors(sent(request))
     except RequestError:
         return
     assert len(tensors) == len(request.inputs)
+
+
+@given(requests)
+def test_what_is_received_is_what_was_sent(request: pb.ModelInferRequest) -> None:
+    received = sent(request)
+    assert [bytes(one) for one in received.raw] == list(request.raw_input_contents)
+    rest = pb.ModelInferRequest()
+    rest.CopyFrom(request)
+    rest.ClearField("raw_input_contents")
+    assert received.request in (rest, request)
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_are_read_as_protobuf_reads_them(data: bytes) -> None:
+    try:
+        expected = pb.ModelInferRequest.FromString(data)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            receive(data)
+        return
+    received = receive(data)
+    assert [bytes(one) for one in received.raw] == list(expected.raw_input_contents)
+    assert received.request.inputs == expected.inputs
+
+
+def test_a_picture_is_not_copied() -> None:
+    request = pb.ModelInferRequest(raw_input_contents=[b"picture" * 1000], id="r")
+    data = request.SerializeToString()
+    received = receive(data)
+    assert received.raw[0].obj is data
+    assert received.request == pb.ModelInferRequest(id="r")
+    cut = data[:-1]
+    with pytest.raises(DecodeError):
+        receive(cut)
