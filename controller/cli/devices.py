@@ -181,7 +181,11 @@ def label(session: Session, words: tuple[str, ...], selector: str, yes: int | No
     if selector:
         request = fleet_pb2.ListDevicesRequest(selector=selector)
         count = len(session.stub.ListDevices(request, timeout=30).devices)
-        session.confirm_count(count, yes, f"{units.count_of(count, 'device')} match {selector}")
+        if count:  # none is an error of the controller, which says what was meant
+            verb = "matches" if count == 1 else "match"
+            session.confirm_count(
+                count, yes, f"{units.count_of(count, 'device')} {verb} {selector}"
+            )
     response = session.stub.LabelDevices(
         fleet_pb2.LabelDevicesRequest(
             selector=selector, device_ids=ids, set=setting, remove=removing

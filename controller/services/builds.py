@@ -10,11 +10,12 @@ from typing import Any
 
 from controller.domain.build import Evidence, GateVerdict
 from controller.domain.device import Profile
-from controller.errors import InvalidError, RefusedError
+from controller.errors import InvalidError, NotFoundError, RefusedError
 from controller.services.build_plans import plan_builds, queue_job
 from controller.services.context import Ctx, Deps
 from controller.services.gates import load_profiles, measured_on_class
 from controller.services.models import require_version
+from controller.services.suggestions import suggest_names
 from controller.store import events
 from controller.store.builds import SeenRow, list_seen, put_gate
 from controller.store.session import Connection
@@ -105,6 +106,7 @@ def list_builds(
     with deps.store.read() as conn:
         if model:
             require_version(conn, ctx.project, model, version)
+        _check_profile(conn, ctx, profile)
         return _views(conn, ctx.project, model, version, profile)
 
 
@@ -132,6 +134,7 @@ def override_build(
         raise InvalidError("an override speaks of one profile", "name it with --profile")
     with deps.store.write() as conn:
         row = require_version(conn, ctx.project, model, version)
+        _check_profile(conn, ctx, profile)
         seen = [
             one
             for one in list_seen(conn, ctx.project, model, row.version, profile)
@@ -145,6 +148,13 @@ def override_build(
         names = {one.gate.key for one in chosen}
         views = _views(conn, ctx.project, model, row.version, profile)
     return [view for view in views if any(_same(view, key) for key in names)]
+
+
+def _check_profile(conn: Connection, ctx: Ctx, profile: str) -> None:
+    """NotFoundError for a profile that does not exist and that no build is for."""
+    known = sorted(load_profiles(conn, ctx.project))
+    if profile and profile not in known and not list_seen(conn, ctx.project, profile=profile):
+        raise NotFoundError(f"profile {profile} does not exist", *suggest_names(profile, known))
 
 
 def _overridable(one: SeenRow) -> bool:

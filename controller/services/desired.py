@@ -16,6 +16,7 @@ from controller.domain.ladder import Ladder, Policy, compose_ladder, parse_polic
 from controller.domain.selection import Subject
 from controller.errors import InvariantError, NotFoundError
 from controller.services.context import Ctx, Deps
+from controller.services.suggestions import suggest_names
 from controller.store import devices, labels, outbox
 from controller.store.builds import passed_builds
 from controller.store.desired import get_desired, put_desired
@@ -67,7 +68,7 @@ def load_policies(conn: Connection, project: str, wanted: str = "") -> dict[str,
     if not wanted:
         return specs
     if wanted not in specs:
-        raise NotFoundError(f"no policy {wanted}", f"known are {', '.join(sorted(specs))}")
+        raise NotFoundError(f"no policy {wanted}", *suggest_names(wanted, sorted(specs)))
     return {wanted: specs[wanted]}
 
 

@@ -11,6 +11,7 @@ from controller.errors import InvalidError, NotFoundError, RefusedError
 from controller.services.certificates import revoke_name
 from controller.services.context import Ctx, Deps
 from controller.services.labels import check_label
+from controller.services.selections import nobody_matches
 from controller.services.suggestions import suggest_names
 from controller.store import certificates, devices, events, labels
 from controller.store.devices import DeviceRow
@@ -67,14 +68,16 @@ def get_device(deps: Deps, ctx: Ctx, device_id: str) -> DeviceView:
 
 
 def select_ids(deps: Deps, ctx: Ctx, selector: str) -> frozenset[str]:
-    """Ids of the devices that match; an empty selector means all."""
+    """Ids of the devices that match; an empty selector means all. NotFoundError where none does."""
     parsed = parse_filter(selector)
     with deps.store.read() as conn:
         rows = devices.list_devices(conn, ctx.project)
         named, reported = labels.labels_of(conn), devices.capabilities_of(conn)
-    return frozenset(
-        row.device_id for row in rows if matches(parsed, _subject(row, named, reported))
-    )
+    subjects = [_subject(row, named, reported) for row in rows]
+    chosen = frozenset(one.device_id for one in subjects if matches(parsed, one))
+    if not chosen:
+        raise nobody_matches(selector or "all", subjects)
+    return chosen
 
 
 def label_devices(

@@ -13,7 +13,7 @@ from controller.domain.rollout import AssignmentState, RolloutSpec, parse_rollou
 from controller.domain.selection import matches, order_key, parse_selector
 from controller.domain.wave import Wave, parse_waves
 from controller.domain.words import count_of
-from controller.errors import NotFoundError, RefusedError
+from controller.errors import RefusedError
 from controller.services.context import Ctx, Deps
 from controller.services.desired import (
     Composer,
@@ -22,8 +22,9 @@ from controller.services.desired import (
     load_policies,
     make_composer,
 )
+from controller.services.models import require_version
 from controller.services.rollout_orders import CALLED_BACK
-from controller.services.suggestions import suggest_names
+from controller.services.selections import nobody_matches
 from controller.store import assignments
 from controller.store.assignments import AssignmentRow
 from controller.store.desired import desired_models
@@ -106,6 +107,7 @@ def plan_rollout(deps: Deps, ctx: Ctx, spec: Mapping[str, object]) -> PlanView:
 def draft_rollout(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> Draft:
     """Work out a rollout. NotFoundError without version or device, RefusedError without a build."""
     policies = load_policies(conn, ctx.project, spec.policy)
+    require_version(conn, ctx.project, spec.model, spec.version)
     composer = make_composer(
         conn, ctx.project, spec.model, spec.version, policies, pinned=bool(spec.policy)
     )
@@ -149,16 +151,7 @@ def _selected(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> list[Member]:
     chosen = [member for member in members if matches(selector, member.subject)]
     if chosen:
         return chosen
-    if not members:
-        raise NotFoundError("no active device", "fleetctl admin token create, then enrol one")
-    profiles = Counter(member.subject.profile or "none" for member in members)
-    text = ", ".join(f"{name} ({count})" for name, count in sorted(profiles.items()))
-    wanted = [term.value for term in selector.terms if term.name == "profile"]
-    raise NotFoundError(
-        f"no device matches  {spec.selector}",
-        f"{count_of(len(members), 'active device')}: {text}",
-        *(suggest_names(wanted[0], sorted(profiles)) if wanted else ()),
-    )
+    raise nobody_matches(spec.selector, [member.subject for member in members])
 
 
 def _sorted_out(

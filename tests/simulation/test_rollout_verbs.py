@@ -97,9 +97,9 @@ def test_unready_devices_are_refused_with_their_reason(make_world: MakeWorld) ->
     ("changes", "confirmed", "error", "text"),
     [
         ({}, 3, RefusedError, "4 devices would get digits:1.0.0, 3 were confirmed"),
-        ({"version": "9.9.9"}, 4, NotFoundError, "no model version digits:9.9.9"),
+        ({"version": "9.9.9"}, 4, NotFoundError, "digits:9.9.9 does not exist"),
         ({"selector": "site=berlin"}, 4, NotFoundError, "no device matches  site=berlin"),
-        ({"selector": "profile=pie"}, 4, NotFoundError, "did you mean pi ?"),
+        ({"selector": "profile=pie"}, 4, NotFoundError, "did you mean profile=pi ?"),
         ({"waves": ["2", "100%"]}, 4, RefusedError, "at most 1 without a reason"),
         ({"waves": ["1", "50%"]}, 4, InvalidError, "reaches 2 of 4 devices"),
         ({"policy": "fast"}, 4, NotFoundError, "no policy fast"),
