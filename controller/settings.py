@@ -197,7 +197,8 @@ def parse_value(attribute: str, value: Any, where: str) -> Any:
         elif attribute in ("broker_address", "broker_advertise"):
             return _address(str(value), where)
         else:
-            return _choice(attribute, str(value), where)
+            # A secret's file or variable often ends with a line end.
+            return _choice(attribute, str(value).strip(), where)
     except (TypeError, ValueError) as error:
         raise wrong from error
     least = _LEAST.get(attribute, 0)

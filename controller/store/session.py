@@ -17,7 +17,7 @@ from sqlalchemy import Column, Engine, create_engine, event, inspect, make_url, 
 
 # Services name the type of what `Store` gives them without importing SQLAlchemy.
 from sqlalchemy import Connection as Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 
 from controller.errors import (
     ConflictError,
@@ -149,7 +149,15 @@ class Store:
 
 def make_engine(url: str) -> Engine:
     """An engine for SQLite or PostgreSQL (psycopg), with everything a transaction needs set."""
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        # Not repeated: it may hold a password.
+        raise RefusedError(
+            "the database URL cannot be read",
+            "it is sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME; special characters "
+            "in USER and PASSWORD are percent-encoded",
+        ) from None
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() == "postgresql":

@@ -304,6 +304,12 @@ def test_other_databases_are_refused() -> None:
             Store.open(url)
 
 
+def test_a_url_that_cannot_be_read_is_told_without_its_password() -> None:
+    with pytest.raises(RefusedError, match="cannot be read") as caught:
+        Store.open("postgresql:/u:secret@h/n")
+    assert "secret" not in caught.value.text()
+
+
 def test_an_absent_database_is_unavailable(tmp_path: Path) -> None:
     store = Store.open(f"sqlite:///{tmp_path}/no/such/folder.db")
     with pytest.raises(UnavailableError), store.read():

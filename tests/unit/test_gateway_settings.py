@@ -62,3 +62,16 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, told: str) -> N
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidError, match="cannot be read"):
         load_settings(tmp_path / "none.toml", {}, {})
+
+
+def test_a_line_end_of_a_secret_is_no_part_of_it() -> None:
+    environ = {"LIGHTERMAN_DATABASE": "postgresql://u:p@h/n\n", "LIGHTERMAN_LOG": " json\n"}
+    settings = load_settings(None, environ, {})
+    assert (settings.database, settings.log) == ("postgresql://u:p@h/n", "json")
+
+
+@pytest.mark.parametrize("address", ["host", "host:", ":1", "host:0", "host:70000", "a/b:1", "h:²"])
+def test_an_address_of_a_broker_has_host_and_port(address: str) -> None:
+    with pytest.raises(InvalidError, match="broker_address"):
+        parse_value("broker_address", address, "broker_address")
+    assert parse_value("broker_address", "mqtt.example:8883", "x") == "mqtt.example:8883"

@@ -1,0 +1,201 @@
+"""The pods that the chart renders, as processes: what Kubernetes would start does start and end."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.clock import SystemClock
+from controller.mqtt.broker import find_mosquitto
+from controller.trust.authority import Authority
+from controller.trust.signing import Signer
+from tests.support.pods import Node, Pod, node_can_run, processes_in, running_node
+from tests.support.ports import free_port, free_ports
+from tests.support.wait import wait_for
+from tools.check_helm import CHART, render, value_sets
+
+pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(node_can_run()), reason=node_can_run()),
+]
+
+CONFIG = ("--config", "/etc/lighterman/controller.toml")
+
+
+def values_here(name: str, **more: Any) -> dict[str, Any]:
+    """A value set on free ports of this machine."""
+    values: dict[str, Any] = {**value_sets()[name], "advertise": ["127.0.0.1"], **more}
+    ports = zip(("grpc", "enroll", "mqtt", "web"), free_ports(4), strict=True)
+    values["ports"] = dict(ports)
+    if values.get("service", {}).get("type") == "NodePort":
+        values["service"] = {"type": "ClusterIP"}  # its ports lie where no test may take them
+    return values
+
+
+def issue(pod: Pod, name: str, role: str, *config: str) -> bytes:
+    """What `operator issue` writes, by the command that the chart's notes show."""
+    command = ("lighterman-controller", "operator", "issue", name, "--role", role)
+    done = pod.run(*command, *config, "--out", "-")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.encode()
+
+
+def fleet_status(pod: Pod, folder: Path, *config: str) -> dict[str, Any]:
+    """`fleetctl status` of somebody outside, with a context that the pod issued."""
+    context = folder / "ana.json"
+    if not context.exists():
+        context.write_bytes(issue(pod, "ana", "operator", *config))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "controller.cli", "--context", str(context)),
+            *("status", "--output", "json"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LIGHTERMAN_CONFIG_DIR": str(folder / "config")},
+    )
+    assert done.stdout, done.stderr
+    read: dict[str, Any] = json.loads(done.stdout)
+    return read
+
+
+def ends_well(pod: Pod) -> None:
+    """SIGTERM: exit code 0 in half of the grace period, and nothing is left."""
+    code, took_s = pod.end()
+    assert code == 0, pod.text()
+    assert took_s < float(pod.spec["terminationGracePeriodSeconds"]) / 2
+    wait_for(lambda: not processes_in(pod.folder), 10, "all processes of the pod to be gone")
+
+
+@contextmanager
+def foreign_broker(node: Node, pod: Pod, claim: str) -> Iterator[None]:
+    """A Mosquitto pod of somebody else that mounts the same claim, as the same user."""
+    folder = node.claim(claim)
+    wait_for((folder / "mosquitto.conf").exists, 60, f"the broker's files: {pod.text()}")
+    with (node.root / "mosquitto.log").open("wb") as log:
+        process = subprocess.Popen(
+            pod._as_user([find_mosquitto(), "-c", "mosquitto.conf"]),
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_the_defaults_serve_build_and_end(tmp_path: Path) -> None:
+    release = render(CHART, values_here("embedded"))
+    assert "Job" not in {one["kind"] for one in release}
+    with running_node(release, {}) as node:
+        pod = node.start("Deployment", "fleet-lighterman")
+        pod.wait_ready()
+        assert json.loads(pod.probe("readinessProbe")[1])["checks"] == {
+            "store": "ok",
+            "broker": "ok",
+        }
+        wait_for(
+            lambda: fleet_status(pod, tmp_path, *CONFIG)["worker_count"] == 1,
+            90,
+            f"the embedded worker: {pod.text()}",
+        )
+        if os.geteuid() == 0:
+            owner = (node.claim("fleet-lighterman-data") / "lighterman.db").stat().st_uid
+            assert owner == pod.uid
+        ends_well(pod)
+        # The same volume, the next pod: nothing is made anew.
+        authority = node.claim("fleet-lighterman-data") / "trust" / "authority.pem"
+        before = authority.read_bytes()
+        again = node.start("Deployment", "fleet-lighterman")
+        again.wait_ready()
+        assert authority.read_bytes() == before
+        assert fleet_status(again, tmp_path, *CONFIG)["broker_ok"] is True
+        ends_well(again)
+
+
+@pytest.mark.postgres
+def test_postgresql_and_an_external_broker(tmp_path: Path, postgres_url: str) -> None:
+    port = free_port()
+    values = values_here("postgres-external-broker")
+    values["broker"]["external"] |= {
+        "address": f"127.0.0.1:{port}",
+        "advertise": f"localhost:{port}",
+    }
+    values["ports"]["mqtt"] = port
+    authority = Authority.create(SystemClock().now())
+    # As people write it: without the driver, and a file that ends with its line.
+    url = postgres_url.replace("postgresql+psycopg", "postgresql") + "\n"
+    secrets = {
+        "fleet-database": {"url": url.encode()},
+        "fleet-trust": {
+            "authority.pem": authority.certificate_pem + authority.key_pem,
+            "signing.pem": Signer.create().key_pem(),
+        },
+        "fleet-metrics": {"token": b"0123456789abcdef0123456789abcdef\n"},
+    }
+    with running_node(render(CHART, values), secrets) as node:
+        job = node.start("Job", "fleet-lighterman-migrate")
+        assert job.process.wait(60) == 0, job.text()
+        assert "the schema is up to date" in job.text()
+        assert not (node.root / "claims").exists()
+        pod = node.start("Deployment", "fleet-lighterman")
+        pod.wait_ready()
+        assert fleet_status(pod, tmp_path, *CONFIG)["broker_ok"] is False
+        with foreign_broker(node, pod, "mosquitto-files"):
+            wait_for(
+                lambda: fleet_status(pod, tmp_path, *CONFIG)["broker_ok"],
+                30,
+                f"the connection to the broker: {pod.text()}",
+            )
+            # The next upgrade migrates beside the running controller.
+            again = node.start("Job", "fleet-lighterman-migrate")
+            assert again.process.wait(60) == 0, again.text()
+            ends_well(pod)
+        data = node.claim("fleet-lighterman-data")
+        assert (data / "ca.pem").read_bytes() == authority.certificate_pem
+        assert not (data / "lighterman.db").exists()
+        assert not (data / "trust").exists()
+        key = node.claim("mosquitto-files") / "server.key"
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def test_workers_of_their_own(tmp_path: Path) -> None:
+    secrets: dict[str, dict[str, bytes]] = {}
+    with running_node(render(CHART, values_here("workers")), secrets) as node:
+        pod = node.start("Deployment", "fleet-lighterman")
+        pod.wait_ready()
+        assert fleet_status(pod, tmp_path, *CONFIG)["worker_count"] == 0
+        secrets["fleet-workers"] = {"worker.json": issue(pod, "workers", "worker", *CONFIG)}
+        worker = node.start("Deployment", "fleet-lighterman-worker")
+        wait_for(
+            lambda: fleet_status(pod, tmp_path, *CONFIG)["worker_count"] == 1,
+            90,
+            f"the worker: {worker.text()}",
+        )
+        ends_well(worker)
+        ends_well(pod)
+
+
+def test_a_pod_without_its_volume_says_so(tmp_path: Path) -> None:
+    """Negative control: the user of the pod can write to its volumes and to nothing else."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become the pod's user")
+    with running_node(render(CHART, values_here("embedded")), {}) as node:
+        claim = node.claim("fleet-lighterman-data")
+        claim.mkdir(parents=True)
+        claim.chmod(0o755)
+        pod = node.start("Deployment", "fleet-lighterman")
+        assert pod.process.wait(60) == 1
+        assert "Permission denied" in pod.text()
