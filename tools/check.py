@@ -107,6 +107,12 @@ def check_helm() -> tuple[bool, str]:
     return code == 0, text
 
 
+def check_dashboard() -> tuple[bool, str]:
+    """The Grafana dashboard against its description."""
+    code, text = _tool([sys.executable, "-m", "tools.dashboard"])
+    return code == 0, text
+
+
 CHECKS = (
     Check("format", "ruff", check_format),
     Check("lint", "ruff", check_lint),
@@ -115,6 +121,7 @@ CHECKS = (
     Check("stubs", "grpc_tools", check_stubs),
     Check("migrations", "alembic", check_migrations),
     Check("docs", "click", check_docs),
+    Check("dashboard", "grafana_foundation_sdk", check_dashboard),
     Check("helm", "helm_python,kubernetes_validate", check_helm),
 )
 

@@ -8,6 +8,7 @@ import difflib
 import sys
 from pathlib import Path
 
+from lighterman.metrics import Metric
 from lighterman.settings import Setting
 from tools.cli_json import cli_json_page
 from tools.commands import Command, click_commands, parser_commands
@@ -43,6 +44,34 @@ def _settings_table(settings: tuple[Setting, ...]) -> str:
         rows.append(
             f"| `{setting.name}` | `{setting.env}` | {default} | {setting.unit or '–'} "
             f"| {_cell(setting.help)} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def metrics_page() -> str:
+    """docs/reference/metrics.md as it should be."""
+    import agent.serve.metric_table
+    import controller.web.metric_table
+
+    return "\n".join(
+        [
+            "# Metrics\n",
+            NOTE,
+            (ROOT / "tools" / "metrics.head.md").read_text(encoding="utf-8"),
+            "## Controller\n",
+            _metrics_table(controller.web.metric_table.METRICS),
+            "## Agent\n",
+            _metrics_table(agent.serve.metric_table.METRICS),
+        ]
+    )
+
+
+def _metrics_table(metrics: tuple[Metric, ...]) -> str:
+    rows = ["| metric | type | labels | series | meaning |", "|---|---|---|---|---|"]
+    for one in metrics:
+        labels = ", ".join(f"`{label}`" for label in one.labels) or "–"
+        rows.append(
+            f"| `{one.name}` | {one.kind} | {labels} | {_cell(one.series)} | {_cell(one.help)} |"
         )
     return "\n".join(rows) + "\n"
 
@@ -90,6 +119,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "settings.md": settings_page(),
         REFERENCE / "commands.md": commands_page(),
         REFERENCE / "cli-json.md": cli_json_page(NOTE),
+        REFERENCE / "metrics.md": metrics_page(),
     }
 
 
