@@ -48,6 +48,9 @@ def _figures(evidence: Evidence, on_class: bool) -> fleet_pb2.BuildFigures:
         eager_p50_ms=evidence.eager_p50_ms or 0.0,
         measured_on=evidence.measured_on,
         measured_on_class=on_class,
+        dataset_digest=evidence.dataset_digest,
+        rows_checked=evidence.rows_checked,
+        rows_not_finite=evidence.rows_not_finite,
         peak_rss_bytes=evidence.peak_rss_bytes or 0,
     )
 

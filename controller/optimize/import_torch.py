@@ -37,12 +37,19 @@ class TorchModel:
         self.signature = signature
 
     def run(self, inputs: list[Array]) -> list[Array]:
-        """One call without gradients."""
+        """One call without gradients. Raises InvalidError when the program fails."""
         import torch
 
-        with torch.inference_mode():
-            args, kwargs = self.arguments(inputs)
-            result = self._module(*args, **kwargs)
+        try:
+            with torch.inference_mode():
+                args, kwargs = self.arguments(inputs)
+                result = self._module(*args, **kwargs)
+        except Exception as error:
+            keep_raw(error)
+            shapes = ", ".join(str(list(one.shape)) for one in inputs)
+            raise InvalidError(
+                f"the model itself fails in PyTorch on inputs of {shapes}{first_words(str(error))}"
+            ) from error
         leaves = torch.utils._pytree.tree_leaves(result)
         return [np.asarray(leaf.numpy()) for leaf in leaves]
 

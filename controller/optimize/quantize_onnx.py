@@ -47,29 +47,13 @@ def quantize_onnx(
     ``go_on(rows_done)`` is asked before each row and may end calibration early. Raises InvalidError
     for a flavour that is not offered, and when nothing in the model can be quantised.
     """
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
     _check_flavour(quantization)
     wanted = quantization.get("calibration_rows", DEFAULT_CALIBRATION_ROWS)
     count = wanted if isinstance(wanted, int) and wanted > 0 else DEFAULT_CALIBRATION_ROWS
     reader = _Reader(signature.inputs[0].name, rows, count, go_on)
     prepared = target.with_suffix(".prepared.onnx")
-    logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns about its own defaults
     try:
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        quantize_static(
-            str(prepared),
-            str(target),
-            reader,
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            op_types_to_quantize=list(_QUANTISED),
-            nodes_to_exclude=_stem(prepared),
-        )
+        _quantize(source, prepared, target, reader)
     except (AssertionError, ValueError, ArithmeticError) as error:
         # The quantiser asserts that every range is a number: one recipe fails, not the job.
         keep_raw(error)
@@ -89,6 +73,26 @@ def quantize_onnx(
     drop_unused_domains(model)
     onnx.save(model, target)
     return reader.done
+
+
+def _quantize(source: Path, prepared: Path, target: Path, reader: "_Reader") -> None:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns about its own defaults
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    quantize_static(
+        str(prepared),
+        str(target),
+        reader,
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+        op_types_to_quantize=list(_QUANTISED),
+        nodes_to_exclude=_stem(prepared),
+    )
 
 
 class _Reader:

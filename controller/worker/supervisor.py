@@ -97,7 +97,7 @@ def run_job(
     if process.returncode == -signal.SIGKILL:
         peak, limit = progress.peak_bytes, limits.memory_bytes
         return JobEnd(killed_text(peak, limit, kills, read_kill_counts()), lines)
-    return JobEnd(_status_text(process.returncode, limits, lines), lines)
+    return JobEnd(_status_text(process.returncode, limits, progress), lines)
 
 
 def _watch(
@@ -196,13 +196,13 @@ def _end_group(process: "subprocess.Popen[str]") -> None:
     process.wait(END_S)
 
 
-def _status_text(status: int, limits: JobLimits, lines: tuple[str, ...]) -> str:
+def _status_text(status: int, limits: JobLimits, progress: Progress) -> str:
     if status == 0:
         return ""
     if status > 0:
-        if any("MemoryError" in line or "bad_alloc" in line for line in lines):
+        if any("MemoryError" in line or "bad_alloc" in line for line in progress.lines):
             return f"the job ran out of memory, {limits.memory_bytes / 1024**3:.1f} GiB are allowed"
-        return f"the job ended with status {status}"
+        return f"the job ended with status {status} while {progress.step}"
     name = signal.Signals(-status).name
     if -status == signal.SIGXCPU:
         return f"the job was ended by {name}: it used more than its processor time"

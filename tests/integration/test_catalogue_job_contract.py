@@ -13,7 +13,7 @@ import pytest
 
 from controller.services.builds import list_builds, start_build
 from controller.services.jobs import ClaimedJob, complete_job, put_output, read_input
-from tests.support.catalogue import World, open_world, states
+from tests.support.catalogue import World, digest_of, open_world, states
 
 PI = "raspberry-pi-5"
 
@@ -101,6 +101,8 @@ def test_a_pushed_export_is_built_measured_and_gated(world: World, tmp_path: Pat
         assert view.evidence.agreement is not None
         assert view.evidence.agreement.n > 0
         assert view.evidence.latency_n > 0
+        assert (view.evidence.rows_checked, view.evidence.rows_not_finite) == (120, 0)
+        assert view.evidence.dataset_digest == digest_of(_rows())
         assert view.size_bytes == view.evidence.size_bytes > 0
         assert "latency not measured on this class" in view.reason or view.state == "refused"
     assert fp32.evidence is not None

@@ -257,7 +257,7 @@ def test_only_the_last_lines_are_kept_and_none_is_endless(tmp_path: Path) -> Non
     end = run_job(
         folder, LIMITS, progress, SystemClock(), lambda: "", (sys.executable, "-I", "-c", code)
     )
-    assert end.error == "the job ended with status 3"
+    assert end.error == "the job ended with status 3 while far"
     assert len(end.last_lines) == 40
     assert max(len(line) for line in end.last_lines) <= 500
     assert (progress.progress_pct, progress.step) == (100.0, "far")

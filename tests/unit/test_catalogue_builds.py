@@ -99,6 +99,31 @@ def test_results_are_gated_per_profile(world: World) -> None:
     assert all("budget 100 ms" in row.reason for row in _events(world, "build_refused"))
 
 
+def test_answers_that_are_no_numbers_are_refused_by_every_recipe(world: World) -> None:
+    world.push()
+    data = world.push_data()
+    _start(world, PI, N100)
+    world.finish_all(rows_checked=128, rows_not_finite=3)
+    views = list_builds(world.deps, world.ctx, model="digits", version="1.0.0")
+    assert {view.state for view in views} == {"refused"}
+    assert {view.recipe for view in views} == {FP32, INT8}
+    for view in views:
+        assert "3 of 128 rows gave NaN or infinity" in view.reason
+        assert view.evidence is not None
+        assert view.evidence.dataset_digest == data.digest, "a figure leads to its rows"
+
+
+def test_builds_that_nobody_looked_at_are_no_longer_taken_for_good(world: World) -> None:
+    """What older workers send, or sent: it is refused, and made again at the next run."""
+    world.push()
+    world.push_data()
+    _start(world, PI)
+    world.finish_all(rows_checked=None, rows_not_finite=None)
+    views = list_builds(world.deps, world.ctx, model="digits", version="1.0.0")
+    assert {view.state for view in views} == {"refused"}
+    assert all("no row's outputs were looked at" in view.reason for view in views)
+
+
 def test_the_same_source_is_compiled_once(world: World) -> None:
     heavy, light = ("heavy", tiny_onnx(1)), ("light", tiny_onnx(2))
     world.push(variants=[heavy])

@@ -1099,6 +1099,9 @@ class BuildFigures(_message.Message):
     MEASURED_ON_FIELD_NUMBER: _builtins.int
     MEASURED_ON_CLASS_FIELD_NUMBER: _builtins.int
     PEAK_RSS_BYTES_FIELD_NUMBER: _builtins.int
+    DATASET_DIGEST_FIELD_NUMBER: _builtins.int
+    ROWS_CHECKED_FIELD_NUMBER: _builtins.int
+    ROWS_NOT_FINITE_FIELD_NUMBER: _builtins.int
     p50_ms: _builtins.float
     p95_ms: _builtins.float
     latency_n: _builtins.int
@@ -1110,6 +1113,12 @@ class BuildFigures(_message.Message):
     measured_on_class: _builtins.bool
     """that host matches the profile"""
     peak_rss_bytes: _builtins.int
+    dataset_digest: _builtins.str
+    """the content that these figures speak of"""
+    rows_checked: _builtins.int
+    """whose outputs were looked at"""
+    rows_not_finite: _builtins.int
+    """of these: NaN or infinity in any output"""
     @_builtins.property
     def accuracy_pct(self) -> Global___Interval: ...
     @_builtins.property
@@ -1132,12 +1141,22 @@ class BuildFigures(_message.Message):
         measured_on: _builtins.str = ...,
         measured_on_class: _builtins.bool = ...,
         peak_rss_bytes: _builtins.int = ...,
+        dataset_digest: _builtins.str = ...,
+        rows_checked: _builtins.int | None = ...,
+        rows_not_finite: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accuracy_delta_pts", b"accuracy_delta_pts", "accuracy_pct", b"accuracy_pct", "agreement_pct", b"agreement_pct"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rows_checked", b"_rows_checked", "_rows_not_finite", b"_rows_not_finite", "accuracy_delta_pts", b"accuracy_delta_pts", "accuracy_pct", b"accuracy_pct", "agreement_pct", b"agreement_pct", "rows_checked", b"rows_checked", "rows_not_finite", b"rows_not_finite"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_delta_pts", b"accuracy_delta_pts", "accuracy_pct", b"accuracy_pct", "agreement_pct", b"agreement_pct", "eager_p50_ms", b"eager_p50_ms", "fp32_p50_ms", b"fp32_p50_ms", "latency_n", b"latency_n", "measured_on", b"measured_on", "measured_on_class", b"measured_on_class", "p50_ms", b"p50_ms", "p95_ms", b"p95_ms", "peak_rss_bytes", b"peak_rss_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rows_checked", b"_rows_checked", "_rows_not_finite", b"_rows_not_finite", "accuracy_delta_pts", b"accuracy_delta_pts", "accuracy_pct", b"accuracy_pct", "agreement_pct", b"agreement_pct", "dataset_digest", b"dataset_digest", "eager_p50_ms", b"eager_p50_ms", "fp32_p50_ms", b"fp32_p50_ms", "latency_n", b"latency_n", "measured_on", b"measured_on", "measured_on_class", b"measured_on_class", "p50_ms", b"p50_ms", "p95_ms", b"p95_ms", "peak_rss_bytes", b"peak_rss_bytes", "rows_checked", b"rows_checked", "rows_not_finite", b"rows_not_finite"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__rows_checked: _TypeAlias = _typing.Literal["rows_checked"]  # noqa: Y015
+    _WhichOneofArgType__rows_checked: _TypeAlias = _typing.Literal["_rows_checked", b"_rows_checked"]  # noqa: Y015
+    _WhichOneofReturnType__rows_not_finite: _TypeAlias = _typing.Literal["rows_not_finite"]  # noqa: Y015
+    _WhichOneofArgType__rows_not_finite: _TypeAlias = _typing.Literal["_rows_not_finite", b"_rows_not_finite"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rows_checked) -> _WhichOneofReturnType__rows_checked | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rows_not_finite) -> _WhichOneofReturnType__rows_not_finite | None: ...
 
 Global___BuildFigures: _TypeAlias = BuildFigures  # noqa: Y015
 
