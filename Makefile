@@ -37,9 +37,10 @@ fix: venv ## Format and repair what ruff can repair
 proto: venv ## Generate the protocol stubs and the descriptor golden file
 	@$(PY) -m tools.stubs
 
-docs: venv ## Regenerate docs/reference and the dashboard from the code
+docs: venv ## Regenerate docs/reference, the dashboard and the chart's copies from the code
 	@$(PY) -m tools.check_docs --write
 	@$(PY) -m tools.dashboard --write
+	@$(PY) -m tools.check_helm --write
 
 migration: venv ## Make a migration from the tables (m='add x to y')
 	@test -n "$(m)" || { echo "error: say what it does: make migration m='add x to y'" >&2; exit 2; }

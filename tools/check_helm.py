@@ -3,8 +3,10 @@
 Talks to no cluster. Helm's own code does the work, in this process.
 """
 
+import argparse
 import functools
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,12 @@ KUBERNETES = ("1.25.0", "1.31.0", "1.37.0")
 WARNING = 2
 # Objects of operators that a cluster may have; Kubernetes itself publishes no schema of them.
 FOREIGN = frozenset({"monitoring.coreos.com/v1"})
+
+# Helm reads no file outside a chart: these are copies.
+COPIES = {
+    "files/lighterman.rules.yml": "controller/shipped/prometheus/lighterman.rules.yml",
+    "files/lighterman.json": "controller/shipped/grafana/lighterman.json",
+}
 
 Manifest = dict[str, Any]
 
@@ -129,11 +137,19 @@ def version_problems(chart: Path) -> Iterator[str]:
         yield f"Chart.yaml: appVersion is {told}, pyproject.toml says {project['version']}"
 
 
+def copy_problems(chart: Path) -> Iterator[str]:
+    """Copies that are not what they are copies of."""
+    for name, source in COPIES.items():
+        copy = chart / name
+        if not copy.exists() or copy.read_bytes() != (ROOT / source).read_bytes():
+            yield f"{name} is not {source}; run make docs"
+
+
 def problems(chart: Path = CHART) -> list[str]:
     """Everything that is wrong with the chart, one line each."""
     from helm_python import HelmError
 
-    found = [*settings_problems(chart), *version_problems(chart)]
+    found = [*copy_problems(chart), *settings_problems(chart), *version_problems(chart)]
     try:
         found += refusal_problems(chart)
     except HelmError as error:
@@ -148,7 +164,14 @@ def problems(chart: Path = CHART) -> list[str]:
 
 
 def main() -> int:
-    """Check; 1 with one line for each problem."""
+    """Check, or copy with `--write`; 1 with one line for each problem."""
+    parser = argparse.ArgumentParser(prog="tools.check_helm", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="copy what the chart has copies of")
+    if parser.parse_args().write:
+        for name, source in COPIES.items():
+            (CHART / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(ROOT / source, CHART / name)
+        return 0
     found = problems()
     if found:
         print(f"helm/lighterman: {len(found)} problems", *found, sep="\n")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tools import check_helm
-from tools.check_helm import CHART, Manifest, render, value_sets
+from tools.check_helm import CHART, ROOT, Manifest, render, value_sets
 
 pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
 pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
@@ -246,6 +246,31 @@ def test_numbers_and_texts_survive_the_way_through_helm(tmp_path: Path) -> None:
     assert read["broker"]["reload"] == broker["reload"]
 
 
+def test_alert_rules_and_dashboard_are_those_of_the_controller() -> None:
+    release = render(CHART, value_sets()["postgres-external-broker"])
+    shipped = ROOT / "controller" / "shipped"
+    rules = yaml.safe_load((shipped / "prometheus" / "lighterman.rules.yml").read_text())
+    assert named(release, "PrometheusRule")["spec"] == rules
+    board = named(release, "ConfigMap", "fleet-lighterman-dashboard")
+    text = (shipped / "grafana" / "lighterman.json").read_text()
+    assert board["data"] == {"lighterman.json": text}
+    assert {one["kind"] for one in render(CHART, {})}.isdisjoint(
+        {"PrometheusRule", "ServiceMonitor"}
+    )
+
+
+def test_a_package_holds_all_it_needs(tmp_path: Path) -> None:
+    from helm_python import Chart
+    from helm_python.chart import package
+
+    archive = package(CHART, destination=tmp_path)
+    values = value_sets()["postgres-external-broker"]
+    with Chart.load(archive) as packed, Chart.load(CHART) as chart:
+        assert packed.render(values, name="a") == chart.render(values, name="a")
+        assert not [one["name"] for one in packed.files if one["name"].startswith("ci/")]
+        assert packed.schema == chart.schema
+
+
 def test_notes_tell_what_is_missing() -> None:
     from helm_python import Chart
 
@@ -286,6 +311,7 @@ def replace(path: Path, old: str, new: str) -> None:
         ("Chart.yaml", "version: 0.1.0", "version: one", "version"),
         ("values.schema.json", '"poll_s"', '"pole_s"', "settings.pole_s is no setting"),
         ("values.schema.json", '"maximum": 1,', '"maximum": 9,', "two controllers on one volume"),
+        ("files/lighterman.json", "{", "{ ", "files/lighterman.json is not controller/"),
         ("values.yaml", "replicas: 1", "replicas: one", "replicas"),
     ],
 )
