@@ -34,6 +34,7 @@ from controller.app_identity import (
 from controller.app_loops import TICK_LEAST_S, Loop, WorkerChild, until, watch_loops
 from controller.app_metrics import make_metered
 from controller.app_people import write_contexts
+from controller.app_ports import keep_ports
 from controller.blobs.blobs import Blobs
 from controller.clock import Clock, SystemClock
 from controller.ids import RandomIds
@@ -117,7 +118,8 @@ class Controller:
     def _start(self) -> Listening:
         settings = self.settings
         check_broker(settings)  # before anything is made
-        self._deps = self._make_deps()
+        self._deps = self._make_deps()  # and with it the lock: the ports before are ours to take
+        self.settings = settings = keep_ports(settings)
         self._server = ServerIdentity(self._deps.authority, self._clock, self._host_names())
         self._start_broker()
         health = Health(alive=lambda: watch_loops(self._loops), ready=self._checks)

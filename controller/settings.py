@@ -74,7 +74,12 @@ SETTINGS: tuple[Setting, ...] = (
         "path",
         "Folder of authority.pem and signing.pem, may be read-only; empty is DATA_DIR/trust.",
     ),
-    _row("listen.host", "127.0.0.1", "", "Address that all listeners bind to."),
+    _row(
+        "listen.host",
+        "127.0.0.1",
+        "",
+        "Address that all listeners bind to. A port of 0 is a free one, kept over restarts.",
+    ),
     _row("listen.grpc", "7443", "", "Port for devices, operators and workers (mutual TLS)."),
     _row("listen.enroll", "7444", "", "Port for enrolment (server TLS)."),
     _row("listen.mqtt", "8883", "", "Port of the message broker (mutual TLS)."),

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -264,3 +265,24 @@ def test_contexts_are_kept_over_restarts_and_made_anew_for_another_database(
     for file in folder.glob("lighterman.db*"):
         file.unlink()
     assert certificate() != first
+
+
+def told_endpoints(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads((folder / "data" / "endpoints.json").read_text())
+    return found
+
+
+def test_ports_left_to_chance_stay_over_a_restart_and_a_kill(tmp_path: Path) -> None:
+    with serving(tmp_path, "--set=workers=0") as (process, _):
+        first = told_endpoints(tmp_path)
+        process.kill()
+    with serving(tmp_path, "--set=workers=0") as (process, _):
+        assert told_endpoints(tmp_path) == first
+        wait_for(lambda: status(tmp_path).broker_ok, 20, "the broker")
+        process.terminate()
+        process.wait(ENDED)
+    host, _, port = first["web"].rpartition(":")
+    with socket.create_server((host, int(port))), serving(tmp_path, "--set=workers=0"):
+        again = told_endpoints(tmp_path)
+        assert again["web"] != first["web"]  # somebody else has it: a free one
+        assert {**again, "web": ""} == {**first, "web": ""}
