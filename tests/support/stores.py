@@ -66,33 +66,35 @@ def seed_device(conn: Connection, device_id: str = "pi-1", state: str = "ACTIVE"
     return device_id
 
 
+def rollout_row(rollout_id: str, version: str, at: datetime = NOW) -> RolloutRow:
+    """A rollout of digits that was just made."""
+    return RolloutRow(
+        rollout_id=rollout_id,
+        project=PROJECT,
+        model="digits",
+        version=version,
+        spec={"selector": "all", "waves": ["1", "100%"]},
+        policies={"default": {"slow_count": 5}},
+        phase=Phase.PENDING,
+        phase_reason="",
+        pause_reasons=(),
+        intent=Intent.RUN,
+        intent_by="ana",
+        intent_at=at,
+        intent_reason="",
+        current_wave=0,
+        wake_at=None,
+        created_at=at,
+        created_by="ana",
+        finished_at=None,
+    )
+
+
 def seed_rollout(
     conn: Connection, rollout_id: str = "r-222222", version: str = "1.0.0", at: datetime = NOW
 ) -> str:
     """A rollout of digits; the version must be there."""
-    insert_rollout(
-        conn,
-        RolloutRow(
-            rollout_id=rollout_id,
-            project=PROJECT,
-            model="digits",
-            version=version,
-            spec={"selector": "all", "waves": ["1", "100%"]},
-            policies={"default": {"slow_count": 5}},
-            phase=Phase.PENDING,
-            phase_reason="",
-            pause_reasons=(),
-            intent=Intent.RUN,
-            intent_by="ana",
-            intent_at=at,
-            intent_reason="",
-            current_wave=0,
-            wake_at=None,
-            created_at=at,
-            created_by="ana",
-            finished_at=None,
-        ),
-    )
+    insert_rollout(conn, rollout_row(rollout_id, version, at))
     return rollout_id
 
 
