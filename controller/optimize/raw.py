@@ -12,7 +12,7 @@ _LOG = "; the library's own words are in the job's last lines"
 _MEANINGS = (
     (re.compile(r"Could not find an implementation for (\w+)\((\d+)\)"), "it has no operator {0}"),
     (re.compile(r"No Op registered for (\w+)"), "it has no operator {0}"),
-    (re.compile(r"Fatal error: ([\w.:]+) is not a registered"), "it has no operator {0}"),
+    (re.compile(r"Fatal error: ([\w.]+:\w+)\S* is not a registered"), "it has no operator {0}"),
     (re.compile(r"[Oo]pset (\d+) is under development"), "its opset {0} is newer than the runtime"),
     (
         re.compile(r"bad_alloc|[Ff]ailed to allocate|MemoryError|out of memory"),
@@ -23,7 +23,13 @@ _MEANINGS = (
         re.compile(r"INVALID_ARGUMENT.*(?:Got invalid dimensions|Invalid rank)", re.S),
         "the inputs' shape does not fit the graph",
     ),
-    (re.compile(r"cannot be reshaped|[Ss]hape mismatch|ShapeInferenceError"), "shapes do not fit"),
+    (
+        re.compile(
+            r"cannot be reshaped|[Ss]hape mismatch|invalid expand shape|ShapeInferenceError"
+        ),
+        "shapes do not fit",
+    ),
+    (re.compile(r"while running (\w+) node"), "the operator {0} fails"),
 )
 
 

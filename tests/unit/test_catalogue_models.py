@@ -138,6 +138,30 @@ def test_bad_pushes_are_refused(
     assert list_models(world.deps, world.ctx) == []
 
 
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "truncated": (tiny_onnx(1)[:-30], "my/m.onnx"),
+    "empty": (b"", "my/m.onnx is empty"),
+    "pickle": (b"\x80\x04\x95abc", "my/m.onnx is a pickle"),
+    "packed": (b"\x1f\x8b\x08abc", "my/m.onnx is a gzip file"),
+    "half a zip": (b"PK\x03\x04" + bytes(60), "my/m.onnx is cut short"),
+    "text": (b"#!/bin/sh\nreboot\n", "my/m.onnx"),
+    "too large": (tiny_onnx(1, side=64), "my/m.onnx is 1"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_refused_by_the_name_that_was_typed(name: str, tmp_path: Path) -> None:
+    data, said = BROKEN[name]
+    for world in open_world(tmp_path, Limits(artifact_bytes=100_000)):
+        found = world.deps.blobs.put_bytes(data)
+        new = NewVersion("digits", "1.0.0", [NewVariant("heavy", found, "my/m.onnx")])
+        with pytest.raises(InvalidError) as caught:
+            push_model(world.deps, world.ctx, new)
+        assert caught.value.message.startswith(said)
+        assert found.removeprefix("sha256:")[:12] not in caught.value.text()
+        assert (list_models(world.deps, world.ctx), _kinds(world)) == ([], [])
+
+
 def test_labels_are_lines_of_text(world: World) -> None:
     with pytest.raises(InvalidError, match="label 2"):
         world.push(labels=["fine", "not\x1bfine"])

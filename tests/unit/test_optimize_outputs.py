@@ -149,6 +149,14 @@ def test_a_call_that_fails_is_told_in_our_words(
             "x.cc:12 Could not find an implementation for Foo(9) node with name ''",
             "no operator Foo",
         ),
+        (
+            "a/b.onnx failed:Fatal error: com.microsoft:Foo(-1) is not a registered",
+            "com.microsoft:Foo;",
+        ),
+        (
+            "Non-zero status code returned while running Loop node. x.cc:1",
+            "the operator Loop fails",
+        ),
         ("std::bad_alloc", "more memory than a job may take"),
         ("/onnxruntime_src/core/x.cc:1 void f() whatever", "; the library's own words are in"),
     ],
