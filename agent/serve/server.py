@@ -35,6 +35,7 @@ SERVER_NAME = "lighterman-agent"
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 # A float32 image of 1,024 x 1,024 is 12 MB; batches of it still fit.
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+_FRAME_BYTES = 1024 * 1024
 # Threads mostly wait for their model's turn; more of them only make the host see the queue.
 _WORKERS = 32
 # Beyond that a client is turned away at once instead of waiting for minutes.
@@ -63,9 +64,13 @@ class InferenceServer:
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 # Two agents on one port would each answer half of the requests.
                 ("grpc.so_reuseport", 0),
+                # A picture comes in few large frames instead of many of 16 KiB.
+                ("grpc.http2.max_frame_size", _FRAME_BYTES),
             ],
         )
         self._servicer = Servicer(served, self._pool, version, self._stopping)
+        # Asked first, so that the generated handler never copies a picture.
+        self._server.add_generic_rpc_handlers((_infer_handler(self._servicer),))
         pb_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, self._server)
 
     def start(self) -> str:
@@ -159,13 +164,13 @@ class Servicer(pb_grpc.GRPCInferenceServiceServicer):
     def ModelInfer(
         self, request: pb.ModelInferRequest, context: grpc.ServicerContext
     ) -> pb.ModelInferResponse:
-        """Infer once on the rung that serves now."""
+        """See `infer`, which the server calls instead: it needs no copy of the pictures."""
         return self.infer(convert.receive(request.SerializeToString()), context)
 
     def infer(
         self, received: convert.Received, context: grpc.ServicerContext
     ) -> pb.ModelInferResponse:
-        """ModelInfer of a request whose pictures were not copied."""
+        """Infer once on the rung that serves now."""
         request = received.request
         try:
             if self._stopping.is_set():
