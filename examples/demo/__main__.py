@@ -81,7 +81,7 @@ def _run(story: Story, world: World, files: Path) -> None:
     world.prepare_agents()
     apply_policies(world, queue_ms=30.0)
     world.enrol_agents()
-    world.wait_online(60)
+    world.wait_online(180)
     world.ctl.run("admin", "dataset", "push", MODEL, str(files / "photos.npz"))
     story.say(world.ctl.run("device", "list").out)
     story.say("n100-*: simulated host; identity and sensors from a tree, speed is this machine's")

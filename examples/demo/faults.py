@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.demo.steps import (
+    RUNG_S,
     SLOW_S,
     _claim_succeeded,
     build,
@@ -35,10 +36,10 @@ def better_version(story: Story, world: World, files: Path, pictures: list[Pictu
         facts["better"],
         f"{facts['old']:.3f} → {facts['new']:.3f} (n={facts['n']})",
     )
-    story.say(build_lines(wait_built(world, "1.1.0", 120)))
+    story.say(build_lines(wait_built(world, "1.1.0")))
     failed_before = failures(world)
     world.add_load(REAL[0], pictures, 1)
-    shown = watch(world, start_rollout(world, "1.1.0"), 150)
+    shown = watch(world, start_rollout(world, "1.1.0"))
     world.drop_load(REAL[0])
     _claim_succeeded(story, world, shown, "1.1.0")
     failed = failures(world) - failed_before
@@ -48,7 +49,7 @@ def better_version(story: Story, world: World, files: Path, pictures: list[Pictu
 def bad_version(story: Story, world: World) -> None:
     """1.2.0 is pushed past the gate and caught by its canary."""
     story.begin("4 bad version", "1.2.0 is too slow; somebody overrides the gate")
-    builds = wait_built(world, "1.2.0", 200)
+    builds = wait_built(world, "1.2.0")
     story.say(build_lines(builds))
     refused = [b for b in builds if b["state"] == "refused"]
     story.claim(
@@ -62,8 +63,8 @@ def bad_version(story: Story, world: World) -> None:
     failed_before = failures(world)
     started_at = monotonic()
     rollout = start_rollout(world, "1.2.0")
-    shown = watch(world, rollout, 120)
-    wait_until(lambda: running(world, "1.1.0") == 6, 30, "all devices back on 1.1.0")
+    shown = watch(world, rollout)
+    wait_until(lambda: running(world, "1.1.0") == 6, RUNG_S, "all devices back on 1.1.0")
     story.say(shown["phase_reason"])
     slow = {
         name: [a for a in world.answers(name, started_at) if a.version == "1.2.0"]
@@ -142,13 +143,13 @@ def killed_controller(story: Story, world: World, files: Path) -> None:
         committed = sum(a["state"] == "COMMITTED" for a in assignments)
         return committed >= 1 and any(a["state"] in OPEN for a in assignments)
 
-    wait_until(in_the_middle, 90, "a second wave in flight", every_s=0.2)
+    wait_until(in_the_middle, RUNG_S, "a second wave in flight", every_s=0.2)
     pid = world.controller.kill_hard()
     story.say(f"controller {pid} killed; devices serve on")
     wait_until(lambda: process_gone(pid), 10, "the controller's end")
     world.controller.start()
     story.say("controller started again")
-    shown = watch(world, rollout, 120)
+    shown = watch(world, rollout)
     _claim_succeeded(story, world, shown, "1.3.0")
     story.figures["controller_restarts"] = world.controller.starts - 1
     failed = failures(world) - failed_before

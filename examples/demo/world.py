@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from examples.demo.pressure import Burst
 from examples.fleet.agents import AgentProcess
 from examples.fleet.camera import Answer, Camera, Picture
 from examples.fleet.clock import wait_until
@@ -44,6 +45,7 @@ class World:
     agents: dict[str, AgentProcess] = field(default_factory=dict)
     cameras: dict[str, list[Camera]] = field(default_factory=dict)
     retired: list[Camera] = field(default_factory=list)
+    heavy_ms: float = 0.0  # p50 of the slower heavy INT8 build, once there is one
     proxy: Proxy | None = None
 
     @classmethod
@@ -113,6 +115,18 @@ class World:
         """More cameras on one device."""
         for _ in range(count):
             camera = Camera(self.agents[name].endpoint, MODEL, pictures, RATE)
+            self.cameras[name].append(camera.start())
+
+    def add_bursts(self, name: str, pictures: list[Picture], burst: Burst) -> None:
+        """Cameras that fire at once, with several pictures in one request."""
+        many = [
+            Picture(p.name, p.datatype, (burst.pictures, *p.shape[1:]), p.data * burst.pictures)
+            for p in pictures[: burst.cameras]
+        ]
+        for _ in range(burst.cameras):
+            camera = Camera(
+                self.agents[name].endpoint, MODEL, many, 1 / burst.every_s, in_step=True
+            )
             self.cameras[name].append(camera.start())
 
     def drop_load(self, name: str) -> None:

@@ -52,7 +52,7 @@ class AgentProcess(Child):
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def finish_enrol(self, timeout_s: float = 60) -> str:
+    def finish_enrol(self, timeout_s: float = 180) -> str:
         """Wait for enrolment; returns what it said, ChildError where it failed."""
         assert self._enrolling is not None, "begin_enrol first"
         said, _ = self._enrolling.communicate(timeout=timeout_s)

@@ -3,6 +3,7 @@
 Speaks the public protocol alone; version and rung stand in the response's parameters.
 """
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,13 +44,25 @@ class Picture:
 
 
 class Camera:
-    """Sends pictures at a steady rate (requests per second) from when the model is ready."""
+    """Sends pictures at a steady rate (requests per second) from when the model is ready.
 
-    def __init__(self, endpoint: str, model: str, pictures: Sequence[Picture], rate: float) -> None:
+    Cameras ``in_step`` of one rate fire at the same moments, as by one trigger.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        model: str,
+        pictures: Sequence[Picture],
+        rate: float,
+        *,
+        in_step: bool = False,
+    ) -> None:
         self.endpoint = endpoint
         self._model = model
         self._pictures = pictures
         self._period_s = 1.0 / rate
+        self._in_step = in_step
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._answers: list[Answer] = []
@@ -95,10 +108,14 @@ class Camera:
         self._wait_for_model()
         index, next_at = 0, monotonic()
         while not self._stop.is_set():
+            if self._in_step:
+                next_at = self._period_s * math.ceil(monotonic() / self._period_s)
+                self._stop.wait(max(0.0, next_at - monotonic()))
             self._ask(self._pictures[index % len(self._pictures)])
             index += 1
-            next_at = max(next_at + self._period_s, monotonic() - self._period_s)
-            self._stop.wait(max(0.0, next_at - monotonic()))
+            if not self._in_step:
+                next_at = max(next_at + self._period_s, monotonic() - self._period_s)
+                self._stop.wait(max(0.0, next_at - monotonic()))
 
     def _ask(self, picture: Picture) -> None:
         request = inference_pb2.ModelInferRequest(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from controller.intake.dataset import parse_dataset, split_dataset
-from examples.models import make, measure, photos
+from examples.models import blind, make, measure, photos
 
 needs_photos = pytest.mark.skipif(
     find_spec("foolbox") is None or find_spec("PIL") is None,
@@ -129,3 +129,15 @@ def test_files_that_were_made_are_found_again(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "facts.json").write_text("{}\n")
     assert make.generate(tmp_path) == folder
+
+
+def test_the_blind_photos_are_of_known_classes_and_all_needed(tmp_path: Path) -> None:
+    assert len(blind.CLASSES) == 29
+    assert blind.class_number("hammerhead") == 4
+    for stem, name in blind.CLASSES.items():
+        assert 0 <= blind.class_number(name) < 1000
+        (tmp_path / f"{stem}.jpeg").touch()
+    assert [one.path.stem for one in blind.find_photos([tmp_path])] == list(blind.CLASSES)
+    (tmp_path / "coffee.jpeg").unlink()
+    with pytest.raises(FileNotFoundError, match="coffee"):
+        blind.find_photos([tmp_path])
