@@ -3,6 +3,7 @@
 Refuses a ladder without a local rung: a device has to be able to serve by itself.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +14,11 @@ from controller.domain.spec import Spec
 from controller.errors import InvalidError
 
 OFF = "off"
+# What devices can use; a slip is told here, not by a rollout that fails on every one of them.
+_NAMED = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}=(?:[A-Za-z0-9][A-Za-z0-9._+-]{0,127})?"
+_ENDPOINT = re.compile(
+    rf"grpc://(?:[^\s/?#:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{{1,5}}(?:\?{_NAMED}(?:&{_NAMED})*)?"
+)
 
 # Defaults of the thresholds, in the units of the manifest.
 _LADDER_DEFAULTS: Mapping[str, float] = {
@@ -262,6 +268,11 @@ def _wishes(value: object, where: str) -> tuple[RungWish, ...]:
     return wishes
 
 
+def _is_endpoint(text: str) -> bool:
+    named = [pair.partition("=")[0] for pair in text.partition("?")[2].split("&")]
+    return bool(_ENDPOINT.fullmatch(text)) and len(set(named)) == len(named)
+
+
 def _wish(item: object, where: str) -> RungWish:
     if not isinstance(item, Mapping):
         raise InvalidError(f"{where} is not a mapping")
@@ -274,7 +285,10 @@ def _wish(item: object, where: str) -> RungWish:
         if endpoint or position == "first":
             raise InvalidError(f"{where}: off has no endpoint and no position")
         return RungWish(OFF, RungKind.OFF)
-    if endpoint and not endpoint.startswith(("grpc://", "grpcs://")):
-        raise InvalidError(f"{where}.endpoint {endpoint!r} is no grpc://HOST:PORT")
+    if endpoint and not _is_endpoint(endpoint):
+        raise InvalidError(
+            f"{where}.endpoint {endpoint!r} is no grpc://HOST:PORT",
+            "a server that names versions otherwise: grpc://HOST:PORT?VERSION=NAME_THERE",
+        )
     kind = RungKind.REMOTE if endpoint else RungKind.LOCAL
     return RungWish(rung, kind, endpoint, position == "first")

@@ -7,6 +7,7 @@ import pytest
 
 from agent.domain.manifest import parse_model
 from agent.domain.manifest import parse_policy as parse_on_agent
+from agent.domain.remote import parse_remote
 from controller.domain.build import PassedBuild
 from controller.domain.ladder import (
     Policy,
@@ -117,6 +118,26 @@ def test_the_agent_reads_what_is_composed() -> None:
     assert [rung.name for rung in read.rungs] == ["edge", "heavy", "off"]
     assert read.targets[0].length == 1000
     assert read.policy.slow_threshold_s == 0.1
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fits"),
+    [
+        ("grpc://10.0.0.5:8001", True), ("grpc://[::1]:8001", True),
+        ("grpc://triton:8001?1.1.0=1", True), ("grpc://triton:8001?1.1.0=1&1.2.0=", True),
+        ("grpcs://edge:8001", False), ("edge:8001", False), ("grpc://edge", False),
+        ("grpc://:8001", False), ("grpc://edge:8001?", False), ("grpc://edge:8001?1.1.0", False),
+        ("grpc://edge:8001?=1", False), ("grpc://edge:8001?1.0.0=1&1.0.0=2", False), ("grpc://edge:8001/photo", False),
+    ],
+)  # fmt: skip
+def test_an_endpoint_is_one_that_devices_can_use(endpoint: str, fits: bool) -> None:
+    spec = {"rungs": [{"rung": "heavy"}, {"rung": "edge", "endpoint": endpoint}]}
+    if not fits:
+        with pytest.raises(InvalidError, match=r"is no grpc://HOST:PORT"):
+            parse_policy("p", spec)
+        return
+    assert parse_policy("p", spec).rungs[1].endpoint == endpoint
+    assert parse_remote(endpoint).address in endpoint
 
 
 def test_defaults_are_what_the_agent_accepts() -> None:
