@@ -63,9 +63,10 @@ def _rollout_line(
 ) -> str:
     """One rollout; its reason only where no problem above has said it."""
     reason = rollout.phase_reason
+    shown = reason.removeprefix(f"wave {rollout.current_wave} of {len(rollout.waves)}: ")
     said = any(reason in problem for problem in answer.problems)
     return (
         f"rollout    {rollout.rollout_id}  {rollout.spec.model}:{rollout.spec.version} "
         f" {phase_name(rollout)}{when}  exposed {rollout.exposed} of {rollout.devices}"
-        + (f"  {reason}" if reason and not said else "")
+        + (f"  {shown}" if reason and not said else "")
     )
