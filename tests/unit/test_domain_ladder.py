@@ -127,7 +127,8 @@ def test_the_agent_reads_what_is_composed() -> None:
         ("grpc://triton:8001?1.1.0=1", True), ("grpc://triton:8001?1.1.0=1&1.2.0=", True),
         ("grpcs://edge:8001", False), ("edge:8001", False), ("grpc://edge", False),
         ("grpc://:8001", False), ("grpc://edge:8001?", False), ("grpc://edge:8001?1.1.0", False),
-        ("grpc://edge:8001?=1", False), ("grpc://edge:8001?1.0.0=1&1.0.0=2", False), ("grpc://edge:8001/photo", False),
+        ("grpc://edge:8001?=1", False), ("grpc://edge:8001?1.0.0=1&1.0.0=2", False),
+        ("grpc://edge:8001/photo", False),
     ],
 )  # fmt: skip
 def test_an_endpoint_is_one_that_devices_can_use(endpoint: str, fits: bool) -> None:
