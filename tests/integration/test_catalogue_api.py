@@ -268,6 +268,15 @@ def test_push_list_and_show_a_dataset(fleet: Fleet) -> None:
     assert fleet.operator.GetDataset(fleet_pb2.GetDatasetRequest(name="digits")) == pushed
     listed = fleet.operator.ListDatasets(fleet_pb2.ListDatasetsRequest())
     assert [one.name for one in listed.datasets] == ["digits"]
+    other = tiny_npz(rows=48)
+    fleet.upload(other)
+    again = fleet.operator.PushDataset(
+        fleet_pb2.PushDatasetRequest(name="digits", digest=digest_of(other), file_name="b.npz")
+    )
+    assert not pushed.HasField("replaced")
+    assert (again.replaced.digest, again.replaced.rows) == (digest_of(data), 40)
+    assert again.replaced.created_by == pushed.created_by
+    assert again.replaced.created_at == pushed.created_at
 
 
 def test_apply_list_and_show_objects(fleet: Fleet) -> None:
