@@ -144,8 +144,9 @@ def _tell_enrolled(done: "Enrolled", settings: Settings) -> None:
 def _run(settings: Settings) -> int:
     require_extra("agent", "grpc", "google.protobuf", "paho.mqtt", "cryptography")
     from agent.app import Agent
-    from agent.process import only_one
+    from agent.process import only_one, tune_memory
 
+    tune_memory()
     _set_up_log(settings.log)
     # A watchdog ends this process by SIGABRT: where every thread stood tells what hung.
     faulthandler.enable()

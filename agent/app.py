@@ -24,7 +24,7 @@ from agent.loop_connection import Connection, ConnectionParts
 from agent.loop_parts import LoopParts
 from agent.loop_tell import Teller
 from agent.loop_work import Means
-from agent.process import kernel_boot_id, rss_bytes, version
+from agent.process import Tidy, kernel_boot_id, rss_bytes, version
 from agent.runtime.host import ModelHost
 from agent.runtime.remote import LinkProber
 from agent.serve.server import InferenceServer
@@ -74,6 +74,7 @@ class Agent:
         )
         self._loop = AgentLoop(self._loop_parts())
         self._hung = ""
+        self._tidy = Tidy()
         self._notifier = Notifier(os.environ)
         self._watchdog = Watchdog(
             self._notifier,
@@ -230,6 +231,7 @@ class Agent:
             unacknowledged=len(self._spool.pending(1000)),
             models=models,
         )
+        self._tidy.look((models, self._server.requests()))
         runs = ", ".join(f"{m['model']}:{m['version']} {m['rung']}" for m in models if m["version"])
         up = self._connection is not None and self._connection.is_up
         self._notifier.status(

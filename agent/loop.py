@@ -387,5 +387,5 @@ class AgentLoop:
             rss_bytes=self._parts.rss_bytes(),
             applied_generation=self._book.applied,
         )
-        self._window_from = now
-        self._parts.teller.telemetry(window)
+        if self._parts.teller.telemetry(window):
+            self._window_from = now

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from agent.domain.assignment import ModelState
 from agent.domain.instructions import Report
+from agent.domain.news import is_felt_anew
 from agent.domain.ports import Clock, Spool
 from agent.errors import StoreError
 from agent.link.convert import (
@@ -24,6 +25,8 @@ from agent.link.convert import (
 )
 
 log = logging.getLogger("agent")
+
+QUIET_WINDOWS = 5
 
 
 class Teller:
@@ -43,6 +46,8 @@ class Teller:
         self._wake = wake
         self._publish = publish
         self._synced = threading.Event()
+        self._told: TelemetryWindow | None = None
+        self._quiet = 0
         # (model, version, cause) and (model, from, to, reason), since the start.
         self.rollbacks: Counter[tuple[str, str, str]] = Counter()
         self.rung_changes: Counter[tuple[str, str, str, str]] = Counter()
@@ -99,9 +104,28 @@ class Teller:
             self.rung_changes[model, details.get("from", ""), details.get("to", ""), cause] += 1
 
     def telemetry(self, window: TelemetryWindow) -> bool:
-        """Send one window; False when there is no connection (it is then gone, by design)."""
+        """Send one window; False when it was not sent.
+
+        Without a connection it is gone, by design. One that says nothing new is left out, but
+        never more than `QUIET_WINDOWS` in a row: the bytes of an idle device are somebody's bill.
+        """
+        if self._quiet < QUIET_WINDOWS and not self._is_news(window):
+            self._quiet += 1
+            return False
         payload = telemetry_payload(self._boot_id, window, self.stamp())
-        return self._publish(payload)
+        if not self._publish(payload):
+            return False
+        self._quiet, self._told = 0, window
+        return True
+
+    def _is_news(self, window: TelemetryWindow) -> bool:
+        told = self._told
+        return (
+            told is None
+            or bool(window.rungs)
+            or (told.models, told.applied_generation) != (window.models, window.applied_generation)
+            or is_felt_anew(told.pressure, window.pressure)
+        )
 
     def _keep(self, kind: str, payload: bytes) -> None:
         try:

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -79,6 +79,25 @@ def trim_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+class Tidy:
+    """Trims memory once whenever something was done and it has been quiet since the look before."""
+
+    def __init__(self, trim: Callable[[], None] = trim_memory) -> None:
+        self._trim = trim
+        self._seen: object = None
+        self._trimmed: object = None
+
+    def look(self, done: object) -> bool:
+        """`done` is another value after anything was done. True when memory was given back."""
+        quiet = done == self._seen
+        self._seen = done
+        if not quiet or done == self._trimmed:
+            return False
+        self._trimmed = done
+        self._trim()
+        return True
 
 
 def kernel_boot_id() -> str:

@@ -20,7 +20,8 @@ from agent.link.backoff import Backoff
 from agent.link.convert import AckPoint, parse_ack, parse_doorbell
 from lighterman.v1 import topics
 
-KEEPALIVE_S = 20
+# A ping costs an idle device as much as a measurement; a broken road is noticed in one and a half.
+KEEPALIVE_S = 60
 CONNECT_S = 10.0
 MAX_QUEUED = 1000
 SOON_S = 1.0

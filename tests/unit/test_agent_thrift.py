@@ -1,0 +1,110 @@
+"""What an idle device saves: telemetry that says nothing new, memory that nobody needs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.clock import SystemClock
+from agent.domain.assignment import Phase
+from agent.domain.histogram import Histogram
+from agent.domain.ladder import Pressure
+from agent.domain.news import is_felt_anew
+from agent.domain.ports import RungWindow
+from agent.link.convert import ModelStatus, TelemetryWindow
+from agent.loop_tell import QUIET_WINDOWS, Teller
+from agent.process import Tidy, trim_memory, tune_memory
+from agent.store.spool import FileSpool
+
+BOOT = "0000000001-00000000"
+FELT = Pressure(temperature_c=50.0, memory_pct=40.0, cpu_pct=3.0, throttled=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "news"),
+    [
+        ({}, False),
+        ({"temperature_c": 51.9, "memory_pct": 44.0, "cpu_pct": 99.0, "starved": True}, False),
+        ({"temperature_c": 52.0}, True),
+        ({"temperature_c": None}, True),
+        ({"memory_pct": 35.0}, True),
+        ({"throttled": True}, True),
+        ({"link_rtt_s": 0.01}, True),
+    ],
+)
+def test_what_moved_is_news(change: dict[str, float | None], news: bool) -> None:
+    assert is_felt_anew(FELT, replace(FELT, **change)) is news  # type: ignore[arg-type]
+
+
+def test_a_link_is_news_when_it_doubled() -> None:
+    link = replace(FELT, link_rtt_s=0.010)
+    assert not is_felt_anew(link, replace(link, link_rtt_s=0.019))
+    assert is_felt_anew(link, replace(link, link_rtt_s=0.020))
+    assert is_felt_anew(link, replace(link, link_rtt_s=0.005))
+
+
+def window(**changes: object) -> TelemetryWindow:
+    made = TelemetryWindow(10.0, (), FELT, (), 1 << 26, 3)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+class Wire:
+    """Counts what was sent; can be cut."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sent = 0
+        self.up = True
+        self.teller = Teller(
+            FileSpool(folder, BOOT), SystemClock(), BOOT, lambda: None, self._publish
+        )
+
+    def _publish(self, payload: bytes) -> bool:
+        self.sent += self.up
+        return self.up
+
+
+def test_an_idle_device_tells_every_sixth_time(tmp_path: Path) -> None:
+    wire = Wire(tmp_path)
+    said = [wire.teller.telemetry(window()) for _ in range(2 * (QUIET_WINDOWS + 1) + 1)]
+    assert said == [True, *[False] * QUIET_WINDOWS, True, *[False] * QUIET_WINDOWS, True]
+    assert wire.sent == 3
+
+
+INFERRED = RungWindow("photo", "1.0.0", "heavy", "sha256:1", Histogram())
+RUNS = ModelStatus("photo", "1.0.0", "heavy", Phase.COMMITTED, "")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rungs": (INFERRED,)},
+        {"models": (RUNS,)},
+        {"applied_generation": 4},
+        {"pressure": replace(FELT, throttled=True)},
+    ],
+)
+def test_whatever_happened_is_told_at_once(tmp_path: Path, change: dict[str, object]) -> None:
+    wire = Wire(tmp_path)
+    wire.teller.telemetry(window())
+    assert wire.teller.telemetry(window(**change))
+
+
+def test_what_was_not_taken_was_not_told(tmp_path: Path) -> None:
+    wire = Wire(tmp_path)
+    wire.up = False
+    assert not wire.teller.telemetry(window())
+    wire.up = True
+    assert wire.teller.telemetry(window())
+
+
+def test_memory_is_given_back_once_when_it_has_become_quiet() -> None:
+    trims: list[int] = []
+    tidy = Tidy(lambda: trims.append(1))
+    said = [tidy.look(done) for done in (0, 0, 0, 1, 2, 3, 3, 3, 4, 4)]
+    assert said == [False, True, False, False, False, False, True, False, False, True]
+    assert len(trims) == 3
+
+
+def test_the_c_library_takes_it() -> None:
+    tune_memory()
+    trim_memory()
