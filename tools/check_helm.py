@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "lighterman"
 VALUE_SETS = "ci/*-values.yaml"
 REFUSED = "ci/refused.yaml"
+EXAMPLES = ROOT / "examples" / "kubernetes"
 RELEASE, NAMESPACE = "fleet", "edge"
 # The oldest that the chart admits, one between, and the newest that there are schemas for.
 KUBERNETES = ("1.25.0", "1.31.0", "1.37.0")
@@ -160,6 +161,9 @@ def problems(chart: Path = CHART) -> list[str]:
         except (HelmError, yaml.YAMLError) as error:
             said = [f"does not render: {error}"]
         found += [f"{name}: {line}" for line in said]
+    for path in sorted(EXAMPLES.glob("*.yaml")):
+        manifests = list(yaml.safe_load_all(path.read_text()))
+        found += [f"{path.relative_to(ROOT)}: {line}" for line in schema_problems(manifests)]
     return found
 
 

@@ -5,21 +5,19 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from controller.clock import SystemClock
-from controller.mqtt.broker import find_mosquitto
 from controller.trust.authority import Authority
 from controller.trust.signing import Signer
-from tests.support.pods import Node, Pod, node_can_run, processes_in, running_node
+from tests.support.pods import Pod, node_can_run, processes_in, running_node
 from tests.support.ports import free_port, free_ports
 from tests.support.wait import wait_for
-from tools.check_helm import CHART, render, value_sets
+from tools.check_helm import CHART, ROOT, render, value_sets
 
 pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
 
@@ -28,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(bool(node_can_run()), reason=node_can_run()),
 ]
 
+MOSQUITTO = ROOT / "examples" / "kubernetes" / "mosquitto.yaml"
 CONFIG = ("--config", "/etc/lighterman/controller.toml")
 
 
@@ -75,25 +74,6 @@ def ends_well(pod: Pod) -> None:
     assert code == 0, pod.text()
     assert took_s < float(pod.spec["terminationGracePeriodSeconds"]) / 2
     wait_for(lambda: not processes_in(pod.folder), 10, "all processes of the pod to be gone")
-
-
-@contextmanager
-def foreign_broker(node: Node, pod: Pod, claim: str) -> Iterator[None]:
-    """A Mosquitto pod of somebody else that mounts the same claim, as the same user."""
-    folder = node.claim(claim)
-    wait_for((folder / "mosquitto.conf").exists, 60, f"the broker's files: {pod.text()}")
-    with (node.root / "mosquitto.log").open("wb") as log:
-        process = subprocess.Popen(
-            pod._as_user([find_mosquitto(), "-c", "mosquitto.conf"]),
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def test_the_defaults_serve_build_and_end(tmp_path: Path) -> None:
@@ -145,24 +125,31 @@ def test_postgresql_and_an_external_broker(tmp_path: Path, postgres_url: str) ->
         },
         "fleet-metrics": {"token": b"0123456789abcdef0123456789abcdef\n"},
     }
-    with running_node(render(CHART, values), secrets) as node:
+    others = list(yaml.safe_load_all(MOSQUITTO.read_text()))
+    with running_node([*render(CHART, values), *others], secrets) as node:
         job = node.start("Job", "fleet-lighterman-migrate")
         assert job.process.wait(60) == 0, job.text()
         assert "the schema is up to date" in job.text()
         assert not (node.root / "claims").exists()
+        broker = node.start("Deployment", "mosquitto")
         pod = node.start("Deployment", "fleet-lighterman")
         pod.wait_ready()
-        assert fleet_status(pod, tmp_path, *CONFIG)["broker_ok"] is False
-        with foreign_broker(node, pod, "mosquitto-files"):
-            wait_for(
-                lambda: fleet_status(pod, tmp_path, *CONFIG)["broker_ok"],
-                30,
-                f"the connection to the broker: {pod.text()}",
-            )
-            # The next upgrade migrates beside the running controller.
-            again = node.start("Job", "fleet-lighterman-migrate")
-            assert again.process.wait(60) == 0, again.text()
-            ends_well(pod)
+        wait_for(
+            lambda: fleet_status(pod, tmp_path, *CONFIG)["broker_ok"],
+            30,
+            f"the connection to the broker: {pod.text()}{broker.text()}",
+        )
+        # A person who is revoked: the broker reads its lists again, and says so.
+        issue(pod, "bea", "operator", *CONFIG)
+        revoked = pod.run("lighterman-controller", "operator", "revoke", "bea", *CONFIG)
+        assert revoked.returncode == 0, revoked.stderr
+        wait_for(lambda: "Reloading config" in broker.text(), 30, f"a reload: {pod.text()}")
+        wait_for(lambda: not (node.claim("mosquitto-files") / "reload").exists(), 10, "its end")
+        # The next upgrade migrates beside the running controller.
+        again = node.start("Job", "fleet-lighterman-migrate")
+        assert again.process.wait(60) == 0, again.text()
+        ends_well(pod)
+        ends_well(broker)
         data = node.claim("fleet-lighterman-data")
         assert (data / "ca.pem").read_bytes() == authority.certificate_pem
         assert not (data / "lighterman.db").exists()

@@ -109,7 +109,7 @@ class Pod:
             self._mount(mount, volumes[mount["name"]])
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                self._as_user([*self._entry(), *self.container["args"]]),
+                self.as_its_user([*self._entry(), *self.container["args"]]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -121,7 +121,7 @@ class Pod:
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
         """`kubectl exec`: a command of the image in this pod."""
         return subprocess.run(
-            self._as_user(command),
+            self.as_its_user(command),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -180,13 +180,16 @@ class Pod:
         return self.log.read_text(errors="replace")
 
     def _entry(self) -> list[str]:
-        """The image's entry point; without tini where this machine has none."""
+        """The command, or our image's entry point; without tini where this machine has none."""
+        if "command" in self.container:
+            return [str(word) for word in self.container["command"]]
         words = last(read_containerfile("Containerfile.controller"), "ENTRYPOINT").words()
         if shutil.which(words[0]) is None:
             words = words[words.index("--") + 1 :]
         return words
 
-    def _as_user(self, command: Sequence[str]) -> list[str]:
+    def as_its_user(self, command: Sequence[str]) -> list[str]:
+        """The command with the paths of this machine, and what makes it run as the pod's user."""
         placed = [self.place(word) for word in command]
         program = Path(sys.executable).parent / placed[0]
         if program.exists():
