@@ -25,7 +25,6 @@ from tests.support.link_server import LinkServer, Script, Trust
 from tests.support.loop_world import BOOT, LoopWorld
 from tests.support.wait import wait_for
 
-
 # paho leaves the socket of a failed handshake to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
