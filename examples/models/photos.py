@@ -6,12 +6,11 @@ build, has ever been fitted to. A crop is a square of 40 to 100 % of the largest
 area, mirrored half of the time.
 
 The six are not blind: figures of all twenty photos had been looked at before 1.1.0's resolution was
-chosen, so its lead on them is a figure of these photos and no estimate for others.
+chosen, so its lead on them is a figure of these photos. `blind` has an estimate for others.
 
 How tight the crops are decides how hard the INT8 gate is. At 40 % a few show so little of the
-object that the network itself is undecided: INT8 of 1.0.0 loses 3 of 220 (-1.4 points; 2.0 are
-allowed), and is refused where a busy machine evaluates the first 128 only (-2.3). Looser crops
-would make the gate easier; they are not used, because that was seen first.
+object that the network itself is undecided: INT8 of 1.0.0 loses 2 of 220 (-0.9 points; 2.0 are
+allowed). Looser crops would make the gate easier; they are not used, because that was seen first.
 """
 
 import re
