@@ -153,7 +153,7 @@ def returned_text(trouble: Trouble, slow_threshold_ms: float) -> str:
     if times and all(time * 1000 > slow_threshold_ms for time in times):
         figures = times_ms(times)
         what = (
-            f"{len(times)} inferences in a row over {slow_threshold_ms:g} ms"
+            f"{count_of(len(times), 'inference')} in a row over {slow_threshold_ms:g} ms"
             f" on {trouble.device_id} ({figures})"
         )
     else:
@@ -251,7 +251,7 @@ def _silent(facts: WaveFacts, rules: Rules, now: datetime) -> _Found:
         return None
     return Verdict.INCONCLUSIVE, (
         f"no evidence for {silence_s:.0f} s (deadline {rules.deadline_s:g} s):"
-        f" {_standing(facts)}, {facts.samples} of {_needed(facts, rules)} samples"
+        f" {_standing(facts)}, {facts.samples} of {count_of(_needed(facts, rules), 'sample')}"
     )
 
 
@@ -265,7 +265,7 @@ def _waiting(facts: WaveFacts, rules: Rules, soak: Soak) -> str:
         return "no device of the wave runs it"
     if facts.short:
         return (
-            f"{facts.samples} of {_needed(facts, rules)} samples,"
+            f"{facts.samples} of {count_of(_needed(facts, rules), 'sample')},"
             f" {count_of(len(facts.short), 'device')} short of {rules.min_samples},"
             f" first {facts.short[0]}"
         )
@@ -277,7 +277,7 @@ def _waiting(facts: WaveFacts, rules: Rules, soak: Soak) -> str:
 
 
 def _passed(facts: WaveFacts, rules: Rules, soak: Soak) -> str:
-    parts = [f"{facts.samples} of {_needed(facts, rules)} samples"]
+    parts = [f"{facts.samples} of {count_of(_needed(facts, rules), 'sample')}"]
     after = facts.after.histogram.quantile(0.95)
     before = facts.before.histogram.quantile(0.95)
     if after is not None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from controller.domain.words import count_of
 from controller.errors import InvalidError, RefusedError
 
 _ENTRY = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(%?)")
@@ -57,17 +58,19 @@ def parse_waves(entries: Sequence[str], total: int, override_reason: str = "") -
         notes += [note] if note else []
         if cumulative < before:
             raise InvalidError(
-                f"wave {entry} of {total} devices is {cumulative}, the one before is {before}",
+                f"wave {entry} of {count_of(total, 'device')} is {cumulative},"
+                f" the one before is {before}",
                 "each entry is the number or share exposed in all, so it cannot go down",
             )
         if cumulative == before:
-            notes.append(f"wave {entry} of {total} devices adds none and was dropped")
+            notes.append(f"wave {entry} of {count_of(total, 'device')} adds none and was dropped")
             continue
         waves.append(Wave(len(waves) + 1, entry, cumulative - before, cumulative))
         before = cumulative
     if before != total:
         raise InvalidError(
-            f"the last wave reaches {before} of {total} devices", "the last entry is 100%"
+            f"the last wave reaches {before} of {count_of(total, 'device')}",
+            "the last entry is 100%",
         )
     _check_first(waves[0], total, override_reason)
     return Waves(tuple(waves), tuple(notes))
@@ -91,7 +94,10 @@ def _cumulative(entry: str, total: int) -> tuple[int, str]:
         return math.ceil(value * total / 100), ""
     number = int(value)
     if number > total:
-        return total, f"wave {entry} was cut to the {total} devices there are"
+        return (
+            total,
+            f"wave {entry} was cut to {count_of(total, 'device')}, there are no more",
+        )
     return number, ""
 
 
@@ -99,7 +105,7 @@ def _check_first(first: Wave, total: int, override_reason: str) -> None:
     limit = first_wave_limit(total)
     if first.cumulative > limit and not override_reason.strip():
         raise RefusedError(
-            f"the first wave is {first.cumulative} of {total} devices,"
+            f"the first wave is {first.cumulative} of {count_of(total, 'device')},"
             f" at most {limit} without a reason",
             f"start with {limit}, or add --override first-wave --reason TEXT; it is recorded",
         )
