@@ -129,7 +129,7 @@ class Store:
         """Ask the database for its schema. UnavailableError when it is away or another one."""
         with self.read() as conn:
             if not inspect(conn).has_table("alembic_version"):
-                have = "none"
+                have: object = "none"
             else:
                 have = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
         if have != newest_migration():
@@ -312,9 +312,13 @@ def newest_migration() -> str:
 
 
 def migrate(url: str) -> None:
-    """Bring the database at ``url`` to the newest schema; does nothing when it is there."""
+    """Bring the database at ``url`` to the newest schema; does nothing when it is there.
+
+    Raises RefusedError for a schema that only a newer controller knows.
+    """
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
@@ -324,7 +328,13 @@ def migrate(url: str) -> None:
             if engine.dialect.name == "postgresql":
                 conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             config.attributes["connection"] = conn
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise RefusedError(
+                    f"the database cannot be brought to schema {newest_migration()}: {error}",
+                    "a newer controller made it: run that one, or restore the backup of before",
+                ) from error
     finally:
         engine.dispose()
 

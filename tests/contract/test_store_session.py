@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import CheckConstraint, inspect
+from sqlalchemy import CheckConstraint, inspect, text
 
 from controller.errors import ConflictError, InvariantError, RefusedError, UnavailableError
 from controller.store import events
@@ -296,6 +296,16 @@ def test_a_second_owner_of_the_data_directory_is_told_who_holds_it(tmp_path: Pat
     first.close()
     again = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
     assert again.returncode == 0, again.stdout + again.stderr
+
+
+def test_the_schema_of_a_newer_controller_is_refused_by_name(store_url: str) -> None:
+    migrate(store_url)
+    engine = make_engine(store_url)
+    with engine.begin() as conn:
+        conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(RefusedError, match="9999"):
+        migrate(store_url)
 
 
 def test_other_databases_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -288,6 +289,23 @@ def test_notes_tell_what_is_missing() -> None:
     assert "/var/lib/lighterman/broker" in told["postgres-external-broker"]
     assert "--role worker" in told["workers"]
     assert "Back up" not in told["hardened"]
+
+
+def test_the_guide_names_values_that_exist() -> None:
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    texts = [(ROOT / "docs" / "install-helm.md").read_text(), (CHART / "README.md").read_text()]
+    top = "|".join(name for name in defaults)
+    named = {
+        found
+        for text in texts
+        for found in re.findall(rf"(?:--set '?|`)((?:{top})(?:\.\w+)*)(?=[=`:])", text)
+    }
+    assert len(named) > 20
+    for name in sorted(named):
+        inner = defaults
+        for part in name.split("."):
+            assert part in inner, name
+            inner = inner[part]
 
 
 # ---- negative controls of the check itself ----------------------------------------------------
