@@ -3,21 +3,23 @@
 Windows are merged as histograms; nothing here averages a quantile.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from controller.domain.histogram import Histogram
 from controller.services.context import Ctx, Deps
 from controller.services.devices import select_ids
 from controller.services.samples import StatusUpdate
-from controller.services.totals import OTHER, Series
+from controller.services.totals import OTHER, Place, Series
 from controller.store import devices, events, labels, metrics
+from controller.store.events import NewEvent
 from controller.store.samples import SampleRow
 
 SCHEMA_VERSION = 1
 SITE = "site"  # the label that metrics tell
+PLACE_LEAST, PLACE_MOST = timedelta(seconds=5), timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +66,22 @@ class Seen:
     project: str
     status: dict[str, Any] = field(default_factory=dict)
     boot_id: str = ""
-    site: str = ""
-    versions: frozenset[tuple[str, str]] = frozenset()  # (model, version) it was ever given
 
 
 def find_seen(deps: Deps, device_id: str) -> Seen | None:
     """A device's stored facts, or None when it may not speak (unknown, retired, quarantined)."""
+    return find_all_seen(deps, [device_id]).get(device_id)
+
+
+def find_all_seen(deps: Deps, device_ids: Collection[str]) -> dict[str, Seen]:
+    """`find_seen` of many at once; those that may not speak are absent."""
     with deps.store.read() as conn:
-        row = devices.get_device(conn, device_id)
-        if row is None or row.state not in ("ACTIVE", "PENDING"):
-            return None
-        site = labels.labels_of(conn, (device_id,)).get(device_id, {}).get(SITE, "")
-        versions = metrics.versions_of_device(conn, device_id)
-    return Seen(row.profile or "", row.project, row.status or {}, row.boot_id or "", site, versions)
+        rows = devices.find_devices(conn, device_ids)
+    return {
+        row.device_id: Seen(row.profile or "", row.project, row.status or {}, row.boot_id or "")
+        for row in rows
+        if row.state in ("ACTIVE", "PENDING")
+    }
 
 
 def take_telemetry(
@@ -100,18 +105,33 @@ def take_telemetry(
                     last_at=now,
                 )
             )
-            deps.totals.add(_series(seen, one), one.service, one.errors, one.non_finite)
+            series = _series(_place(deps, now, device_id, one), seen.profile, one)
+            deps.totals.add(series, one.service, one.errors, one.non_finite)
     status = health_document(device_id, seen.profile, now, True, telemetry)
     seen.status = status
     deps.samples.note(StatusUpdate(device_id, now, status, telemetry.applied_generation))
     return status
 
 
-def _series(seen: Seen, one: RungSample) -> Series:
+def _place(deps: Deps, now: datetime, device_id: str, one: RungSample) -> Place:
+    """Looked up once a minute, and sooner for a version that is new: each look costs reads."""
+    known = deps.totals.places.get(device_id)
+    if known is not None:
+        age, new = now - known.looked_at, (one.model, one.version) not in known.versions
+        if age < (PLACE_LEAST if new else PLACE_MOST):
+            return known
+    with deps.store.read() as conn:
+        site = labels.labels_of(conn, (device_id,)).get(device_id, {}).get(SITE, "")
+        place = Place(site, metrics.versions_of_device(conn, device_id), now)
+    deps.totals.places[device_id] = place
+    return place
+
+
+def _series(place: Place, profile: str, one: RungSample) -> Series:
     """A device that names versions it was never given must not make series of them."""
-    if (one.model, one.version) not in seen.versions:
-        return Series(OTHER, OTHER, OTHER, seen.profile, seen.site)
-    return Series(one.model, one.version, one.rung, seen.profile, seen.site)
+    if (one.model, one.version) not in place.versions:
+        return Series(OTHER, OTHER, OTHER, profile, place.site)
+    return Series(one.model, one.version, one.rung, profile, place.site)
 
 
 def health_document(
@@ -157,21 +177,30 @@ def _ms(seconds: float | None) -> float | None:
 def set_online(deps: Deps, ctx: Ctx, words: Mapping[str, bool]) -> frozenset[str]:
     """Store the presence of devices; returns those for which it changed (each is an event)."""
     changed: set[str] = set()
+    told: list[NewEvent] = []
     with deps.store.write() as conn:
-        for device_id, online in words.items():
-            row = devices.get_device(conn, device_id)
-            if row is None or row.state == "RETIRED":
-                continue
-            values: dict[str, object] = {"online": online}
-            if online:
-                values["last_seen_at"] = ctx.now
-            if row.status is not None:
-                values["status"] = {**row.status, "online": online}
-            devices.update_device(conn, device_id, **values)
+        rows = [row for row in devices.find_devices(conn, words) if row.state != "RETIRED"]
+        for row in rows:
+            online = words[row.device_id]
             if row.online != online:
-                changed.add(device_id)
+                changed.add(row.device_id)
                 kind = "device_online" if online else "device_offline"
-                events.append(conn, row.project, ctx.now, kind, device_id, device_id=device_id)
+                told.append(
+                    NewEvent(row.project, ctx.now, kind, row.device_id, device_id=row.device_id)
+                )
+        devices.note_presence(
+            conn,
+            [
+                (
+                    row.device_id,
+                    words[row.device_id],
+                    ctx.now if words[row.device_id] else row.last_seen_at,
+                    row.status and {**row.status, "online": words[row.device_id]},
+                )
+                for row in rows
+            ],
+        )
+        events.append_many(conn, told)
     if changed:
         deps.wake()
     return frozenset(changed)

@@ -5,6 +5,7 @@ Only ever grows, so rates are safe over restarts. Bounded: what comes on top cou
 
 import threading
 from dataclasses import dataclass
+from datetime import datetime
 
 from controller.domain.histogram import Histogram
 
@@ -25,6 +26,15 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a device stands, and what (model, version) rollouts ever gave to it or took from it."""
+
+    site: str
+    versions: frozenset[tuple[str, str]]
+    looked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Total:
     """Everything one series did; service times in seconds."""
 
@@ -34,12 +44,13 @@ class Total:
 
 
 class LatencyTotals:
-    """Thread-safe."""
+    """Thread-safe but for `places`, which is whose thread adds: one entry for each device."""
 
     def __init__(self, max_series: int = MAX_SERIES) -> None:
         self._max_series = max_series
         self._lock = threading.Lock()
         self._totals: dict[Series, Total] = {}
+        self.places: dict[str, Place] = {}
 
     def add(self, series: Series, service: Histogram, errors: int, non_finite: int) -> None:
         """Count what one device did in one window."""

@@ -1,4 +1,7 @@
-"""/healthz and /readyz over HTTPS. Shows no data of the fleet and asks for no identity."""
+"""The web over HTTPS: /healthz and /readyz, which tell nothing of the fleet, and /metrics.
+
+Changes nothing and knows no user: who may read metrics is decided in `metrics`.
+"""
 
 import socket
 import threading

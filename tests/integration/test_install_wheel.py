@@ -142,7 +142,8 @@ def test_the_wheel_carries_what_it_reads(wheel: Path) -> None:
     assert "lighterman/v1/fleet_pb2.py" in names
     assert "lighterman/extras.py" in names
     assert "controller/migrations/env.py" in names
-    assert any(name.startswith("controller/shipped/") for name in names)
+    for name in ("profiles.yaml", "prometheus/lighterman.rules.yml", "grafana/lighterman.json"):
+        assert f"controller/shipped/{name}" in names
     tops = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"controller", "agent", "lighterman"}
 

@@ -62,6 +62,7 @@ LIBRARY_ROOMS = {
     "click": ("controller/cli/",),
     "rich": ("controller/cli/",),
     "starlette": ("controller/web/",),
+    "prometheus_client": ("proto/lighterman/exposition.py",),
 }
 
 

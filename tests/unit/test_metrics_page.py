@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from controller.services.telemetry import RungSample, Seen, Telemetry, take_tele
 from controller.services.totals import LatencyTotals, Series
 from controller.settings import Settings
 from controller.store.devices import put_capabilities, update_device
+from controller.store.labels import change_labels
 from controller.web import metric_table as table
 from controller.web.health import Health, Metered, make_app
 from controller.web.metrics import MetricsPage, Own
@@ -113,7 +115,13 @@ def telemetry(*versions: str, seconds: float = 0.04) -> Telemetry:
 
 
 def test_inferences_count_for_their_class_and_invented_versions_for_nobody(desk: Desk) -> None:
-    seen = Seen("pi", "default", site="berlin", versions=frozenset({("digits", "1.0.0")}))
+    seen = Seen("pi", "default")
+    with desk.deps.store.write() as conn:
+        seed_version(conn)
+        seed_rollout(conn)
+        for position, device in enumerate(("pi-1", "pi-2")):
+            change_labels(conn, device, {"site": "berlin"})
+            seed_assignment(conn, "r-222222", device, position=position)
     for device in ("pi-1", "pi-2"):
         take_telemetry(desk.deps, NOW, device, seen, telemetry("1.0.0", "6.6.6"))
     found = values(MetricsPage(desk.deps, SystemClock(), own).text())
@@ -139,6 +147,28 @@ def test_inferences_count_for_their_class_and_invented_versions_for_nobody(desk:
     assert not any("6.6.6" in dict(label).values() for _, label in found)
     other = [label for name, label in found if dict(label).get("model") == "other"]
     assert other
+
+
+def test_a_version_that_is_new_is_known_after_seconds_and_a_site_after_a_minute(
+    desk: Desk,
+) -> None:
+    def series_after(seconds: float) -> set[tuple[str, str]]:
+        before = set(desk.deps.totals.read())
+        now = NOW + timedelta(seconds=seconds)
+        take_telemetry(desk.deps, now, "pi-1", Seen("pi", "default"), telemetry("1.0.0"))
+        return {(one.version, one.site) for one in set(desk.deps.totals.read()) - before}
+
+    assert series_after(0) == {("other", "")}
+    with desk.deps.store.write() as conn:
+        seed_version(conn)
+        seed_rollout(conn)
+        seed_assignment(conn, "r-222222", "pi-1")
+    assert series_after(4) == set()
+    assert series_after(6) == {("1.0.0", "")}
+    with desk.deps.store.write() as conn:
+        change_labels(conn, "pi-1", {"site": "berlin"})
+    assert series_after(50) == set()
+    assert series_after(70) == {("1.0.0", "berlin")}
 
 
 def test_series_of_the_fleet_are_bounded() -> None:
