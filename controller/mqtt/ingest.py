@@ -19,10 +19,11 @@ from controller.mqtt.client import Message, Outgoing
 from controller.mqtt.convert import ack_message, parse_envelope, spooled, telemetry_of
 from controller.services.context import Ctx, Deps
 from controller.services.device_sessions import boot_counter, check_live_boot
-from controller.services.reports import DeviceEnvelope, accept_reports
+from controller.services.reports import DeviceEnvelope, accept_spools
 from controller.services.telemetry import (
     Seen,
     Telemetry,
+    find_all_seen,
     find_seen,
     health_document,
     list_health,
@@ -71,6 +72,7 @@ class Ingest:
         self._queue: queue.Queue[Message | None] = queue.Queue(QUEUE_MAX)
         self._known: dict[str, _Known] = {}
         self._present: dict[str, tuple[bool, Seen]] = {}  # of the batch at hand
+        self._ahead: dict[str, Seen] = {}  # the same
         self._logged_at = -LOG_EVERY_S
         self._silent_since: datetime | None = None
         self._feed_all = threading.Event()
@@ -128,14 +130,17 @@ class Ingest:
         try:
             act()
         except LightermanError as error:
-            what = "malformed" if error.kind is ErrorKind.INVALID else "refused"
-            self._count(what, error.text())
+            self._refuse(error)
         except Exception:
             self._count("failed", "see the traceback")
             log.exception("a message could not be taken in")
 
+    def _refuse(self, error: LightermanError) -> None:
+        self._count("malformed" if error.kind is ErrorKind.INVALID else "refused", error.text())
+
     def _take_batch(self, batch: list[Message]) -> None:
         spools: dict[str, list[DeviceEnvelope]] = {}
+        self._read_ahead(batch)
         for message in batch:
             topic = topics.parse_device_topic(message.topic)
             envelope = parse_envelope(topic.suffix, message.payload) if topic else None
@@ -150,16 +155,30 @@ class Ingest:
         if self._present:
             present, self._present = self._present, {}
             self._guarded(partial(self._tell_presence, present))
-        for device_id, entries in spools.items():
-            self._guarded(partial(self._reports, device_id, entries))
+        if spools:
+            self._guarded(partial(self._reports, spools))
 
-    def _reports(self, device_id: str, entries: list[DeviceEnvelope]) -> None:
-        # Report and event arrive on two topics: one order per boot is restored here.
-        entries.sort(key=lambda one: (boot_counter(one.boot_id), one.boot_id, one.seq))
-        ack = partial(ack_message, device_id)
-        accept_reports(self._deps, self._new_ctx(device_id), device_id, entries, ack)
-        self.counts["reports"] += len(entries)
-        self._told()  # the acknowledgement waits in the outbox
+    def _reports(self, spools: dict[str, list[DeviceEnvelope]]) -> None:
+        """One transaction for all; acknowledged when it is committed. A lost word comes again."""
+        for entries in spools.values():
+            # Report and event arrive on two topics: one order per boot is restored here.
+            entries.sort(key=lambda one: (boot_counter(one.boot_id), one.boot_id, one.seq))
+        try:
+            answers = accept_spools(self._deps, self._new_ctx("controller"), spools)
+        except Exception as error:
+            if len(spools) == 1 or getattr(error, "kind", None) is ErrorKind.UNAVAILABLE:
+                raise
+            for device_id, entries in spools.items():  # one that cannot be stored stands alone
+                self._guarded(partial(self._reports, {device_id: entries}))
+            return
+        for device_id, answer in answers.items():
+            if isinstance(answer, LightermanError):
+                self._refuse(answer)
+                continue
+            self.counts["reports"] += len(spools[device_id])
+            for ack in answer.acks:
+                self._publish(Outgoing(*ack_message(device_id, ack), retain=False))
+        self._told()  # what changed may have left something in the outbox
 
     def _telemetry(self, device_id: str, envelope: device_pb2.Envelope, retained: bool) -> None:
         if retained:
@@ -198,15 +217,30 @@ class Ingest:
             seen.status = {**document, "online": online}
             self._feed(seen.project, device_id, seen.status)
 
+    def _read_ahead(self, batch: list[Message]) -> None:
+        """Look all devices of a batch up in one go whose facts are not known any more."""
+        now = self._clock.monotonic()
+        wanted: set[str] = set()
+        for message in batch:
+            topic = topics.parse_device_topic(message.topic)
+            if topic is None or topic.suffix in (topics.UP_REPORT, topics.UP_EVENT):
+                continue
+            known = self._known.get(topic.device_id)
+            if known is None or now >= known.until:
+                wanted.add(topic.device_id)
+        self._ahead = find_all_seen(self._deps, wanted) if wanted else {}
+
     def _look_up(self, device_id: str, boot_id: str, live: bool = True) -> _Known:
         now = self._clock.monotonic()
         known = self._known.get(device_id)
         if known is not None and now < known.until and (known.boot_id == boot_id or not live):
             return known
-        seen = find_seen(self._deps, device_id)
+        seen = self._ahead.pop(device_id, None) or find_seen(self._deps, device_id)
         if live and seen is not None:
             boot_counter(boot_id)
-            if not check_live_boot(self._deps, self._new_ctx(device_id), device_id, boot_id):
+            if seen.boot_id != boot_id and not check_live_boot(
+                self._deps, self._new_ctx(device_id), device_id, boot_id
+            ):
                 return _Known(None, boot_id, now)
         before = known.boot_id if known is not None else ""
         known = _Known(seen, boot_id if live else before, now + SEEN_S)

@@ -6,7 +6,7 @@ manifest is canonical JSON, and what rings is an outbox row that the MQTT door t
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -19,7 +19,7 @@ from controller.services.context import Ctx, Deps
 from controller.services.suggestions import suggest_names
 from controller.store import devices, labels, outbox
 from controller.store.builds import passed_builds
-from controller.store.desired import get_desired, put_desired
+from controller.store.desired import list_desired, put_many
 from controller.store.models import VersionRow, find_version
 from controller.store.objects import list_objects
 from controller.store.outbox import OutboxKind
@@ -159,6 +159,72 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + sha256(data).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One device is to run this entry of the model (None: no version of the model)."""
+
+    device_id: str
+    model: str
+    entry: Json | None
+
+
+class DesiredBook:
+    """The desired states of some devices within one transaction: read at once, written at once.
+
+    `change` counts generations up in memory; `write` signs, stores and rings, each device once with
+    its newest generation.
+    """
+
+    def __init__(self, conn: Connection, device_ids: Iterable[str]) -> None:
+        self._conn = conn
+        self._known = list_desired(conn, device_ids)
+        self._now: dict[str, tuple[int, Json]] = dict(self._known)
+        self._changed: dict[str, None] = {}
+
+    def entry(self, device_id: str, model: str) -> Json | None:
+        """What the device should run of the model."""
+        found = self._now.get(device_id)
+        entry: Json | None = None if found is None else found[1].get(model)
+        return entry
+
+    def change(self, change: Change) -> int:
+        """Take a change in; returns the generation with which the device will get it."""
+        generation, models = self._now.get(change.device_id, (0, {}))
+        models = dict(models)
+        if change.entry is None:
+            models.pop(change.model, None)
+        else:
+            models[change.model] = change.entry
+        self._now[change.device_id] = (generation + 1, models)
+        self._changed[change.device_id] = None
+        return generation + 1
+
+    def write(self, deps: Deps, ctx: Ctx) -> None:
+        """Sign, store and ring for every device that changed, in the caller's transaction."""
+        rows: list[Json] = []
+        bells: list[tuple[str, bytes]] = []
+        for device_id in self._changed:
+            generation, models = self._now[device_id]
+            manifest = _manifest(ctx, device_id, generation, models)
+            digest = digest_of(manifest)
+            rows.append(
+                {
+                    "device_id": device_id,
+                    "generation": generation,
+                    "models": models,
+                    "manifest": manifest,
+                    "manifest_digest": digest,
+                    "signatures": _signed(deps, manifest),
+                    "updated_at": ctx.now,
+                }
+            )
+            bell = canonical({"generation": generation, "manifest_digest": digest})
+            bells.append((device_id, bell))
+        put_many(self._conn, rows, self._known)
+        outbox.append_many(self._conn, ctx.now, OutboxKind.DOORBELL, bells, retain=True)
+        self._changed.clear()
+
+
 def change_desired(
     conn: Connection, deps: Deps, ctx: Ctx, device_id: str, model: str, entry: Json | None
 ) -> int:
@@ -166,14 +232,14 @@ def change_desired(
 
     Signs, stores and rings in the caller's transaction; returns the generation.
     """
-    current = get_desired(conn, device_id)
-    models = {} if current is None else dict(current.models)
-    if entry is None:
-        models.pop(model, None)
-    else:
-        models[model] = entry
-    generation = 1 if current is None else current.generation + 1
-    manifest = canonical(
+    book = DesiredBook(conn, [device_id])
+    generation = book.change(Change(device_id, model, entry))
+    book.write(deps, ctx)
+    return generation
+
+
+def _manifest(ctx: Ctx, device_id: str, generation: int, models: Json) -> bytes:
+    return canonical(
         {
             "schema": SCHEMA,
             "protocol": PROTOCOL,
@@ -184,14 +250,13 @@ def change_desired(
             "models": [models[name] for name in sorted(models)],
         }
     )
+
+
+def _signed(deps: Deps, manifest: bytes) -> list[dict[str, str]]:
     signatures = [
         {"key_id": one.key_id, "signature": base64.b64encode(one.signature).decode("ascii")}
         for one in deps.signer.sign(manifest)
     ]
     if not signatures:
         raise InvariantError("the signer gave no signature: nothing was written")
-    digest = digest_of(manifest)
-    put_desired(conn, device_id, generation, models, manifest, digest, signatures, ctx.now)
-    bell = canonical({"generation": generation, "manifest_digest": digest})
-    outbox.append(conn, ctx.now, OutboxKind.DOORBELL, device_id, bell, retain=True)
-    return generation
+    return signatures

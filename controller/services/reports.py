@@ -1,5 +1,7 @@
 """Takes reports and events of devices in: each exactly once, without gaps, in one transaction.
 
+What many devices say at once is read and written in a few statements for all of them.
+
 An illegal report is stored as an event and changes nothing; it never raises, or a device with one
 bad entry in its spool could never say anything again.
 """
@@ -12,12 +14,14 @@ from typing import Any
 from controller.domain.device import DeviceState
 from controller.domain.rollout import AssignmentState
 from controller.domain.words import times_ms
-from controller.errors import DeniedError
+from controller.errors import DeniedError, LightermanError
 from controller.services.context import Ctx, Deps
 from controller.services.device_sessions import boot_counter
-from controller.store import assignments, boots, devices, events, outbox
+from controller.store import boots, devices, events, outbox, reported
+from controller.store.assignments import AssignmentRow
 from controller.store.boots import BootRow
-from controller.store.devices import DeviceRow
+from controller.store.devices import Speaker
+from controller.store.events import NewEvent
 from controller.store.outbox import OutboxKind
 from controller.store.session import Connection
 
@@ -94,112 +98,161 @@ def accept_reports(
     devices that may not speak, InvalidError for a boot id without a counter.
     """
     with deps.store.write() as conn:
-        row = devices.get_device(conn, device_id)
-        if row is None or row.state not in (DeviceState.ACTIVE, DeviceState.PENDING):
-            state = "not enrolled" if row is None else row.state.lower()
+        desk = _Desk(conn, ctx, {device_id: envelopes})
+        accepted = desk.take(device_id, envelopes)
+        desk.write()
+        if ack_message is not None:
+            outbox.append_many(
+                conn, ctx.now, OutboxKind.ACK, [ack_message(ack) for ack in accepted.acks]
+            )
+    if accepted.changed:
+        deps.wake()
+    return accepted
+
+
+def accept_spools(
+    deps: Deps, ctx: Ctx, spools: Mapping[str, Sequence[DeviceEnvelope]]
+) -> dict[str, Accepted | LightermanError]:
+    """`accept_reports` for many devices in one transaction; what one may not say holds up no other.
+
+    Acknowledge only after this returned: then it is committed.
+    """
+    answers: dict[str, Accepted | LightermanError] = {}
+    with deps.store.write() as conn:
+        desk = _Desk(conn, ctx, spools)
+        for device_id, envelopes in spools.items():
+            try:
+                answers[device_id] = desk.take(device_id, envelopes)
+            except LightermanError as error:
+                answers[device_id] = error
+        desk.write()
+    if any(isinstance(one, Accepted) and one.changed for one in answers.values()):
+        deps.wake()
+    return answers
+
+
+class _Desk:
+    """What is known of those who speak, and what their words make of it, until `write`."""
+
+    def __init__(
+        self, conn: Connection, ctx: Ctx, spools: Mapping[str, Sequence[DeviceEnvelope]]
+    ) -> None:
+        said = [one for envelopes in spools.values() for one in envelopes]
+        rollouts = {one.body.rollout for one in said if isinstance(one.body, ReportBody)}
+        self._conn = conn
+        self._ctx = ctx
+        self._speakers = devices.list_speakers(conn, spools)
+        self._boots = boots.list_boots(conn, spools, {one.boot_id for one in said})
+        self._assignments = reported.list_spoken_of(conn, rollouts, spools) if rollouts else {}
+        self._moved: dict[tuple[str, str], AssignmentRow] = {}
+        self._events: list[NewEvent] = []
+        self._reached: dict[tuple[str, str], int] = {}
+        self._applied: dict[str, int] = {}
+
+    def take(self, device_id: str, envelopes: Sequence[DeviceEnvelope]) -> Accepted:
+        """Take in what one device says. DeniedError, InvalidError; then nothing of it counts."""
+        speaker = self._speakers.get(device_id)
+        if speaker is None or speaker.state not in (DeviceState.ACTIVE, DeviceState.PENDING):
+            state = "not enrolled" if speaker is None else speaker.state.lower()
             raise DeniedError(f"device {device_id} is {state}: its reports are not taken")
-        last: dict[str, BootRow] = {}
+        for boot_id in {one.boot_id for one in envelopes}:
+            boot_counter(boot_id)
         reached: dict[str, int] = {}
         changed = False
         for envelope in envelopes:
-            boot = last.get(envelope.boot_id) or _boot(conn, ctx, device_id, envelope.boot_id)
-            last[envelope.boot_id] = boot
-            at = reached.setdefault(envelope.boot_id, boot.last_seq)
-            if envelope.seq == at + 1:
-                changed |= _store(conn, ctx, row, envelope)
-                reached[envelope.boot_id] = envelope.seq
+            last = reached.get(envelope.boot_id)
+            if last is None:
+                last = self._boot(device_id, envelope.boot_id).last_seq
+            if envelope.seq == last + 1:
+                changed |= self._store(speaker, envelope)
+                last = envelope.seq
+            reached[envelope.boot_id] = last
         for boot_id, seq in reached.items():
-            if seq > last[boot_id].last_seq:
-                boots.set_last_seq(conn, device_id, boot_id, seq)
-        devices.update_device(conn, device_id, last_seen_at=ctx.now)
-        acks = tuple(Ack(boot_id, seq) for boot_id, seq in reached.items())
-        if ack_message is not None:
-            for ack in acks:
-                topic, payload = ack_message(ack)
-                outbox.append(conn, ctx.now, OutboxKind.ACK, topic, payload)
-    if changed:
-        deps.wake()
-    return Accepted(acks, changed)
+            if seq > self._boots[device_id, boot_id].last_seq:
+                self._reached[device_id, boot_id] = seq
+        self._applied.setdefault(device_id, 0)
+        return Accepted(tuple(Ack(boot_id, seq) for boot_id, seq in reached.items()), changed)
 
+    def write(self) -> None:
+        """Store everything."""
+        boots.set_last_seqs(self._conn, self._reached)
+        events.append_many(self._conn, self._events)
+        reported.put_reported(self._conn, self._moved.values())
+        now = self._ctx.now
+        devices.note_heard(
+            self._conn, [(name, now, applied, None) for name, applied in self._applied.items()]
+        )
 
-def _boot(conn: Connection, ctx: Ctx, device_id: str, boot_id: str) -> BootRow:
-    known = boots.get_boot(conn, device_id, boot_id)
-    if known is not None:
+    def _boot(self, device_id: str, boot_id: str) -> BootRow:
+        known = self._boots.get((device_id, boot_id))
+        if known is None:
+            counter, now = boot_counter(boot_id), self._ctx.now
+            known = boots.add_boot(self._conn, device_id, boot_id, counter, now)
+            self._boots[device_id, boot_id] = known
         return known
-    return boots.add_boot(conn, device_id, boot_id, boot_counter(boot_id), ctx.now)
 
-
-def _store(conn: Connection, ctx: Ctx, row: DeviceRow, envelope: DeviceEnvelope) -> bool:
-    body = envelope.body
-    if isinstance(body, EventBody):
-        _append(conn, ctx, row, envelope, _event_kind(body.kind), body.reason, body.details)
-        return False
-    if body.applied:
-        devices.raise_applied(conn, row.device_id, body.generation)
-    kind, reason, changed = _apply(conn, ctx, row, body)
-    _append(conn, ctx, row, envelope, kind, reason, _details(body))
-    return changed or body.applied
-
-
-def _apply(conn: Connection, ctx: Ctx, row: DeviceRow, body: ReportBody) -> tuple[str, str, bool]:
-    """Kind and reason of the event, and whether the assignment is another one now."""
-    if body.state is None:
-        return "report_ignored", "no state in the report", False
-    row_before = assignments.get_assignment(conn, body.rollout, row.device_id)
-    ours = row_before is not None and (row_before.model, row_before.version) == (
-        body.model,
-        body.version,
-    )
-    if not ours:
+    def _store(self, speaker: Speaker, envelope: DeviceEnvelope) -> bool:
+        body = envelope.body
+        if isinstance(body, EventBody):
+            self._tell(speaker, envelope, _event_kind(body.kind), body.reason, body.details)
+            return False
         if body.applied:
-            return "generation_applied", body.reason, False
-        what = f"{body.model}:{body.version} in rollout {body.rollout or '–'}"
-        return "report_ignored", f"no assignment of {what}", False
-    outcome = assignments.record_report(
-        conn,
-        row.device_id,
-        body.rollout,
-        body.state,
-        body.reason[:TEXT_MAX],
-        body.evidence,
-        ctx.now,
-    )
-    if outcome.ignored:
-        if body.applied:
-            return "generation_applied", body.reason or outcome.ignored, False
-        return "report_ignored", outcome.ignored, False
-    if not outcome.changed and body.applied:
-        return "generation_applied", body.reason, True
-    return f"assignment_{outcome.state.lower()}", body.reason, True
+            before = self._applied.get(speaker.device_id, 0)
+            self._applied[speaker.device_id] = max(before, body.generation)
+        kind, reason, changed = self._apply(speaker, body)
+        self._tell(speaker, envelope, kind, reason, _details(body))
+        return changed or body.applied
 
+    def _apply(self, speaker: Speaker, body: ReportBody) -> tuple[str, str, bool]:
+        """Kind and reason of the event, and whether the assignment is another one now."""
+        if body.state is None:
+            return "report_ignored", "no state in the report", False
+        key = (body.rollout, speaker.device_id)
+        row = self._assignments.get(key)
+        if row is None or (row.model, row.version) != (body.model, body.version):
+            if body.applied:
+                return "generation_applied", body.reason, False
+            what = f"{body.model}:{body.version} in rollout {body.rollout or '–'}"
+            return "report_ignored", f"no assignment of {what}", False
+        outcome, after = reported.take_report(
+            row, body.state, body.reason[:TEXT_MAX], body.evidence, self._ctx.now
+        )
+        if after is not row:
+            self._assignments[key] = self._moved[key] = after
+        if outcome.ignored:
+            if body.applied:
+                return "generation_applied", body.reason or outcome.ignored, False
+            return "report_ignored", outcome.ignored, False
+        if not outcome.changed and body.applied:
+            return "generation_applied", body.reason, True
+        return f"assignment_{outcome.state.lower()}", body.reason, True
 
-def _append(
-    conn: Connection,
-    ctx: Ctx,
-    row: DeviceRow,
-    envelope: DeviceEnvelope,
-    kind: str,
-    reason: str,
-    details: Mapping[str, Any],
-) -> None:
-    body = envelope.body
-    events.append(
-        conn,
-        row.project,
-        ctx.now,
-        kind,
-        row.device_id,
-        device_id=row.device_id,
-        boot_id=envelope.boot_id,
-        seq=envelope.seq,
-        model=body.model[:TEXT_MAX] or None,
-        version=body.version[:TEXT_MAX] or None,
-        rollout_id=(body.rollout if isinstance(body, ReportBody) else "") or None,
-        reason=reason[:TEXT_MAX],
-        details={
-            name[:80]: str(value)[:TEXT_MAX] for name, value in list(details.items())[:DETAILS_MAX]
-        },
-    )
+    def _tell(
+        self,
+        speaker: Speaker,
+        envelope: DeviceEnvelope,
+        kind: str,
+        reason: str,
+        details: Mapping[str, Any],
+    ) -> None:
+        body = envelope.body
+        kept = list(details.items())[:DETAILS_MAX]
+        self._events.append(
+            NewEvent(
+                project=speaker.project,
+                at=self._ctx.now,
+                kind=kind,
+                actor=speaker.device_id,
+                device_id=speaker.device_id,
+                boot_id=envelope.boot_id,
+                seq=envelope.seq,
+                model=body.model[:TEXT_MAX] or None,
+                version=body.version[:TEXT_MAX] or None,
+                rollout_id=(body.rollout if isinstance(body, ReportBody) else "") or None,
+                reason=reason[:TEXT_MAX],
+                details={name[:80]: str(value)[:TEXT_MAX] for name, value in kept},
+            )
+        )
 
 
 def _event_kind(kind: str) -> str:

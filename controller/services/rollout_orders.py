@@ -3,26 +3,29 @@
 Refuses to decide: it carries out what the planner said, in the caller's transaction.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from controller.domain.histogram import merged
 from controller.domain.rollout import UNDERWAY, AssignmentState
 from controller.services.context import Ctx, Deps
-from controller.services.desired import Composer, change_desired, load_members
+from controller.services.desired import Change, Composer, DesiredBook, load_members
 from controller.store import assignments, events
 from controller.store.assignments import AssignmentRow
-from controller.store.desired import get_desired
+from controller.store.events import NewEvent
+from controller.store.reported import list_spoken_of
 from controller.store.rollouts import RolloutRow
 from controller.store.samples import SampleRow, is_of_build, list_samples
 from controller.store.session import Connection
 
 Json = dict[str, Any]
+Step = tuple[AssignmentRow, AssignmentState, str, Mapping[str, object]]
 _A = AssignmentState
 
 BASELINE = timedelta(minutes=15)
 CALLED_BACK = "called back: "  # before the reason of what left by order, not by itself
+RETIRED = "the device was retired"
 NEVER_OFFERED = "the rollout ended before it was offered"
 
 
@@ -40,39 +43,46 @@ def offer(
     A device for which no build passes any more is REFUSED with that reason.
     """
     members = {m.subject.device_id: m for m in load_members(conn, rollout.project, device_ids)}
-    seen = list_samples(conn, device_ids=device_ids, model=rollout.model, since=ctx.now - BASELINE)
-    offered = 0
+    seen = _by_device(
+        list_samples(conn, device_ids=device_ids, model=rollout.model, since=ctx.now - BASELINE)
+    )
+    rows = list_spoken_of(conn, [rollout.rollout_id], device_ids)
+    book = DesiredBook(conn, device_ids)
+    before = _previous_entries(conn, book, device_ids, rollout.model)
+    offers: list[Step] = []
+    refusals: list[Step] = []
+    told: list[NewEvent] = []
     for device_id in device_ids:
-        row = assignments.get_assignment(conn, rollout.rollout_id, device_id)
+        row = rows.get((rollout.rollout_id, device_id))
         if row is None or row.state is not _A.PLANNED:
             continue
         member = members.get(device_id)
         ladder = composer.ladder(member) if member else None
         if member is None or ladder is None or not ladder.rungs:
             reason = "not active any more" if ladder is None else ladder.reason
-            assignments.move(conn, row, _A.REFUSED, reason, ctx.now, finished_at=ctx.now)
-            _told(conn, ctx, row, "assignment_refused", reason)
+            refusals.append((row, _A.REFUSED, reason, {"finished_at": ctx.now}))
+            told.append(_event(ctx, row, "assignment_refused", reason))
             continue
-        previous = _previous_entry(conn, device_id, rollout.model)
+        previous = before[device_id]
         entry = composer.entry(member, ladder, rollout.rollout_id)
-        generation = change_desired(conn, deps, ctx, device_id, rollout.model, entry)
-        assignments.move(
-            conn,
-            row,
-            _A.OFFERED,
-            f"offered in wave {wave}",
-            ctx.now,
-            wave=wave,
-            exposed=True,
-            generation=generation,
-            previous_entry=previous,
-            previous_version=previous["version"] if previous else None,
-            baseline=_baseline(seen, device_id, previous),
-            offered_at=ctx.now,
-        )
-        _told(conn, ctx, row, "assignment_offered", f"wave {wave}, generation {generation}")
-        offered += 1
-    return offered
+        generation = book.change(Change(device_id, rollout.model, entry))
+        values: Json = {
+            "wave": wave,
+            "exposed": True,
+            "generation": generation,
+            "previous_entry": previous,
+            "previous_version": previous["version"] if previous else None,
+            "baseline": _baseline(seen.get(device_id, ()), previous),
+            "offered_at": ctx.now,
+        }
+        offers.append((row, _A.OFFERED, f"offered in wave {wave}", values))
+        what = f"wave {wave}, generation {generation}"
+        told.append(_event(ctx, row, "assignment_offered", what))
+    book.write(deps, ctx)
+    for steps in (offers, refusals):
+        assignments.move_many(conn, steps, ctx.now)
+    events.append_many(conn, told)
+    return len(offers)
 
 
 def withdraw(
@@ -85,12 +95,15 @@ def withdraw(
 ) -> int:
     """Take back what no device runs yet; says how many."""
     rows = assignments.list_assignments(conn, rollout.rollout_id, states=states)
-    for row in rows:
-        restore_previous(conn, deps, ctx, row)
-        said = reason if row.exposed else NEVER_OFFERED
-        assignments.move(conn, row, _A.WITHDRAWN, said, ctx.now, finished_at=ctx.now)
-        if row.exposed:
-            _told(conn, ctx, row, "assignment_withdrawn", reason)
+    restore_previous(conn, deps, ctx, rows)
+    ended = {"finished_at": ctx.now}
+    assignments.move_many(
+        conn,
+        [(row, _A.WITHDRAWN, reason if row.exposed else NEVER_OFFERED, ended) for row in rows],
+        ctx.now,
+    )
+    told = [_event(ctx, row, "assignment_withdrawn", reason) for row in rows if row.exposed]
+    events.append_many(conn, told)
     return len(rows)
 
 
@@ -103,20 +116,24 @@ def call_back(
     reason: str,
 ) -> int:
     """Order devices in these states (and those already returning) back; says how many are new."""
-    new = 0
     wanted = {*states, _A.ROLLING_BACK}
-    for row in assignments.list_assignments(conn, rollout.rollout_id, states=wanted):
-        generation = restore_previous(conn, deps, ctx, row)
-        values = {} if generation is None else {"generation": generation}
-        if row.state is _A.ROLLING_BACK:
-            if values:
-                assignments.move(conn, row, _A.ROLLING_BACK, row.reason, ctx.now, **values)
-            continue
-        why = f"{CALLED_BACK}{reason}"
-        assignments.move(conn, row, _A.ROLLING_BACK, why, ctx.now, finished_at=None, **values)
-        _told(conn, ctx, row, "assignment_called_back", reason)
-        new += 1
-    return new
+    rows = assignments.list_assignments(conn, rollout.rollout_id, states=wanted)
+    generations = restore_previous(conn, deps, ctx, rows)
+    again: list[Step] = []
+    new: list[Step] = []
+    for row in rows:
+        generation = generations.get(row.device_id)
+        if row.state is not _A.ROLLING_BACK:
+            values: Json = {"finished_at": None, "generation": generation or row.generation}
+            new.append((row, _A.ROLLING_BACK, f"called back: {reason}", values))
+        elif generation is not None:
+            again.append((row, _A.ROLLING_BACK, row.reason, {"generation": generation}))
+    for steps in (again, new):
+        assignments.move_many(conn, steps, ctx.now)
+    events.append_many(
+        conn, [_event(ctx, row, "assignment_called_back", reason) for row, *_ in new]
+    )
+    return len(new)
 
 
 def supersede(
@@ -128,11 +145,11 @@ def supersede(
 ) -> None:
     """Close open assignments in favour of a newer rollout; what is underway is withdrawn."""
     reason = f"superseded by {rollout_id}"
-    for row in rows:
-        if row.state in UNDERWAY:
-            restore_previous(conn, deps, ctx, row)
-        assignments.move(conn, row, _A.SUPERSEDED, reason, ctx.now, finished_at=ctx.now)
-        _told(conn, ctx, row, "assignment_superseded", reason)
+    listed = list(rows)
+    restore_previous(conn, deps, ctx, [row for row in listed if row.state in UNDERWAY])
+    ended = {"finished_at": ctx.now}
+    assignments.move_many(conn, [(row, _A.SUPERSEDED, reason, ended) for row in listed], ctx.now)
+    events.append_many(conn, [_event(ctx, row, "assignment_superseded", reason) for row in listed])
 
 
 def close_left(conn: Connection, deps: Deps, ctx: Ctx) -> int:
@@ -140,59 +157,86 @@ def close_left(conn: Connection, deps: Deps, ctx: Ctx) -> int:
 
     Works over all rollouts, ended ones too: a committed version may be left days later.
     """
-    closed = 0
-    for row in assignments.list_retired(conn):
-        state = _A.REFUSED if row.state is _A.PLANNED else _A.SUPERSEDED
-        assignments.move(conn, row, state, "the device was retired", ctx.now, finished_at=ctx.now)
-        closed += 1
-    for row in assignments.list_unsettled(conn):
-        restore_previous(conn, deps, ctx, row)
-        assignments.settle(conn, row, ctx.now)
-        closed += 1
-    for row in assignments.list_recalled(conn):
-        if _names(conn, row):
-            continue  # the device returns by itself; its own report closes it
-        reason = row.reason or "called back"
-        assignments.move(conn, row, _A.ROLLED_BACK, reason, ctx.now, finished_at=ctx.now)
-        _told(conn, ctx, row, "assignment_rolled_back", reason)
-        closed += 1
-    return closed
+    ended = {"finished_at": ctx.now}
+    retired = assignments.list_retired(conn)
+    assignments.move_many(
+        conn,
+        [
+            (row, _A.REFUSED if row.state is _A.PLANNED else _A.SUPERSEDED, RETIRED, ended)
+            for row in retired
+        ],
+        ctx.now,
+    )
+    unsettled = assignments.list_unsettled(conn)
+    restore_previous(conn, deps, ctx, unsettled)
+    assignments.settle(conn, unsettled, ctx.now)
+    recalled = assignments.list_recalled(conn)
+    book = DesiredBook(conn, {row.device_id for row in recalled})
+    # The others return by themselves; their own report closes them.
+    back = [row for row in recalled if not _names(book, row)]
+    steps: list[Step] = [(row, _A.ROLLED_BACK, row.reason or "called back", ended) for row in back]
+    assignments.move_many(conn, steps, ctx.now)
+    events.append_many(
+        conn, [_event(ctx, row, "assignment_rolled_back", why) for row, _, why, _ in steps]
+    )
+    return len(retired) + len(unsettled) + len(back)
 
 
-def restore_previous(conn: Connection, deps: Deps, ctx: Ctx, row: AssignmentRow) -> int | None:
-    """The previous entry is desired again; None where a newer order stands or nothing was said."""
-    if not _names(conn, row):
-        return None
-    return change_desired(conn, deps, ctx, row.device_id, row.model, row.previous_entry)
+def restore_previous(
+    conn: Connection, deps: Deps, ctx: Ctx, rows: Sequence[AssignmentRow]
+) -> dict[str, int]:
+    """Previous entries are desired again; gives generations by device.
+
+    Devices are left out where a newer order stands or nothing was said.
+    """
+    book = DesiredBook(conn, {row.device_id for row in rows})
+    generations = {
+        row.device_id: book.change(Change(row.device_id, row.model, row.previous_entry))
+        for row in rows
+        if _names(book, row)
+    }
+    book.write(deps, ctx)
+    return generations
 
 
-def _names(conn: Connection, row: AssignmentRow) -> bool:
-    current = get_desired(conn, row.device_id)
-    entry = None if current is None else current.models.get(row.model)
+def _names(book: DesiredBook, row: AssignmentRow) -> bool:
+    entry = book.entry(row.device_id, row.model)
     return entry is not None and entry["rollout"] == row.rollout_id
 
 
-def _previous_entry(conn: Connection, device_id: str, model: str) -> Json | None:
-    """What this device goes back to: the newest entry of the model that was committed on it."""
-    current = get_desired(conn, device_id)
-    entry: Json | None = None if current is None else current.models.get(model)
-    if entry is None:
-        return None
-    row = assignments.get_assignment(conn, entry["rollout"], device_id)
-    if row is None or row.state is _A.COMMITTED:
-        return entry
-    return row.previous_entry
+def _previous_entries(
+    conn: Connection, book: DesiredBook, device_ids: Sequence[str], model: str
+) -> dict[str, Json | None]:
+    """What devices go back to: the newest entry of the model that was committed on each."""
+    entries = {device_id: book.entry(device_id, model) for device_id in device_ids}
+    named = {entry["rollout"] for entry in entries.values() if entry is not None}
+    states = list_spoken_of(conn, named, device_ids) if named else {}
+    found: dict[str, Json | None] = {}
+    for device_id, entry in entries.items():
+        row = states.get((entry["rollout"], device_id)) if entry is not None else None
+        if row is None or row.state is _A.COMMITTED:
+            found[device_id] = entry
+        else:  # the whole row only where it is needed: it is large
+            whole = assignments.get_assignment(conn, row.rollout_id, device_id)
+            found[device_id] = whole.previous_entry if whole is not None else None
+    return found
 
 
-def _baseline(seen: Iterable[SampleRow], device_id: str, previous: Json | None) -> Json | None:
+def _by_device(rows: Iterable[SampleRow]) -> dict[str, list[SampleRow]]:
+    found: dict[str, list[SampleRow]] = {}
+    for row in rows:
+        found.setdefault(row.device_id, []).append(row)
+    return found
+
+
+def _baseline(seen: Iterable[SampleRow], previous: Json | None) -> Json | None:
     """What the device did just before with the version it goes back to; None: nothing to compare.
 
     Not what it did with other versions: a bad one just left would make anything look good.
     """
     if previous is None:
         return None
-    wanted = (device_id, previous["version"])
-    mine = [row for row in seen if (row.device_id, row.version) == wanted and is_of_build(row)]
+    mine = [row for row in seen if row.version == previous["version"] and is_of_build(row)]
     if not mine:
         return None
     return {
@@ -203,13 +247,12 @@ def _baseline(seen: Iterable[SampleRow], device_id: str, previous: Json | None) 
     }
 
 
-def _told(conn: Connection, ctx: Ctx, row: AssignmentRow, kind: str, reason: str) -> None:
-    events.append(
-        conn,
-        ctx.project,
-        ctx.now,
-        kind,
-        ctx.actor,
+def _event(ctx: Ctx, row: AssignmentRow, kind: str, reason: str) -> NewEvent:
+    return NewEvent(
+        project=ctx.project,
+        at=ctx.now,
+        kind=kind,
+        actor=ctx.actor,
         device_id=row.device_id,
         model=row.model,
         version=row.version,

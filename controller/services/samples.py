@@ -96,13 +96,12 @@ def flush_samples(deps: Deps) -> int:
             speakers = {row.device_id for row in rows} | {one.device_id for one in statuses}
             known = devices.existing(conn, speakers)
             samples.add_samples(conn, (row for row in rows if row.device_id in known))
-            for update in statuses:
-                if update.device_id not in known:
-                    continue
-                devices.update_device(
-                    conn, update.device_id, status=update.status, last_seen_at=update.at
-                )
-                devices.raise_applied(conn, update.device_id, update.applied_generation)
+            heard = [
+                (one.device_id, one.at, one.applied_generation, one.status)
+                for one in statuses
+                if one.device_id in known
+            ]
+            devices.note_heard(conn, heard)
     except BaseException:
         deps.samples.give_back(rows, statuses)
         raise

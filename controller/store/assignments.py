@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from controller.domain.rollout import (
     OPEN,
     AssignmentState,
-    Reported,
     check_state,
-    on_report,
 )
 from controller.store.tables import assignment, desired, device
 
@@ -114,14 +112,14 @@ def list_assignments(
         query = query.where(assignment.c.state.in_([state.value for state in states]))
     if limit:
         query = query.limit(limit)
-    return [_row(row) for row in conn.execute(query)]
+    return [read_row(row) for row in conn.execute(query)]
 
 
 def get_assignment(conn: Connection, rollout_id: str, device_id: str) -> AssignmentRow | None:
     """The assignment, or None."""
     query = select(assignment).where(*_key(rollout_id, device_id))
     row = conn.execute(query).first()
-    return None if row is None else _row(row)
+    return None if row is None else read_row(row)
 
 
 def open_of_model(conn: Connection, model: str, device_ids: Sequence[str]) -> list[AssignmentRow]:
@@ -133,7 +131,7 @@ def open_of_model(conn: Connection, model: str, device_ids: Sequence[str]) -> li
             assignment.c.state.in_([state.value for state in OPEN]),
             assignment.c.device_id.in_(device_ids[start : start + 500]),
         )
-        found += [_row(row) for row in conn.execute(query)]
+        found += [read_row(row) for row in conn.execute(query)]
     return found
 
 
@@ -153,7 +151,7 @@ def newest_tries(
             )
             .order_by(assignment.c.offered_at)
         )
-        found |= {row.device_id: _row(row) for row in conn.execute(query)}
+        found |= {row.device_id: read_row(row) for row in conn.execute(query)}
     return found
 
 
@@ -219,11 +217,30 @@ def move(
     )
 
 
-def settle(conn: Connection, row: AssignmentRow, now: datetime) -> None:
-    """Desired and reality agree about it again."""
-    conn.execute(
-        update(assignment).where(*_key(row.rollout_id, row.device_id)).values(finished_at=now)
-    )
+def move_many(
+    conn: Connection,
+    steps: Sequence[tuple[AssignmentRow, AssignmentState, str, Mapping[str, object]]],
+    now: datetime,
+) -> None:
+    """Steps of the controller in one go: row, state, reason, further columns (the same for all).
+
+    IllegalTransitionError where the tables do not allow one; nothing is written then.
+    """
+    if not steps:
+        return
+    for row, state, reason, _ in steps:
+        check_state(f"{row.rollout_id} on {row.device_id}", row.state, state, reason)
+    names = ("state", "reason", "updated_at", *steps[0][3])
+    values = [
+        (row, {"state": state, "reason": reason, "updated_at": now, **more})
+        for row, state, reason, more in steps
+    ]
+    put_columns(conn, names, values)
+
+
+def settle(conn: Connection, rows: Sequence[AssignmentRow], now: datetime) -> None:
+    """Desired and reality agree about them again."""
+    put_columns(conn, ("finished_at",), [(row, {"finished_at": now}) for row in rows])
 
 
 def list_unsettled(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
@@ -236,7 +253,7 @@ def list_unsettled(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
         )
         .limit(limit)
     )
-    return [_row(row) for row in conn.execute(query)]
+    return [read_row(row) for row in conn.execute(query)]
 
 
 def list_recalled(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
@@ -251,7 +268,7 @@ def list_recalled(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
         )
         .limit(limit)
     )
-    return [_row(row) for row in conn.execute(query)]
+    return [read_row(row) for row in conn.execute(query)]
 
 
 def list_retired(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
@@ -262,7 +279,7 @@ def list_retired(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
         .where(assignment.c.state.in_([state.value for state in OPEN]), device.c.state == "RETIRED")
         .limit(limit)
     )
-    return [_row(row) for row in conn.execute(query)]
+    return [read_row(row) for row in conn.execute(query)]
 
 
 def superseded_reason(conn: Connection, rollout_id: str) -> str:
@@ -300,57 +317,38 @@ def taken_over(conn: Connection, rollout_id: str) -> list[tuple[int, str]]:
     return list(found.values())
 
 
-def record_report(
+def put_columns(
     conn: Connection,
-    device_id: str,
-    rollout_id: str,
-    reported: AssignmentState,
-    reason: str,
-    evidence: Mapping[str, Any] | None,
-    now: datetime,
-) -> Reported:
-    """Write what a device says of its assignment; never raises for what it says.
-
-    `ignored` of the result is not empty where nothing was made of it, and says why.
-    """
-    row = get_assignment(conn, rollout_id, device_id)
-    if row is None:
-        return Reported(reported, False, f"no assignment of {device_id} in {rollout_id}")
-    result = on_report(row.state, reported)
-    if result.ignored:
-        return result
-    values: Json = {}
-    if evidence is not None:
-        values["evidence"] = {**row.evidence, **evidence}
-        if evidence.get("starved"):
-            values["reason"] = reason  # still in probation, and no longer for the reason it had
-    if result.changed:
-        values |= {"state": reported.value, "reason": reason, "finished_at": None}
-        values |= _stamps(row, reported, now)
-    if values:
-        conn.execute(
-            update(assignment).where(*_key(rollout_id, device_id)).values(updated_at=now, **values)
+    names: Sequence[str],
+    rows: Sequence[tuple[AssignmentRow, Mapping[str, object]]],
+) -> None:
+    """Write these columns of these rows in one statement; states are stored as their text."""
+    if not rows:
+        return
+    conn.execute(
+        update(assignment)
+        .where(
+            assignment.c.rollout_id == bindparam("of_rollout"),
+            assignment.c.device_id == bindparam("of_device"),
         )
-    return result
-
-
-def _stamps(row: AssignmentRow, reported: AssignmentState, now: datetime) -> Json:
-    match reported:
-        case _A.REFUSED:
-            return {"exposed": False}  # it never took a byte: its place is free again
-        case _A.COMMITTED:
-            return {"finished_at": now, "activated_at": row.activated_at or now}
-        case _A.ACTIVATED | _A.PROBATION | _A.ROLLING_BACK | _A.ROLLED_BACK:
-            return {"activated_at": row.activated_at or now}
-        case _:
-            return {}
+        .values({name: bindparam(f"new_{name}") for name in names}),
+        [
+            {
+                "of_rollout": row.rollout_id,
+                "of_device": row.device_id,
+                **{f"new_{name}": values[name] for name in names},
+            }
+            for row, values in rows
+        ],
+    )
 
 
 def _key(rollout_id: str, device_id: str) -> tuple[Any, Any]:
     return assignment.c.rollout_id == rollout_id, assignment.c.device_id == device_id
 
 
-def _row(row: Row[Any]) -> AssignmentRow:
+def read_row(row: Row[Any]) -> AssignmentRow:
+    """A row as selected; columns that were left out are None."""
     return AssignmentRow(
         rollout_id=row.rollout_id,
         device_id=row.device_id,
@@ -361,11 +359,11 @@ def _row(row: Row[Any]) -> AssignmentRow:
         state=_A(row.state),
         reason=row.reason,
         previous_version=row.previous_version,
-        previous_entry=row.previous_entry,
+        previous_entry=getattr(row, "previous_entry", None),
         generation=row.generation,
         exposed=bool(row.exposed),
         evidence=dict(row.evidence or {}),
-        baseline=row.baseline,
+        baseline=getattr(row, "baseline", None),
         offered_at=row.offered_at,
         activated_at=row.activated_at,
         finished_at=row.finished_at,

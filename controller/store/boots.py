@@ -1,9 +1,10 @@
 """How far the gapless log of each boot of a device is stored."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from controller.store.tables import device_boot
 
@@ -28,6 +29,24 @@ def get_boot(conn: Connection, device_id: str, boot_id: str) -> BootRow | None:
     return BootRow(row.boot_id, row.counter, row.last_seq, row.first_seen_at) if row else None
 
 
+def list_boots(
+    conn: Connection, device_ids: Iterable[str], boot_ids: Iterable[str]
+) -> dict[tuple[str, str], BootRow]:
+    """Those that spoke, by (device, boot)."""
+    found: dict[tuple[str, str], BootRow] = {}
+    devices, boots = sorted(device_ids), sorted(boot_ids)
+    for start in range(0, len(devices), 500):
+        query = select(device_boot).where(
+            device_boot.c.device_id.in_(devices[start : start + 500]),
+            device_boot.c.boot_id.in_(boots),
+        )
+        for row in conn.execute(query):
+            found[row.device_id, row.boot_id] = BootRow(
+                row.boot_id, row.counter, row.last_seq, row.first_seen_at
+            )
+    return found
+
+
 def add_boot(
     conn: Connection, device_id: str, boot_id: str, counter: int, now: datetime
 ) -> BootRow:
@@ -40,13 +59,21 @@ def add_boot(
     return BootRow(boot_id, counter, 0, now)
 
 
-def set_last_seq(conn: Connection, device_id: str, boot_id: str, seq: int) -> None:
-    """Everything of this boot up to and including `seq` is stored."""
-    conn.execute(
-        update(device_boot)
-        .where(device_boot.c.device_id == device_id, device_boot.c.boot_id == boot_id)
-        .values(last_seq=seq)
-    )
+def set_last_seqs(conn: Connection, reached: Mapping[tuple[str, str], int]) -> None:
+    """Everything of these boots (device, boot) up to and including the number is stored."""
+    if reached:
+        conn.execute(
+            update(device_boot)
+            .where(
+                device_boot.c.device_id == bindparam("of_device"),
+                device_boot.c.boot_id == bindparam("of_boot"),
+            )
+            .values(last_seq=bindparam("seq")),
+            [
+                {"of_device": device_id, "of_boot": boot_id, "seq": seq}
+                for (device_id, boot_id), seq in reached.items()
+            ],
+        )
 
 
 def forget_boots(conn: Connection, device_id: str) -> None:

@@ -1,11 +1,11 @@
 """Rows of devices, their capabilities and their boots. Decides nothing about them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, case, delete, func, insert, or_, select, update
 
 from controller.store.tables import assignment, capability, desired, device
 
@@ -49,6 +49,17 @@ def list_devices(
     return found
 
 
+def find_devices(conn: Connection, device_ids: Iterable[str]) -> list[DeviceRow]:
+    """Those of the ids that are devices, whatever their project, in order of their id."""
+    found: list[DeviceRow] = []
+    wanted = sorted(device_ids)
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        query = select(device).where(device.c.device_id.in_(part)).order_by(device.c.device_id)
+        found += [_row(row) for row in conn.execute(query)]
+    return found
+
+
 def existing(conn: Connection, device_ids: Iterable[str]) -> set[str]:
     """Those of the ids that are devices, whatever their project."""
     found: set[str] = set()
@@ -58,6 +69,82 @@ def existing(conn: Connection, device_ids: Iterable[str]) -> set[str]:
         query = select(device.c.device_id).where(device.c.device_id.in_(part))
         found.update(row.device_id for row in conn.execute(query))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """What is asked of a device when it says something."""
+
+    device_id: str
+    project: str
+    state: str
+    applied_generation: int
+
+
+def list_speakers(conn: Connection, device_ids: Iterable[str]) -> dict[str, Speaker]:
+    """Those of the ids that are devices."""
+    columns = (device.c.device_id, device.c.project, device.c.state, device.c.applied_generation)
+    found: dict[str, Speaker] = {}
+    wanted = sorted(device_ids)
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        for row in conn.execute(select(*columns).where(device.c.device_id.in_(part))):
+            found[row.device_id] = Speaker(*row)
+    return found
+
+
+def note_heard(
+    conn: Connection,
+    heard: Iterable[tuple[str, datetime, int, Mapping[str, Any] | None]],
+) -> None:
+    """Device, when, the generation it applied and (unless None) its status, all in one go.
+
+    The applied generation never goes down; 0 says nothing of it.
+    """
+    plain: list[dict[str, Any]] = []
+    telling: list[dict[str, Any]] = []
+    for device_id, at, applied, status in heard:
+        values = {"of_device": device_id, "seen_at": at, "applied": applied}
+        if status is None:
+            plain.append(values)
+        else:
+            telling.append({**values, "told": dict(status)})
+    applied_now = bindparam("applied", type_=device.c.applied_generation.type)
+    change = update(device).where(device.c.device_id == bindparam("of_device"))
+    columns: dict[str, Any] = {
+        "last_seen_at": bindparam("seen_at", type_=device.c.last_seen_at.type),
+        "applied_generation": case(
+            (device.c.applied_generation < applied_now, applied_now),
+            else_=device.c.applied_generation,
+        ),
+    }
+    if plain:
+        conn.execute(change.values(columns), plain)
+    if telling:
+        told = {"status": bindparam("told", type_=device.c.status.type)}
+        conn.execute(change.values(columns | told), telling)
+
+
+def note_presence(
+    conn: Connection,
+    words: Sequence[tuple[str, bool, datetime | None, Mapping[str, Any] | None]],
+) -> None:
+    """Device, whether it is online, when it was last seen, its status; all in one go."""
+    if words:
+        conn.execute(
+            update(device)
+            .where(device.c.device_id == bindparam("of_device"))
+            .values(
+                online=bindparam("is_online"),
+                last_seen_at=bindparam("seen_at"),
+                status=bindparam("told"),
+            ),
+            [
+                {"of_device": name, "is_online": online, "seen_at": at,
+                 "told": dict(status) if status else None}
+                for name, online, at, status in words
+            ],
+        )  # fmt: skip
 
 
 def insert_device(
@@ -174,6 +261,18 @@ def get_desired(conn: Connection, device_id: str) -> DesiredRow | None:
     if row is None:
         return None
     return DesiredRow(row.generation, dict(row.models), bytes(row.manifest), list(row.signatures))
+
+
+def list_desired(conn: Connection, device_ids: Iterable[str]) -> dict[str, tuple[int, Any]]:
+    """Generation and the manifest's entries by model of those that have a desired state."""
+    columns = (desired.c.device_id, desired.c.generation, desired.c.models)
+    found: dict[str, tuple[int, Any]] = {}
+    wanted = sorted(device_ids)
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        for row in conn.execute(select(*columns).where(desired.c.device_id.in_(part))):
+            found[row.device_id] = (int(row.generation), dict(row.models))
+    return found
 
 
 def behind(conn: Connection) -> list[tuple[str, int, str]]:

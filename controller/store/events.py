@@ -29,6 +29,36 @@ class EventRow:
     details: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that is about to be stored."""
+
+    project: str
+    at: datetime
+    kind: str
+    actor: str
+    device_id: str | None = None
+    boot_id: str | None = None
+    seq: int | None = None
+    model: str | None = None
+    version: str | None = None
+    rollout_id: str | None = None
+    reason: str = ""
+    details: Mapping[str, object] | None = None
+
+
+def append_many(conn: Connection, rows: Sequence[NewEvent]) -> None:
+    """Add events in this order, in one statement."""
+    if rows:
+        conn.execute(insert(event), [_values(row) for row in rows])
+
+
+def _values(row: NewEvent) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in NewEvent.__slots__}
+    values["details"] = {name: str(value) for name, value in (row.details or {}).items()}
+    return values
+
+
 def append(
     conn: Connection,
     project: str,

@@ -1,5 +1,6 @@
 """What must still be told over MQTT, written by the transaction that decided it. Tells nobody."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -48,7 +49,27 @@ def append(
     return int(result.scalar_one())
 
 
-def take(conn: Connection, limit: int = 200) -> list[OutboxRow]:
+def append_many(
+    conn: Connection,
+    at: datetime,
+    kind: OutboxKind,
+    messages: Sequence[tuple[str, bytes]],
+    *,
+    retain: bool = False,
+) -> None:
+    """Add rows of one kind (topic, payload) in this order, in one statement."""
+    if messages:
+        conn.execute(
+            insert(outbox),
+            [
+                {"kind": str(kind), "topic": topic, "payload": payload, "retain": retain,
+                 "created_at": at}
+                for topic, payload in messages
+            ],
+        )  # fmt: skip
+
+
+def take(conn: Connection, limit: int = 500) -> list[OutboxRow]:
     """The oldest rows; they stay until `done` names them."""
     rows = conn.execute(select(outbox).order_by(outbox.c.number).limit(limit))
     return [

@@ -47,20 +47,14 @@ def add_samples(conn: Connection, rows: Iterable[SampleRow]) -> None:
     """Add rows to what is stored of the same minutes. At most one row per key."""
     fresh: list[dict[str, Any]] = []
     merged: list[dict[str, Any]] = []
-    for row in rows:
-        stored = conn.execute(
-            select(sample).where(
-                sample.c.device_id == row.device_id,
-                sample.c.model == row.model,
-                sample.c.version == row.version,
-                sample.c.rung == row.rung,
-                sample.c.minute_at == row.minute_at,
-            )
-        ).first()
-        if stored is None:
+    listed = list(rows)
+    stored = _stored(conn, listed)
+    for row in listed:
+        before = stored.get(row.key)
+        if before is None:
             fresh.append(_values(row))
         else:
-            values = _values(_row(stored).merge(row))
+            values = _values(before.merge(row))
             merged.append({f"b_{name}": value for name, value in values.items()})
     if fresh:
         conn.execute(insert(sample), fresh)
@@ -73,6 +67,22 @@ def add_samples(conn: Connection, rows: Iterable[SampleRow]) -> None:
             .values({name: bindparam(f"b_{name}") for name in others}),
             merged,
         )
+
+
+def _stored(
+    conn: Connection, rows: list[SampleRow]
+) -> dict[tuple[str, str, str, str, datetime], SampleRow]:
+    """What is stored of the same devices and minutes."""
+    found: dict[tuple[str, str, str, str, datetime], SampleRow] = {}
+    wanted = sorted({row.device_id for row in rows})
+    minutes = sorted({row.minute_at for row in rows})
+    for start in range(0, len(wanted), 500):
+        query = select(sample).where(
+            sample.c.device_id.in_(wanted[start : start + 500]), sample.c.minute_at.in_(minutes)
+        )
+        for row in map(_row, conn.execute(query)):
+            found[row.key] = row
+    return found
 
 
 def is_of_build(row: SampleRow) -> bool:

@@ -89,7 +89,7 @@ def _log(conn: Connection, boot: str, seqs: range) -> None:
         events.append(
             conn, PROJECT, NOW, "report", "a", device_id="a", boot_id=boot, seq=seq, reason=f"{seq}"
         )
-        boots.set_last_seq(conn, "a", boot, seq)
+        boots.set_last_seqs(conn, {("a", boot): seq})
 
 
 def test_the_log_of_each_boot_is_gapless(store: Store) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from controller.domain.rollout import AssignmentState, Intent, Phase, Verdict
 from controller.domain.wave import Wave
-from controller.store import assignments, desired, rollouts, waves
+from controller.store import assignments, desired, reported, rollouts, waves
 from controller.store.devices import behind, desired_generations, raise_applied, update_device
 from controller.store.session import (
     Connection,
@@ -150,7 +150,7 @@ def test_reports_move_an_assignment_along_and_never_raise(store: Store) -> None:
         _offer(conn, rollout_id, "pi-1")
 
         def report(state: A, evidence: dict[str, object] | None = None) -> bool:
-            return assignments.record_report(
+            return reported.record_report(
                 conn, "pi-1", rollout_id, state, "said so", evidence, after(1)
             ).changed
 
@@ -163,7 +163,7 @@ def test_reports_move_an_assignment_along_and_never_raise(store: Store) -> None:
         assert (row.state, row.activated_at, row.finished_at) == (A.COMMITTED, after(1), after(1))
         assert row.evidence["n"] == 212
         assert row.evidence["STAGED"] == 1
-        unknown = assignments.record_report(conn, "x", rollout_id, A.STAGED, "", None, NOW)
+        unknown = reported.record_report(conn, "x", rollout_id, A.STAGED, "", None, NOW)
         assert unknown.ignored
 
 
@@ -177,7 +177,7 @@ def test_a_starved_device_says_why_it_is_still_in_probation(store: Store) -> Non
 
         def reason(said: str, starved: bool) -> str:
             evidence = {"starved": starved}
-            assignments.record_report(
+            reported.record_report(
                 conn, "pi-1", rollout_id, A.PROBATION, said, evidence, after(1)
             )
             row = assignments.get_assignment(conn, rollout_id, "pi-1")
@@ -196,10 +196,10 @@ def test_a_committed_device_is_taken_over_by_its_newest_commit(store: Store) -> 
         for number, name in enumerate(("r-1", "r-2", "r-3")):
             seed_assignment(conn, seed_rollout(conn, name), "pi-1")
             _offer(conn, name, "pi-1", after(number))
-            assignments.record_report(conn, "pi-1", name, A.PROBATION, "", None, after(number))
+            reported.record_report(conn, "pi-1", name, A.PROBATION, "", None, after(number))
             taken = [assignments.taken_over(conn, one) for one in ("r-1", "r-2")[:number]]
             assert all(not found or found[0][1] != name for found in taken), "not committed yet"
-            assignments.record_report(conn, "pi-1", name, A.COMMITTED, "", None, after(number))
+            reported.record_report(conn, "pi-1", name, A.COMMITTED, "", None, after(number))
         assert assignments.taken_over(conn, "r-1") == [(1, "r-3")]
         assert assignments.taken_over(conn, "r-2") == [(1, "r-3")]
         assert assignments.taken_over(conn, "r-3") == []
@@ -213,9 +213,9 @@ def test_what_a_device_left_is_listed_until_settled(store: Store) -> None:
         seed_assignment(conn, rollout_id, "pi-1")
         _offer(conn, rollout_id, "pi-1")
         for state in (A.DOWNLOADING, A.FAILED):
-            assignments.record_report(conn, "pi-1", rollout_id, state, "", None, NOW)
+            reported.record_report(conn, "pi-1", rollout_id, state, "", None, NOW)
         (left,) = assignments.list_unsettled(conn)
-        assignments.settle(conn, left, NOW)
+        assignments.settle(conn, [left], NOW)
         assert assignments.list_unsettled(conn) == []
 
 

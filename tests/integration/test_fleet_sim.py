@@ -122,7 +122,7 @@ def test_reports_are_sent_again_until_they_are_acknowledged(
     fleet.simulate(4)
     fleet.wait_online(4)
     with monkeypatch.context() as patched:
-        patched.setattr("controller.mqtt.ingest.accept_reports", forget)
+        patched.setattr("controller.mqtt.ingest.accept_spools", forget)
         rollout = fleet.bring("1.0.0", 1, ("100%",))
         wait_for(lambda: lost["messages"] >= 1, 30, "something to be lost")
     fleet.wait_phase(rollout, Phase.SUCCEEDED)

@@ -23,7 +23,7 @@ from controller.services.objects import NewObject, apply_objects
 from controller.services.rollout_plans import plan_rollout
 from controller.services.rollouts import list_rollouts, set_intent, start_rollout
 from controller.services.status import ProcessFacts, StatusView, get_status
-from controller.store import assignments, devices, outbox
+from controller.store import assignments, devices, outbox, reported
 from controller.store.desired import get_desired
 from lighterman.v1 import fleet_pb2
 from tests.simulation.rollout_world import MODEL, World
@@ -211,7 +211,7 @@ def test_a_committed_version_left_days_later_is_not_desired_any_more(
     assert before is not None
     with world.store.write() as conn:
         for state in (A.ROLLING_BACK, A.ROLLED_BACK):
-            assignments.record_report(conn, "pi-00", newer, state, "slow", None, world.now)
+            reported.record_report(conn, "pi-00", newer, state, "slow", None, world.now)
     world.tick()
     after = desired_entry(world, "pi-00")
     assert after is not None
@@ -227,7 +227,7 @@ def test_a_refusal_of_the_device_frees_its_place(make_world: MakeWorld) -> None:
     world.tick()
     canary = next(d for d, s in _states(world, view.rollout_id).items() if s is A.OFFERED)
     with world.store.write() as conn:
-        assignments.record_report(
+        reported.record_report(
             conn, canary, view.rollout_id, A.REFUSED, "no room: 3 MB free", None, world.now
         )
     world.tick()

@@ -1,0 +1,103 @@
+"""What devices say of their assignments: taken in one by one, read and written many at a time."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from controller.domain.rollout import AssignmentState, Reported, on_report
+from controller.store.assignments import (
+    AssignmentRow,
+    get_assignment,
+    put_columns,
+    read_row,
+)
+from controller.store.tables import assignment
+
+Json = dict[str, Any]
+_A = AssignmentState
+# Without what is large and only orders need.
+_BRIEF = [column for column in assignment.c if column.name not in ("previous_entry", "baseline")]
+
+
+def record_report(
+    conn: Connection,
+    device_id: str,
+    rollout_id: str,
+    reported: AssignmentState,
+    reason: str,
+    evidence: Mapping[str, Any] | None,
+    now: datetime,
+) -> Reported:
+    """Write what a device says of its assignment; never raises for what it says.
+
+    `ignored` of the result is not empty where nothing was made of it, and says why.
+    """
+    row = get_assignment(conn, rollout_id, device_id)
+    if row is None:
+        return Reported(reported, False, f"no assignment of {device_id} in {rollout_id}")
+    result, after = take_report(row, reported, reason, evidence, now)
+    if after is not row:
+        put_reported(conn, [after])
+    return result
+
+
+def list_spoken_of(
+    conn: Connection, rollout_ids: Iterable[str], device_ids: Iterable[str]
+) -> dict[tuple[str, str], AssignmentRow]:
+    """Assignments of these devices in these rollouts by (rollout, device), without what is heavy.
+
+    `previous_entry` and `baseline` of the rows are None whatever is stored: for `take_report`.
+    """
+    found: dict[tuple[str, str], AssignmentRow] = {}
+    rollouts, wanted = sorted(rollout_ids), sorted(device_ids)
+    for start in range(0, len(wanted), 500):
+        query = select(*_BRIEF).where(
+            assignment.c.rollout_id.in_(rollouts),
+            assignment.c.device_id.in_(wanted[start : start + 500]),
+        )
+        for row in conn.execute(query):
+            found[row.rollout_id, row.device_id] = read_row(row)
+    return found
+
+
+def take_report(
+    row: AssignmentRow,
+    reported: AssignmentState,
+    reason: str,
+    evidence: Mapping[str, Any] | None,
+    now: datetime,
+) -> tuple[Reported, AssignmentRow]:
+    """What becomes of an assignment by a report; the same row where nothing does."""
+    result = on_report(row.state, reported)
+    if result.ignored:
+        return result, row
+    values: Json = {}
+    if evidence is not None:
+        values["evidence"] = {**row.evidence, **evidence}
+        if evidence.get("starved"):
+            values["reason"] = reason  # still in probation, and no longer for the reason it had
+    if result.changed:
+        values |= {"state": reported, "reason": reason, "finished_at": None}
+        values |= _stamps(row, reported, now)
+    return result, replace(row, updated_at=now, **values) if values else row
+
+
+def put_reported(conn: Connection, rows: Iterable[AssignmentRow]) -> None:
+    """Write what `take_report` changed, all in one go."""
+    names = ("state", "reason", "evidence", "exposed", "activated_at", "finished_at", "updated_at")
+    put_columns(conn, names, [(row, {name: getattr(row, name) for name in names}) for row in rows])
+
+
+def _stamps(row: AssignmentRow, reported: AssignmentState, now: datetime) -> Json:
+    match reported:
+        case _A.REFUSED:
+            return {"exposed": False}  # it never took a byte: its place is free again
+        case _A.COMMITTED:
+            return {"finished_at": now, "activated_at": row.activated_at or now}
+        case _A.ACTIVATED | _A.PROBATION | _A.ROLLING_BACK | _A.ROLLED_BACK:
+            return {"activated_at": row.activated_at or now}
+        case _:
+            return {}
