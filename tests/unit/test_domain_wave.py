@@ -40,7 +40,7 @@ def test_an_empty_wave_is_dropped_with_a_note() -> None:
 def test_a_number_above_the_selection_is_cut_with_a_note() -> None:
     waves = parse_waves(("1", "50", "100%"), 6)
     assert [wave.cumulative for wave in waves.waves] == [1, 6]
-    assert waves.notes[0] == "wave 50 was cut to the 6 devices there are"
+    assert waves.notes[0] == "wave 50 was cut to 6 devices, there are no more"
 
 
 @pytest.mark.parametrize(
