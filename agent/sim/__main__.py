@@ -19,6 +19,7 @@ from agent.clock import SystemClock
 from agent.errors import AgentError
 from agent.sim.script import Script
 from lighterman.extras import require_extra
+from lighterman.quiet import quiet_grpc
 
 if TYPE_CHECKING:
     from agent.sim.around import Happened
@@ -34,6 +35,7 @@ what it is ordered, reports every step and sends telemetry; models, inference an
 pretended.
 
 Of each file only the last 4 KiB are fetched. A spool is kept in memory and ends with the process.
+SIGUSR1 lets all of them fetch and verify their desired state once, at the same time.
 All devices run until SIGTERM or --for; a device takes about half a megabyte here, so that one
 process is good for some 2,000.
 """
@@ -124,6 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the fleet; returns the exit code."""
     options = build_parser().parse_args(argv)
+    quiet_grpc()
     require_extra("agent", "grpc", "google.protobuf", "cryptography")
     from agent.sim.fleet import Wanted, allow_files
 
@@ -184,6 +187,10 @@ async def _run(wanted: "Wanted", options: argparse.Namespace) -> None:
         )
         fleet = SimFleet(identities, around)
         running = loop.create_task(fleet.run())
+        polls: set[asyncio.Task[None]] = set()
+        loop.add_signal_handler(
+            signal.SIGUSR1, lambda: polls.add(loop.create_task(fleet.poll_all()))
+        )
         try:
             await _watch(fleet, running, ending, options.for_s, say)
         finally:

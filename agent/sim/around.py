@@ -16,7 +16,7 @@ class Happened:
 
     at: float
     device_id: str
-    kind: str  # fetched | reported | acknowledged | rung | busy | failed
+    kind: str  # rung | fetched | polled | reported | acknowledged | busy | failed
     rollout: str = ""
     version: str = ""
     state: str = ""

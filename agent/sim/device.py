@@ -76,6 +76,7 @@ class SimDevice:
         self._boot_id = new_boot_id(int(around.clock.now().timestamp()))
         self._kept = SimSpool(identity.device_id, self._boot_id)
         self._mqtt: MqttConnection | None = None
+        self._said: dict[int, dict[str, Any]] = {}  # reports that wait, for `acknowledged`
         self._lost = asyncio.Event()
         self._asking = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -165,7 +166,9 @@ class SimDevice:
         elif topic.endswith(topics.DOWN_ACK):
             point = parse_ack(payload)
             if point is not None:
-                self._kept.acked(point)
+                for number in self._kept.acked(point):
+                    if (said := self._said.pop(number, None)) is not None:
+                        self._tell("acknowledged", **said)
 
     def _ask(self, generation: int) -> None:
         """Fetch the desired state, unless a call that will see it is on its way already."""
@@ -193,6 +196,13 @@ class SimDevice:
                     return
         finally:
             self._asking = False
+
+    async def poll(self) -> None:
+        """Fetch and verify the desired state again; nothing changes. LinkError, ManifestError."""
+        signed = await self._calls.desired(0)
+        if signed is not None:
+            self._verifier.verify(signed, self._book.seen)
+        self._tell("polled")
 
     def _take(self, signed: SignedState) -> None:
         """Verify, then give every model its order."""
@@ -271,15 +281,16 @@ class SimDevice:
             applied=applied,
             evidence=evidence,
         )
-        self._tell(
-            "reported",
-            rollout=said.rollout,
-            version=said.version,
-            state=said.phase.value,
-            generation=said.generation,
-            applied=applied,
-        )
+        facts = {
+            "rollout": said.rollout,
+            "version": said.version,
+            "state": said.phase.value,
+            "generation": said.generation,
+            "applied": applied,
+        }
+        self._tell("reported", **facts)
         self._spool("report", report_payload(message, self._stamp()))
+        self._said[self._kept.last] = facts
 
     def returned(self, model: SimModel, said: Report, left: str, cause: str) -> None:
         """See `Hands.returned`."""

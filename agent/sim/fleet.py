@@ -94,6 +94,10 @@ class SimFleet:
         finally:
             await asyncio.gather(*(one.stop() for one in self.devices), return_exceptions=True)
 
+    async def poll_all(self) -> None:
+        """Let every device fetch and verify its desired state once, all at the same time."""
+        await asyncio.gather(*(one.poll() for one in self.devices), return_exceptions=True)
+
     def summary(self) -> Summary:
         """How it stands now."""
         phases: Counter[str] = Counter()

@@ -32,11 +32,19 @@ class SimSpool:
         self._waiting[self._seq] = message
         return message
 
-    def acked(self, point: AckPoint) -> None:
-        """The controller has stored everything up to here."""
-        if point.boot_id == self._boot_id:
-            for seq in [number for number in self._waiting if number <= point.seq]:
-                del self._waiting[seq]
+    def acked(self, point: AckPoint) -> list[int]:
+        """The controller has stored everything up to here; gives the numbers that are news."""
+        if point.boot_id != self._boot_id:
+            return []
+        done = [number for number in self._waiting if number <= point.seq]
+        for seq in done:
+            del self._waiting[seq]
+        return done
+
+    @property
+    def last(self) -> int:
+        """Number of the newest message."""
+        return self._seq
 
     def all(self, now_s: float) -> Iterator[tuple[str, bytes]]:
         """Everything that waits, in order, to be sent (again) now."""
