@@ -61,8 +61,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _ARENAS = 2
 # Pictures of megabytes are taken from the heap again and again: mapping each anew costs as much as
 # a small inference. What idle memory that leaves is given back by `trim_memory`.
-_MAPPED_FROM_BYTES = 32 * 1024 * 1024
-_KEPT_BYTES = 64 * 1024 * 1024
+_MAPPED_FROM_BYTES = 4 * 1024 * 1024
+_KEPT_BYTES = 32 * 1024 * 1024
 
 
 def tune_memory() -> None:

@@ -58,6 +58,8 @@ def load(path: str, options: Options) -> Backend:
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Idle workers must not burn what other processes of a small device need.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Its own pool keeps the most that any inference ever took; the C library gives it back.
+    settings.enable_cpu_mem_arena = False
     settings.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(
