@@ -137,16 +137,17 @@ class Job:
         self._likeness = evaluate.compare_runs(
             model,
             evaluate.OnnxSession(target, self._spec.signature),
-            self._feeds(evaluation, LIKENESS_ROWS),
+            # Row by row: both are loaded here, and large inputs take memory by the batch.
+            self._feeds(evaluation, LIKENESS_ROWS, size=1),
             lambda done: done < LIKENESS_ROWS and go_on(done),
         )
         self._report(25, "timing the source", "")
         self._eager_p50_ms = self._time_eager(model)
         return model
 
-    def _feeds(self, evaluation: Rows | None, count: int) -> Iterator[Feed]:
+    def _feeds(self, evaluation: Rows | None, count: int, size: int = 0) -> Iterator[Feed]:
         if evaluation is not None:
-            return evaluation.feeds()
+            return evaluation.feeds(size)
         return sample_feeds(self._spec.signature, count, self._spec.seed)
 
     def _time_eager(self, model: evaluate.Runner) -> float:

@@ -45,9 +45,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.x)
 
-    def feeds(self) -> Iterator[Feed]:
-        """Calls over all rows in order."""
-        return (([batch], real) for batch, real in self.batches())
+    def feeds(self, size: int = 0) -> Iterator[Feed]:
+        """Calls over all rows in order; of ``size`` rows each where the model takes any number."""
+        return (([batch], real) for batch, real in self.batches(size))
 
     def batches(self, size: int = 0) -> Iterator[tuple[Array, int]]:
         """Consecutive batches in order, and how many rows of each are real.
