@@ -35,7 +35,7 @@ def try_version(fleet: Fleet, version: str) -> Tried:
     # The negative control brings a version that a device has left by itself before.
     again = ("--override", "rolled-back", "--reason", "to see it once more")
     rollout = fleet.begin(DIGITS, version, waves=(*TWO_WAVES, *again))
-    fleet.ctl.run("rollout", "watch", rollout, "--timeout", "120s", expect=(3,))
+    fleet.ctl.run("rollout", "watch", rollout, "--timeout", "300s", expect=(3,))
     return Tried(version, before, rollout, since, fleet.show(rollout))
 
 

@@ -1,7 +1,12 @@
 """Second operators, consumers of the feed, and the life of a device from token to retirement."""
 
 import json
+import os
+import signal
 import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ from examples.fleet.clock import wait_until
 from examples.fleet.ctl import Ctl
 from tests.support.e2e_invariants import check_invariants
 from tests.support.e2e_jobs import model_ready
-from tests.support.e2e_world import DIGITS, Fleet, binary
+from tests.support.e2e_world import DIGITS, SIMULATED, Fleet, binary
 
 FEED = "lighterman/v1/feed/#"
 
@@ -53,11 +58,14 @@ def test_a_consumer_reads_the_health_of_every_device(fleet: Fleet, consumer: Pat
 
 
 def test_a_consumer_reads_nothing_else(fleet: Fleet, consumer: Path) -> None:
-    wild = subscribe(fleet, consumer, "#", 1000, 2)
-    assert {line.split("/")[2] for line in wild.stdout.splitlines() if "/" in line} <= {"feed"}
-    for topic in ("lighterman/v1/device/#", "lighterman/v1/device/gate-1/up/report", "$SYS/#"):
-        done = subscribe(fleet, consumer, topic, 1, 2)
-        assert done.stdout == "", (topic, done.stdout)
+    others = ("lighterman/v1/device/#", "lighterman/v1/device/gate-1/up/report", "$SYS/#")
+    with ThreadPoolExecutor() as pool:  # each listens in vain: let them do it at once
+        wild = pool.submit(subscribe, fleet, consumer, "#", 1000, 3)
+        found = {t: pool.submit(subscribe, fleet, consumer, t, 1, 3) for t in others}
+    lines = wild.result().stdout.splitlines()
+    assert {line.split("/")[2] for line in lines if "/" in line} <= {"feed"}
+    for topic, done in found.items():
+        assert done.result().stdout == "", (topic, done.result().stdout)
 
 
 def test_a_consumer_writes_nothing(fleet: Fleet, consumer: Path) -> None:
@@ -76,9 +84,16 @@ def test_a_consumer_writes_nothing(fleet: Fleet, consumer: Path) -> None:
     assert done.stdout == ""
 
 
-def test_a_second_operator_acts_under_a_name_of_their_own(fleet: Fleet) -> None:
-    file = fleet.root / "ana.json"
-    fleet.controller.issue("ana", "operator", file)
+@pytest.fixture(scope="module")
+def ana_file(started: Fleet) -> Path:
+    """The context of a second operator."""
+    file = started.root / "ana.json"
+    started.controller.issue("ana", "operator", file)
+    return file
+
+
+def test_a_second_operator_acts_under_a_name_of_their_own(fleet: Fleet, ana_file: Path) -> None:
+    file = ana_file
     assert file.stat().st_mode & 0o777 == 0o600
     ana = Ctl([*binary("fleetctl"), "--context", str(file)], fleet.root / "nowhere")
     ana.run("device", "label", "gate-1", "seen-by=ana")
@@ -90,8 +105,8 @@ def test_a_second_operator_acts_under_a_name_of_their_own(fleet: Fleet) -> None:
     assert ana.items("device", "list", "-l", "seen-by=ana") == []
 
 
-def test_a_consumer_is_no_operator(fleet: Fleet, consumer: Path) -> None:
-    context = json.loads((fleet.root / "ana.json").read_text(encoding="utf-8"))
+def test_a_consumer_is_no_operator(fleet: Fleet, consumer: Path, ana_file: Path) -> None:
+    context = json.loads(ana_file.read_text(encoding="utf-8"))
     context |= {
         "name": "dashboard",
         "certificate_pem": (consumer / "cert.pem").read_text(encoding="utf-8"),
@@ -103,6 +118,56 @@ def test_a_consumer_is_no_operator(fleet: Fleet, consumer: Path) -> None:
     dashboard = Ctl([*binary("fleetctl"), "--context", str(file)], fleet.root / "nowhere")
     refused = dashboard.run("device", "list", expect=(4,))
     assert refused.err.startswith("error: "), refused
+
+
+@contextmanager
+def following(fleet: Fleet, *arguments: str) -> Iterator[Callable[[], list[Any]]]:
+    """A command that goes on until Ctrl-C; gives the JSON documents that it has printed so far."""
+    out, errors = (fleet.root / f"{arguments[-1]}.{kind}" for kind in ("jsonl", "err"))
+    with out.open("wb") as target, errors.open("wb") as said:
+        process = subprocess.Popen(
+            [*binary("fleetctl"), *arguments, "--output", "json"],
+            stdin=subprocess.DEVNULL, stdout=target, stderr=said,
+            env={**os.environ, "LIGHTERMAN_CONFIG_DIR": str(fleet.root / "config")},
+        )  # fmt: skip
+
+    def documents() -> list[Any]:
+        assert process.poll() is None, errors.read_text(encoding="utf-8")
+        lines = out.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    try:
+        yield documents
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) in (0, 130), errors.read_text(encoding="utf-8")
+    finally:
+        process.kill()
+        process.wait(20)
+
+
+def test_an_event_tail_shows_what_happens_while_it_runs(fleet: Fleet) -> None:
+    with following(fleet, "event", "tail", "--device", "gate-2") as documents:
+
+        def told() -> bool:
+            # Again and again: when the tail has begun to listen, nobody says.
+            fleet.ctl.run("device", "label", "gate-2", "tailed=yes")
+            fleet.ctl.run("device", "label", "gate-2", "tailed-")
+            return bool(documents())
+
+        wait_until(told, 40, "an event in the tail")
+        found = documents()
+    assert {one["device_id"] for one in found} == {"gate-2"}, found
+    assert any("label" in one["kind"] for one in found), found
+
+
+def test_a_telemetry_tail_shows_every_device_that_was_asked_for(fleet: Fleet) -> None:
+    with following(fleet, "admin", "telemetry", "tail", "-l", "line=b") as documents:
+        seen = wait_until(
+            lambda: documents() if {d["device"] for d in documents()} >= set(SIMULATED) else [],
+            40, "health of both",
+        )  # fmt: skip
+    assert {one["device"] for one in seen} == set(SIMULATED), seen
+    assert all(one["online"] for one in seen), seen
 
 
 def test_a_selector_that_matches_nothing_says_what_was_meant(fleet: Fleet) -> None:

@@ -119,7 +119,7 @@ def silence(fleet: Fleet) -> Iterator[None]:
 def test_silence_commits_nothing_and_waits_for_a_person(fleet: Fleet) -> None:
     version = fleet.push_digits()
     fleet.build(DIGITS, version)
-    rollout = fleet.begin(DIGITS, version, "--deadline", "20s")
+    rollout = fleet.begin(DIGITS, version, "--deadline", "12s")
     shown = fleet.watch(rollout, 3)
     assert shown["phase"] == "PAUSED", shown
     assert shown["waves"][0]["verdict"] == "INCONCLUSIVE", shown

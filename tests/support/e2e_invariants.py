@@ -27,12 +27,17 @@ LEFT = ("ROLLING_BACK", "ROLLED_BACK", "FAILED")
 _SETTLE_S = 60.0
 
 Row = dict[str, Any]
+Rows = dict[str, list[Row]]
 
 
 def check_invariants(fleet: Fleet) -> None:
     """I1 to I8 once all is quiet; AssertionError names the one that does not hold."""
     wait_settled(fleet)
-    rows = _read(fleet)
+    judge(fleet, read_rows(fleet))
+
+
+def judge(fleet: Fleet, rows: Rows) -> None:
+    """All of it on these rows and on the devices' disks; waits for nothing but telemetry."""
     for name in _serving_devices(fleet):
         _check_slots(fleet, rows, name)
         _check_generations(fleet, rows, name)
@@ -84,7 +89,8 @@ def _pending(fleet: Fleet, name: str) -> int:
     return len(FileSpool(folder, boots[-1]).pending(1000)) if boots else 0
 
 
-def _read(fleet: Fleet) -> dict[str, list[Row]]:
+def read_rows(fleet: Fleet) -> Rows:
+    """The controller's tables, as they are at one moment."""
     tables = ("rollout", "wave", "assignment", "desired", "device", "device_boot", "event")
     with fleet.database() as conn:
         conn.execute("BEGIN")
@@ -103,11 +109,13 @@ def slots_of(fleet: Fleet, name: str) -> dict[str, tuple[Slot | None, Slot | Non
     return {model: store.slots(model) for model in store.models()}
 
 
-def _check_slots(fleet: Fleet, rows: dict[str, list[Row]], name: str) -> None:
+def _check_slots(fleet: Fleet, rows: Rows, name: str) -> None:
     """I1, I2: what the pointers name are the signed bytes; the one active slot answers."""
     store = FileSlots(fleet.agents[name].state_dir)
     wanted = _desired_models(rows, name)
-    for model, (current, previous, staged) in slots_of(fleet, name).items():
+    slots = slots_of(fleet, name)
+    assert slots.keys() >= wanted.keys(), f"I4: {name} has {set(slots)}, desired is {set(wanted)}"
+    for model, (current, previous, staged) in slots.items():
         assert staged is None, f"I1: {name} still has a staged slot of {model}"
         for slot in (current, previous):
             for target in slot.release.targets if slot else ():
@@ -127,7 +135,7 @@ def _check_slots(fleet: Fleet, rows: dict[str, list[Row]], name: str) -> None:
         assert version == current.release.version, f"I1: {name} answers with {model}:{version}"
 
 
-def _desired_models(rows: dict[str, list[Row]], name: str) -> dict[str, DesiredModel]:
+def _desired_models(rows: Rows, name: str) -> dict[str, DesiredModel]:
     """The entries of the manifest as it was signed."""
     for row in rows["desired"]:
         if row["device_id"] == name:
@@ -149,7 +157,7 @@ def _answering_version(fleet: Fleet, name: str, model: str) -> str:
     return str(version)
 
 
-def _check_generations(fleet: Fleet, rows: dict[str, list[Row]], name: str) -> None:
+def _check_generations(fleet: Fleet, rows: Rows, name: str) -> None:
     """I3, I6: generations never go down, on the device, in its reports and between two checks."""
     journal = FileJournal(fleet.agents[name].state_dir / "journal")
     assert journal.is_sound, f"I3: the journal of {name}: {journal.damage}"
@@ -175,7 +183,7 @@ def _is_applied(row: Row) -> bool:
 # -- the controller --------------------------------------------------------------------------------
 
 
-def check_exposure(rollout: Row, rows: dict[str, list[Row]]) -> None:
+def check_exposure(rollout: Row, rows: Rows) -> None:
     """I5, by the order of events: never more devices than the open wave allows, none skipped."""
     rollout_id = rollout["rollout_id"]
     caps = [row["cumulative"] for row in rows["wave"] if row["rollout_id"] == rollout_id]
@@ -199,7 +207,7 @@ def check_exposure(rollout: Row, rows: dict[str, list[Row]]) -> None:
     assert mine == exposed, f"I5: {rollout_id} exposed {mine}, its events say {exposed}"
 
 
-def _check_told_once(rows: dict[str, list[Row]]) -> None:
+def _check_told_once(rows: Rows) -> None:
     """I6: the controller offered each rollout at most once to each device, whatever was killed."""
     offers: dict[tuple[str, str], int] = defaultdict(int)
     for row in rows["event"]:
@@ -209,7 +217,7 @@ def _check_told_once(rows: dict[str, list[Row]]) -> None:
     assert not twice, f"I6: offered more than once: {twice}"
 
 
-def check_event_log(rows: dict[str, list[Row]]) -> None:
+def check_event_log(rows: Rows) -> None:
     """I8: per start of each device 1, 2, 3 … as far as was acknowledged; starts count upwards."""
     logs: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row in rows["event"]:
@@ -227,7 +235,7 @@ def check_event_log(rows: dict[str, list[Row]]) -> None:
         assert all(a < b for a, b in pairwise(sorted(counters))), f"I8: boots of {device}"
 
 
-def _check_real(fleet: Fleet, rows: dict[str, list[Row]]) -> None:
+def _check_real(fleet: Fleet, rows: Rows) -> None:
     """I7: what the controller says of a device is what answers there."""
     running = _serving_devices(fleet)
 

@@ -41,7 +41,7 @@ def first_job(fleet: Fleet) -> FirstJob:
     wrong = fleet.ctl.run("rollout", "start", ref, "--to", "all", *WAVES, "--yes=3", expect=(1, 2))
     rollout = fleet.begin(DIGITS, "1.0.0", waves=WAVES)
     open_cameras(fleet, rollout)
-    watched = fleet.ctl.run("rollout", "watch", rollout, "--timeout", "120s", expect=(0, 3))
+    watched = fleet.ctl.run("rollout", "watch", rollout, "--timeout", "300s", expect=(0, 3))
     shown = fleet.show(rollout)
     answering = {name: fleet.runs(name)[0] for name in fleet.agents}
     return FirstJob(
@@ -64,7 +64,7 @@ def open_cameras_on(fleet: Fleet, rollout: str, model: str, devices: list[str]) 
                 fleet.open_camera(name, model)
         return not waiting or fleet.show(rollout)["phase"] in TERMINAL
 
-    wait_until(all_open, 120, f"{rollout} to reach every device", every_s=0.3)
+    wait_until(all_open, 300, f"{rollout} to reach every device", every_s=0.3)
 
 
 def model_ready(endpoint: str, model: str) -> bool:

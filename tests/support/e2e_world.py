@@ -210,7 +210,7 @@ class Fleet:
         """A rollout as it is."""
         return self.ctl.json("rollout", "show", rollout)
 
-    def watch(self, rollout: str, expect: int, timeout_s: float = 120) -> Any:
+    def watch(self, rollout: str, expect: int, timeout_s: float = 300) -> Any:
         """Wait for its end; the exit code is part of what is tested."""
         self.ctl.run("rollout", "watch", rollout, "--timeout", f"{timeout_s:.0f}s",
                      expect=(expect,))  # fmt: skip
@@ -309,6 +309,7 @@ class Fleet:
         def there() -> bool:
             return all(self.runs(name, model)[0] == version for name in names)
 
+        # An agent that found the controller gone waits up to a minute before it asks again.
         wait_until(there, 120, f"{model}:{version} to answer on {', '.join(names)}")
 
 
