@@ -7,12 +7,12 @@ KEEP ?=
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test check fix proto docs migration clean
+.PHONY: help setup venv demo test test-systemd check fix proto docs migration clean
 
 SETUP = PYTHON='$(PYTHON)' TORCH_INDEX='$(TORCH_INDEX)' sh tools/setup.sh
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: ## Create .venv and install what is missing (TORCH_INDEX=URL of PyTorch's CPU wheels, PYTHON=python3.12)
 	@$(SETUP) dev broker
@@ -26,6 +26,9 @@ demo: ## The main job end to end on this machine (JSON=FILE writes the figures, 
 
 test: setup ## Run the tests (TESTS='tests/unit -k ladder' for some of them)
 	@$(PY) -m pytest $(TESTS)
+
+test-systemd: setup ## Boot a container with the agent as a service (root; debootstrap, systemd-container)
+	@LIGHTERMAN_TEST_SYSTEMD=1 $(PY) -m pytest tests/systemd $(TESTS)
 
 check: venv ## Format, lint, types, import rules, stubs, migrations, docs
 	@$(PY) -m tools.check
