@@ -14,6 +14,7 @@ import yaml
 from controller.clock import SystemClock
 from controller.trust.authority import Authority
 from controller.trust.signing import Signer
+from tests.support.containerfile import last, read_containerfile
 from tests.support.pods import Pod, node_can_run, processes_in, running_node
 from tests.support.ports import free_port, free_ports
 from tests.support.wait import wait_for
@@ -68,6 +69,12 @@ def fleet_status(pod: Pod, folder: Path, *config: str) -> dict[str, Any]:
     return read
 
 
+def image_health() -> list[str]:
+    """The command of the image's HEALTHCHECK."""
+    check = last(read_containerfile("Containerfile.controller"), "HEALTHCHECK").rest
+    return [str(word) for word in json.loads(check.partition(" CMD ")[2])]
+
+
 def ends_well(pod: Pod) -> None:
     """SIGTERM: exit code 0 in half of the grace period, and nothing is left."""
     code, took_s = pod.end()
@@ -91,10 +98,14 @@ def test_the_defaults_serve_build_and_end(tmp_path: Path) -> None:
             90,
             f"the embedded worker: {pod.text()}",
         )
+        web = str(pod.container["ports"][-1]["containerPort"])
+        health = [word.replace("7080", web) for word in image_health()]
+        assert pod.run(*health).returncode == 0
         if os.geteuid() == 0:
             owner = (node.claim("fleet-lighterman-data") / "lighterman.db").stat().st_uid
             assert owner == pod.uid
         ends_well(pod)
+        assert pod.run(*health).returncode != 0
         # The same volume, the next pod: nothing is made anew.
         authority = node.claim("fleet-lighterman-data") / "trust" / "authority.pem"
         before = authority.read_bytes()
