@@ -1,0 +1,84 @@
+"""An idle agent: CPU, wake-ups, and what it sends and receives, scaled to a month of 30 days."""
+
+import threading
+from typing import Any
+
+from bench.agent.processes import Carried, carried, cpu_s, wakeups
+from bench.agent.world import World
+from examples.fleet.agents import AgentProcess
+from examples.fleet.clock import monotonic
+
+MONTH_S = 30 * 86400.0
+POLL_S = 900.0
+# A certificate of 30 days is renewed after 20: once or twice a month both roads are opened anew.
+OPENINGS = 1.5
+MB = 1e6
+
+
+class Bytes:
+    """Counts how often, and with how many bytes, an agent asks its controller for news."""
+
+    def __init__(self, pid: int, port: int) -> None:
+        self._pid, self._port = pid, port
+        self._first = carried(pid, port)
+        self._last = self._first
+        self.questions = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._over.wait(1.0):
+            now = carried(self._pid, self._port)
+            # A question is over within a second, and the next one is ten away.
+            if now.payload_bytes > self._last.payload_bytes:
+                self.questions += 1
+            self._last = now
+
+    def stop(self) -> tuple[float, float]:
+        """Bytes of one question: with TLS, and with TCP and IP around it."""
+        self._over.set()
+        self._thread.join(5)
+        asked = max(1, self.questions)
+        return (
+            (self._last.payload_bytes - self._first.payload_bytes) / asked,
+            (self._last.wire_bytes - self._first.wire_bytes) / asked,
+        )
+
+
+def measure(agent: AgentProcess, world: World, seconds: float) -> dict[str, Any]:
+    """Watch for so long, after it has become quiet; nobody asks it anything meanwhile."""
+    threading.Event().wait(5.0)
+    roads = (world.port("mqtt"), world.port("grpc"))
+    began, cpu, woken = monotonic(), cpu_s(agent.pid), wakeups(agent.pid)
+    broker = carried(agent.pid, roads[0])
+    threading.Event().wait(seconds)
+    took_s = monotonic() - began
+    after = [carried(agent.pid, road) for road in roads]
+    return {
+        "cpu_idle_pct": round(100 * (cpu_s(agent.pid) - cpu) / took_s, 3),
+        "wakeups_per_s": round((wakeups(agent.pid) - woken) / took_s, 1),
+        "broker_bytes_per_s": round((after[0].payload_bytes - broker.payload_bytes) / took_s, 2),
+        "broker_wire_bytes_per_s": round((after[0].wire_bytes - broker.wire_bytes) / took_s, 2),
+        "opening_bytes": _opening(broker, after[1]),
+    }
+
+
+def _opening(broker: Carried, controller: Carried) -> int:
+    """What both connections had carried until it was quiet: handshakes, hello, first reports."""
+    return broker.payload_bytes + controller.payload_bytes
+
+
+def per_month(figures: dict[str, Any], asked: Bytes) -> dict[str, Any]:
+    """Broker all the time, a question every fifteen minutes, both roads opened 1.5 times."""
+    question, question_wire = asked.stop()
+    questions = MONTH_S / POLL_S
+    fixed = OPENINGS * figures["opening_bytes"]
+    payload = figures["broker_bytes_per_s"] * MONTH_S + question * questions + fixed
+    wire = figures["broker_wire_bytes_per_s"] * MONTH_S + question_wire * questions + fixed
+    return {
+        "mb_per_month": round(payload / MB, 1),
+        "mb_per_month_with_tcp_ip": round(wire / MB, 1),
+        "question_bytes": round(question),
+        "questions_seen": asked.questions,
+    }

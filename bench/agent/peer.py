@@ -1,0 +1,120 @@
+"""`python -m bench.agent.peer`: one end of a round, in a process of its own, pinned to a core.
+
+    raw FILE                     the runtime alone, in a loop: what the device could do at most
+    ask HOST:PORT MODEL NUMBER   so many requests in flight at an agent's inference API
+
+Reads seconds, one number a line, works that long and answers with a line of JSON.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bench.agent.lite0 import INPUT, SHAPE
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+CALL_S = 30.0
+PICTURES = 32
+
+Work = Callable[[float], dict[str, Any]]
+
+
+def raw(file: str) -> Work:
+    """ONNX Runtime on one thread and otherwise as it comes, without anything around it.
+
+    The pictures take turns: a device never sees the same one twice either.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session: Any = onnxruntime.InferenceSession(
+        file, sess_options=options, providers=["CPUExecutionProvider"]
+    )
+    pictures = [{INPUT: picture_of(number)} for number in range(PICTURES)]
+
+    def work(seconds: float) -> dict[str, Any]:
+        done, began, cpu = 0, time.perf_counter(), time.process_time()
+        while time.perf_counter() - began < seconds:
+            session.run(None, pictures[done % PICTURES])
+            done += 1
+        took = time.perf_counter() - began
+        return {"done": done, "took_s": took, "failed": 0, "cpu_s": time.process_time() - cpu}
+
+    return work
+
+
+def picture_of(number: int) -> Any:
+    """A picture of noise, the same for the same number."""
+    random = np.random.default_rng(number)
+    return random.uniform(0, 255, SHAPE).astype(np.float32)
+
+
+def ask(endpoint: str, model: str, number: str) -> Work:
+    """Threads that ask and wait; one request, serialized once: asking is to cost little."""
+    import grpc
+
+    from lighterman.oip import inference_pb2 as pb
+
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name=INPUT, datatype="FP32", shape=SHAPE)
+    request.raw_input_contents.append(picture_of(0).tobytes())
+    data = request.SerializeToString()
+    channel = grpc.insecure_channel(
+        endpoint, [("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
+    )
+    call: Any = channel.unary_unary(METHOD, request_serializer=bytes)
+    call(data, timeout=CALL_S, wait_for_ready=True)
+
+    def work(seconds: float) -> dict[str, Any]:
+        took: list[float] = []
+        failed: list[str] = []
+        end = time.perf_counter() + seconds
+
+        def loop() -> None:
+            while (began := time.perf_counter()) < end:
+                try:
+                    call(data, timeout=CALL_S)
+                except grpc.RpcError as error:
+                    failed.append(str(error.details() if isinstance(error, grpc.Call) else error))
+                took.append(time.perf_counter() - began)
+
+        began = time.perf_counter()
+        threads = [threading.Thread(target=loop) for _ in range(int(number))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        took.sort()
+        return {
+            "done": len(took) - len(failed),
+            "took_s": time.perf_counter() - began,
+            "failed": len(failed),
+            "errors": failed[:3],
+            "p50_ms": 1000 * took[len(took) // 2],
+            "p99_ms": 1000 * took[len(took) * 99 // 100],
+        }
+
+    return work
+
+
+def main() -> int:
+    """Serve rounds until the input ends."""
+    kind, *words = sys.argv[1:]
+    core = int(words.pop())
+    os.sched_setaffinity(0, {core})
+    work = raw(words[0]) if kind == "raw" else ask(words[0], words[1], words[2])
+    print("{}", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(work(float(line))), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
