@@ -18,7 +18,7 @@ log = logging.getLogger("lighterman.app")
 
 TICK_LEAST_S = 0.2
 TICK_MOST_S = 2.0
-REST = 2.0
+REST_MOST_S = 0.5
 LEASES_S = 2.0
 STOP_S = 10.0
 HUNG_S = 300.0  # longer than any transaction or reload may take
@@ -51,7 +51,7 @@ class Loop:
         self._thread.start()
 
     def wake(self) -> None:
-        """Act soon, but not before `least_s`, or twice the time of a round, passed since."""
+        """Act soon, but not before `least_s`, or the time of a long round, passed since."""
         self._wake.set()
 
     def stop(self) -> None:
@@ -82,8 +82,8 @@ class Loop:
             except Exception:
                 log.exception("%s failed, it goes on", self._thread.name)
             took_s, self._round_s = self._clock.monotonic() - self._round_s, None
-            # A long round of a large fleet leaves others twice its time before the next.
-            rest_s = max(self._least_s, REST * took_s) if self._least_s else 0.0
+            # A long round of a large fleet leaves the processor to others before the next.
+            rest_s = max(self._least_s, min(took_s, REST_MOST_S)) if self._least_s else 0.0
             if rest_s:
                 self._stopping.wait(rest_s)
             self._wake.wait(max(0.0, wait_s - rest_s))

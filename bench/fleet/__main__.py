@@ -78,7 +78,7 @@ def _measure(world: World, devices: int) -> dict[str, Any]:
     take({"connected_s": round(world.simulate(devices), 1)})
     operator = Operator(world.controller.data_dir)
     try:
-        bring_base(world, operator, devices)
+        take(bring_base(world, operator, devices))
         take(measure_rollout(world, operator, devices))
         take(measure_floor(world, devices))
         take(measure_acks(world, operator, devices))

@@ -20,11 +20,13 @@ LOOK_S = 0.2
 Figures = dict[str, Any]
 
 
-def bring_base(world: World, operator: Operator, devices: int) -> None:
-    """The versions that later ones replace, on every device; nothing is measured."""
+def bring_base(world: World, operator: Operator, devices: int) -> Figures:
+    """The versions that later ones replace, on every device: how long both rollouts took."""
+    began = time.time()
     for model in (MODEL, SMALL):
         rollout = operator.start(model, GOOD[0], devices)
         wait_over(world, operator, rollout, "SUCCEEDED")
+    return {"base_s": round(time.time() - began, 1)}
 
 
 def measure_rollout(world: World, operator: Operator, devices: int) -> Figures:
@@ -72,7 +74,7 @@ def measure_floor(world: World, devices: int) -> Figures:
 def measure_acks(world: World, operator: Operator, devices: int) -> Figures:
     """Orders to single devices while all others report: rollouts to those go on meanwhile."""
     stop = threading.Event()
-    storm = threading.Thread(target=_storm, args=(world, operator, devices, stop))
+    storm = threading.Thread(target=_storm, args=(world, operator, devices, stop), daemon=True)
     storm.start()
     numbers = itertools.count()
     orders: dict[str, tuple[str, float]] = {}  # rollout -> device, when it was ordered
@@ -85,7 +87,7 @@ def measure_acks(world: World, operator: Operator, devices: int) -> Figures:
             orders[rollout] = (device, began)
             _wait_acknowledged(world, rollout)
 
-    callers = [threading.Thread(target=order) for _ in range(ORDERS_AT_A_TIME)]
+    callers = [threading.Thread(target=order, daemon=True) for _ in range(ORDERS_AT_A_TIME)]
     for caller in callers:
         caller.start()
     for caller in callers:
@@ -140,7 +142,8 @@ def wait_over(world: World, operator: Operator, rollout: str, wanted: str) -> No
         phase = operator.phase(rollout)
         return phase if phase in OVER else ""
 
-    phase = wait_until(over, ROLLOUT_S, f"{rollout} to be over", LOOK_S)
+    # Looking at a rollout costs the controller a look at all its devices: not too often.
+    phase = wait_until(over, ROLLOUT_S, f"{rollout} to be over", 1.0)
     if phase != wanted:
         said = operator.look(rollout).phase_reason
         raise RuntimeError(f"{rollout} ended {phase}, {wanted} was expected: {said}")

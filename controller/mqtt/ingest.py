@@ -27,6 +27,7 @@ from controller.services.telemetry import (
     find_seen,
     health_document,
     list_health,
+    look_ahead,
     mark_silent_offline,
     set_online,
     take_telemetry,
@@ -37,7 +38,8 @@ log = logging.getLogger("lighterman.ingest")
 
 FILTERS = ((topics.ALL_UP, 1),)
 QUEUE_MAX = 20_000
-BATCH_MAX = 500
+BATCH_MAX = 1000
+GATHER_S = 0.05
 SEEN_S = 5.0  # how long a device's stored facts are believed without a look
 LOG_EVERY_S = 10.0
 
@@ -76,6 +78,7 @@ class Ingest:
         self._logged_at = -LOG_EVERY_S
         self._silent_since: datetime | None = None
         self._feed_all = threading.Event()
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self.counts: Counter[str] = Counter()
 
@@ -85,6 +88,7 @@ class Ingest:
 
     def stop(self) -> None:
         """Finish what is queued and end."""
+        self._ending.set()
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join(10.0)
@@ -114,6 +118,8 @@ class Ingest:
                 continue
             if first is None:
                 return
+            if not self._queue.empty():  # many speak: a little later there are more, for one price
+                self._ending.wait(GATHER_S)
             batch, ended = [first], False
             while len(batch) < BATCH_MAX and not self._queue.empty():
                 message = self._queue.get()
@@ -140,7 +146,7 @@ class Ingest:
 
     def _take_batch(self, batch: list[Message]) -> None:
         spools: dict[str, list[DeviceEnvelope]] = {}
-        self._read_ahead(batch)
+        self._guarded(partial(self._read_ahead, batch))
         for message in batch:
             topic = topics.parse_device_topic(message.topic)
             envelope = parse_envelope(topic.suffix, message.payload) if topic else None
@@ -221,14 +227,19 @@ class Ingest:
         """Look all devices of a batch up in one go whose facts are not known any more."""
         now = self._clock.monotonic()
         wanted: set[str] = set()
+        telling: set[str] = set()
         for message in batch:
             topic = topics.parse_device_topic(message.topic)
             if topic is None or topic.suffix in (topics.UP_REPORT, topics.UP_EVENT):
                 continue
+            if topic.suffix == topics.UP_TELEMETRY:
+                telling.add(topic.device_id)
             known = self._known.get(topic.device_id)
             if known is None or now >= known.until:
                 wanted.add(topic.device_id)
         self._ahead = find_all_seen(self._deps, wanted) if wanted else {}
+        known_ones = telling & (self._ahead.keys() | self._known.keys())
+        look_ahead(self._deps, self._clock.now(), known_ones)
 
     def _look_up(self, device_id: str, boot_id: str, live: bool = True) -> _Known:
         now = self._clock.monotonic()

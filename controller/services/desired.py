@@ -44,7 +44,8 @@ def load_members(
     conn: Connection, project: str, device_ids: tuple[str, ...] | None = None
 ) -> list[Member]:
     """Active devices of the project, all or those named."""
-    rows = [row for row in devices.list_devices(conn, project, device_ids) if row.state == "ACTIVE"]
+    found = devices.list_devices(conn, project, device_ids, with_status=False)
+    rows = [row for row in found if row.state == "ACTIVE"]
     ids = [row.device_id for row in rows]
     named, reported = labels.labels_of(conn, ids), devices.capabilities_of(conn, ids)
     return [

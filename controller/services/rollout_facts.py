@@ -40,7 +40,9 @@ def wave_facts(conn: Connection, rollout: RolloutRow, wave: WaveRow, now: dateti
     opened_at = wave.opened_at or now
     mine = [
         row
-        for row in assignments.list_assignments(conn, rollout.rollout_id, wave=wave.number)
+        for row in assignments.list_assignments(
+            conn, rollout.rollout_id, wave=wave.number, with_previous=False
+        )
         if row.exposed
     ]
     acknowledged_at = _acknowledged(rollout, wave)
@@ -193,15 +195,14 @@ def _soak(evidence: Mapping[str, Any]) -> Soak:
 
 
 def _count_offline(conn: Connection, rollout: RolloutRow, rows: list[AssignmentRow]) -> int:
-    if not rows:
-        return 0
-    found = devices.list_devices(conn, rollout.project, [row.device_id for row in rows])
-    return sum(not row.online for row in found)
+    return devices.count_offline(conn, rollout.project, [row.device_id for row in rows])
 
 
 def _left(conn: Connection, rollout_id: str) -> tuple[Trouble, ...]:
     """Devices that left the version or could not even go back, in the order it happened."""
-    rows = assignments.list_assignments(conn, rollout_id, states=_LEFT | {_A.FAILED})
+    rows = assignments.list_assignments(
+        conn, rollout_id, states=_LEFT | {_A.FAILED}, with_previous=False
+    )
     left = [row for row in rows if row.state in _LEFT or row.activated_at is not None]
     return tuple(_trouble(row) for row in sorted(left, key=lambda row: row.updated_at))
 
@@ -251,7 +252,7 @@ def _before(rows: list[AssignmentRow]) -> Side:
 def _control(conn: Connection, rollout: RolloutRow, since: datetime) -> Side:
     """Devices of the rollout that were not touched, in the same time."""
     rows = assignments.list_assignments(
-        conn, rollout.rollout_id, states=[_A.PLANNED], limit=CONTROLS
+        conn, rollout.rollout_id, states=[_A.PLANNED], limit=CONTROLS, with_previous=False
     )
     ids = [row.device_id for row in rows]
     seen = list_samples(conn, device_ids=ids, model=rollout.model, since=since)

@@ -10,7 +10,7 @@ from typing import Any
 
 from controller.domain.ladder import Ladder
 from controller.domain.rollout import AssignmentState, RolloutSpec, parse_rollout_spec
-from controller.domain.selection import matches, order_key, parse_selector
+from controller.domain.selection import Op, matches, order_key, parse_selector
 from controller.domain.wave import Wave, parse_waves
 from controller.domain.words import count_of
 from controller.errors import RefusedError
@@ -146,8 +146,16 @@ def in_order(draft: Draft, rollout_id: str) -> list[Ready]:
 
 
 def _selected(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> list[Member]:
-    members = load_members(conn, ctx.project)
     selector = parse_selector(spec.selector)
+    named = tuple(
+        term.value for term in selector.terms if term.name == "device" and term.op is Op.EQUAL
+    )
+    # One device by its name: the others need not be read.
+    members = load_members(conn, ctx.project, named[:1]) if named else []
+    chosen = [member for member in members if matches(selector, member.subject)]
+    if chosen:
+        return chosen
+    members = load_members(conn, ctx.project)
     chosen = [member for member in members if matches(selector, member.subject)]
     if chosen:
         return chosen

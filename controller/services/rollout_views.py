@@ -93,7 +93,7 @@ class AssignmentView:
 
 def view_rollout(conn: Connection, ctx: Ctx, row: RolloutRow) -> RolloutView:
     """The rollout with its waves and devices."""
-    rows = assignments.list_assignments(conn, row.rollout_id)
+    rows = assignments.list_assignments(conn, row.rollout_id, with_previous=False)
     wave_rows = waves.list_waves(conn, row.rollout_id)
     by_wave: dict[int, Counter[str]] = {}
     for one in rows:

@@ -120,11 +120,29 @@ def _place(deps: Deps, now: datetime, device_id: str, one: RungSample) -> Place:
         age, new = now - known.looked_at, (one.model, one.version) not in known.versions
         if age < (PLACE_LEAST if new else PLACE_MOST):
             return known
+    _look_up_places(deps, now, [device_id])
+    return deps.totals.places[device_id]
+
+
+def look_ahead(deps: Deps, now: datetime, device_ids: Collection[str]) -> None:
+    """Look up at once what the telemetry of these devices would ask for one by one."""
+    places = deps.totals.places
+    stale = [
+        device_id
+        for device_id in device_ids
+        if (known := places.get(device_id)) is None or now - known.looked_at >= PLACE_LEAST
+    ]
+    if stale:
+        _look_up_places(deps, now, stale)
+
+
+def _look_up_places(deps: Deps, now: datetime, device_ids: Collection[str]) -> None:
     with deps.store.read() as conn:
-        site = labels.labels_of(conn, (device_id,)).get(device_id, {}).get(SITE, "")
-        place = Place(site, metrics.versions_of_device(conn, device_id), now)
-    deps.totals.places[device_id] = place
-    return place
+        named = labels.labels_of(conn, device_ids)
+        versions = metrics.versions_of_devices(conn, device_ids)
+    for device_id in device_ids:
+        site = named.get(device_id, {}).get(SITE, "")
+        deps.totals.places[device_id] = Place(site, versions[device_id], now)
 
 
 def _series(place: Place, profile: str, one: RungSample) -> Series:

@@ -97,9 +97,14 @@ def list_assignments(
     wave: int | None = None,
     states: Iterable[AssignmentState] | None = None,
     limit: int = 0,
+    with_previous: bool = True,
 ) -> list[AssignmentRow]:
-    """Matching assignments in the rollout's stable order."""
-    query = select(assignment).order_by(assignment.c.rollout_id, assignment.c.position)
+    """Matching assignments in the rollout's stable order.
+
+    Without `with_previous` every `previous_entry` is None: who only looks need not read it.
+    """
+    columns = [c for c in assignment.c if with_previous or c.name != "previous_entry"]
+    query = select(*columns).order_by(assignment.c.rollout_id, assignment.c.position)
     for column, wanted in (
         (assignment.c.rollout_id, rollout_id),
         (assignment.c.device_id, device_id),

@@ -35,10 +35,18 @@ def get_device(conn: Connection, device_id: str) -> DeviceRow | None:
 
 
 def list_devices(
-    conn: Connection, project: str, device_ids: Iterable[str] | None = None
+    conn: Connection,
+    project: str,
+    device_ids: Iterable[str] | None = None,
+    *,
+    with_status: bool = True,
 ) -> list[DeviceRow]:
-    """Devices of the project in order of their id; with `device_ids` only those."""
-    query = select(device).where(device.c.project == project).order_by(device.c.device_id)
+    """Devices of the project in order of their id; with `device_ids` only those.
+
+    Without `with_status` every status is None: it is large, and most callers do not read it.
+    """
+    columns = [column for column in device.c if with_status or column.name != "status"]
+    query = select(*columns).where(device.c.project == project).order_by(device.c.device_id)
     if device_ids is None:
         return [_row(row) for row in conn.execute(query)]
     found: list[DeviceRow] = []
@@ -47,6 +55,20 @@ def list_devices(
         part = wanted[start : start + 500]
         found += [_row(row) for row in conn.execute(query.where(device.c.device_id.in_(part)))]
     return found
+
+
+def count_offline(conn: Connection, project: str, device_ids: Iterable[str]) -> int:
+    """How many of these devices of the project are not online."""
+    count = 0
+    wanted = sorted(device_ids)
+    for start in range(0, len(wanted), 500):
+        query = select(func.count()).where(
+            device.c.project == project,
+            device.c.device_id.in_(wanted[start : start + 500]),
+            device.c.online.is_(False),
+        )
+        count += int(conn.execute(query).scalar_one())
+    return count
 
 
 def find_devices(conn: Connection, device_ids: Iterable[str]) -> list[DeviceRow]:
@@ -311,6 +333,7 @@ def previous_versions(
 
 
 def _row(row: Row[Any]) -> DeviceRow:
+    status = getattr(row, "status", None)
     return DeviceRow(
         device_id=row.device_id,
         project=row.project,
@@ -322,6 +345,6 @@ def _row(row: Row[Any]) -> DeviceRow:
         online=bool(row.online),
         last_seen_at=row.last_seen_at,
         applied_generation=row.applied_generation,
-        status=dict(row.status) if row.status else None,
+        status=dict(status) if status else None,
         enrolled_at=row.enrolled_at,
     )

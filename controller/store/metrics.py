@@ -1,6 +1,6 @@
 """What metrics are made of: counts over whole tables, all projects together. Reads only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -151,16 +151,25 @@ def newest_versions(conn: Connection, per_model: int) -> list[tuple[str, str]]:
     return sorted({(row[0], row[1]) for row in conn.execute(query)})
 
 
-def versions_of_device(conn: Connection, device_id: str) -> frozenset[tuple[str, str]]:
-    """(model, version) that rollouts ever gave to a device, or took from it."""
-    columns = (assignment.c.model, assignment.c.version, assignment.c.previous_version)
-    query = select(*columns).where(assignment.c.device_id == device_id)
-    found: set[tuple[str, str]] = set()
-    for model, new, old in conn.execute(query):
-        found.add((model, new))
-        if old:
-            found.add((model, old))
-    return frozenset(found)
+def versions_of_devices(
+    conn: Connection, device_ids: Iterable[str]
+) -> dict[str, frozenset[tuple[str, str]]]:
+    """(model, version) that rollouts ever gave to each device, or took from it."""
+    columns = (
+        assignment.c.device_id,
+        assignment.c.model,
+        assignment.c.version,
+        assignment.c.previous_version,
+    )
+    wanted = sorted(device_ids)
+    found: dict[str, set[tuple[str, str]]] = {device_id: set() for device_id in wanted}
+    for start in range(0, len(wanted), 500):
+        query = select(*columns).where(assignment.c.device_id.in_(wanted[start : start + 500]))
+        for device_id, model, new, old in conn.execute(query):
+            found[device_id].add((model, new))
+            if old:
+                found[device_id].add((model, old))
+    return {device_id: frozenset(versions) for device_id, versions in found.items()}
 
 
 def profile_specs(conn: Connection) -> list[tuple[str, dict[str, Any]]]:

@@ -67,7 +67,7 @@ def test_counts_over_whole_tables(store: Store) -> None:
         assert metrics.count_build_states(conn) == {"queued": 1, "refused": 1}
         assert metrics.outbox_backlog(conn) == (1, NOW)
         assert metrics.newest_versions(conn, 1) != metrics.newest_versions(conn, 2)
-        assert metrics.versions_of_device(conn, "pi-1") == {("digits", "1.0.0")}
+        assert metrics.versions_of_devices(conn, ["pi-1"]) == {"pi-1": {("digits", "1.0.0")}}
 
 
 def test_events_are_counted_once_and_again_after_a_restart(store: Store) -> None:
