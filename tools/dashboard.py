@@ -148,12 +148,12 @@ ROWS: tuple[tuple[str, tuple[Graph, ...]], ...] = (
                 (
                     Query(
                         "max by (profile) (lighterman_device_temperature_celsius"
-                        '{quantile="1",profile=~"$profile"})',
+                        '{statistic="max",profile=~"$profile"})',
                         "hottest {{profile}}",
                     ),
                     Query(
                         "max by (profile) (lighterman_device_temperature_celsius"
-                        '{quantile="0.5",profile=~"$profile"})',
+                        '{statistic="median",profile=~"$profile"})',
                         "median {{profile}}",
                     ),
                     Query(
@@ -167,9 +167,9 @@ ROWS: tuple[tuple[str, tuple[Graph, ...]], ...] = (
                 "Memory in use", "The fullest and the middle device of each profile.", "bytes",
                 (
                     Query(
-                        "max by (profile, quantile) (lighterman_device_memory_bytes"
-                        '{quantile=~"0.5|1",profile=~"$profile"})',
-                        "{{profile}} {{quantile}}",
+                        "max by (profile, statistic) (lighterman_device_memory_bytes"
+                        '{statistic=~"median|max",profile=~"$profile"})',
+                        "{{profile}} {{statistic}}",
                     ),
                 ),
             ),

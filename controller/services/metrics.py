@@ -22,7 +22,8 @@ SHOWN_ROLLOUTS = 50
 SHOWN_FOR = timedelta(days=1)
 VERSIONS_PER_MODEL = 10
 SILENT_S = (60, 300, 3600, 86400, 604800)
-QUANTILES = (0.5, 0.95, 1.0)
+# By name: a label "quantile" is for summaries alone.
+QUANTILES = {"median": 0.5, "p95": 0.95, "max": 1.0}
 MAX_COUNTED = 2_000
 # What devices say, as agents name it; anything else counts as "other".
 ROLLBACK_CAUSES = ("slow", "non_finite", "errors", "crash", "load", "ordered")
@@ -36,8 +37,8 @@ class FleetFacts:
 
     devices: Mapping[tuple[str, str, str], int]  # profile, state, presence
     silent: Mapping[tuple[str, int], int]  # profile, at least so many seconds
-    temperature_c: Mapping[tuple[str, float], float]  # profile, quantile
-    memory_bytes: Mapping[tuple[str, float], float]
+    temperature_c: Mapping[tuple[str, str], float]  # profile, of QUANTILES
+    memory_bytes: Mapping[tuple[str, str], float]
     serving: Mapping[tuple[str, str, str], int]  # model, version, rung
     behind: int
     rollouts: Sequence[RolloutFact]
@@ -174,14 +175,14 @@ def _memory(facts: Iterable[DeviceFact], totals: Mapping[str, int]) -> dict[str,
     return found
 
 
-def _quantiles(values: Mapping[str, list[float]]) -> dict[tuple[str, float], float]:
+def _quantiles(values: Mapping[str, list[float]]) -> dict[tuple[str, str], float]:
     """By nearest rank: a value that some device has."""
-    found: dict[tuple[str, float], float] = {}
+    found: dict[tuple[str, str], float] = {}
     for profile, some in values.items():
         some.sort()
-        for quantile in QUANTILES:
+        for name, quantile in QUANTILES.items():
             rank = max(0, -int(-quantile * len(some) // 1) - 1)
-            found[profile, quantile] = some[rank]
+            found[profile, name] = some[rank]
     return found
 
 

@@ -73,15 +73,15 @@ BEHIND = Metric(
 TEMPERATURE = Metric(
     "lighterman_device_temperature_celsius",
     GAUGE,
-    "Quantiles over the devices of a profile that are online: 0.5, 0.95 and 1, the hottest.",
-    ("profile", "quantile"),
+    "Over the devices of a profile that are online: median, p95, max (the hottest).",
+    ("profile", "statistic"),
     "profiles x 3",
 )
 MEMORY = Metric(
     "lighterman_device_memory_bytes",
     GAUGE,
-    "Memory in use: quantiles over the devices of a profile that are online.",
-    ("profile", "quantile"),
+    "Memory in use, over the devices of a profile that are online: median, p95, max.",
+    ("profile", "statistic"),
     "profiles x 3",
 )
 BUDGET = Metric(

@@ -114,10 +114,10 @@ def _put_devices(page: Page, facts: FleetFacts) -> None:
     for (profile, seconds), count in sorted(facts.silent.items()):
         page.put(table.SILENT, count, profile, str(seconds))
     page.put(table.BEHIND, facts.behind)
-    for (profile, quantile), value in sorted(facts.temperature_c.items()):
-        page.put(table.TEMPERATURE, value, profile, f"{quantile:g}")
-    for (profile, quantile), value in sorted(facts.memory_bytes.items()):
-        page.put(table.MEMORY, value, profile, f"{quantile:g}")
+    for (profile, name), value in sorted(facts.temperature_c.items()):
+        page.put(table.TEMPERATURE, value, profile, name)
+    for (profile, name), value in sorted(facts.memory_bytes.items()):
+        page.put(table.MEMORY, value, profile, name)
     for profile, value in sorted(facts.budget_s.items()):
         page.put(table.BUDGET, value, profile)
     for profile, value in sorted(facts.throttle_c.items()):

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
@@ -32,13 +32,13 @@ def binary(name: str) -> str:
     return found
 
 
-def promtool(*arguments: str, stdin: IO[bytes] | None = None) -> tuple[int, str]:
+def promtool(*arguments: str, stdin: bytes = b"") -> tuple[int, str]:
     """Exit status and everything it said."""
     done = subprocess.run(
         [binary("promtool"), *arguments],
-        stdin=stdin, capture_output=True, text=True, check=False, timeout=60,
+        input=stdin, capture_output=True, check=False, timeout=60,
     )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, (done.stdout + done.stderr).decode()
 
 
 class Prometheus:

@@ -203,9 +203,9 @@ def test_the_fleet_in_numbers(desk: Desk) -> None:
     assert one("lighterman_devices", profile=pi, state="active", presence="online") == 2
     assert one("lighterman_devices", profile="", state="active", presence="offline") == 1
     assert one("lighterman_devices_silent", profile=pi, seconds="60") == 0
-    assert one("lighterman_device_temperature_celsius", profile=pi, quantile="1") == 81
-    assert one("lighterman_device_temperature_celsius", profile=pi, quantile="0.5") == 50
-    assert one("lighterman_device_memory_bytes", profile=pi, quantile="1") == 400
+    assert one("lighterman_device_temperature_celsius", profile=pi, statistic="max") == 81
+    assert one("lighterman_device_temperature_celsius", profile=pi, statistic="median") == 50
+    assert one("lighterman_device_memory_bytes", profile=pi, statistic="max") == 400
     assert one("lighterman_profile_throttle_celsius", profile=pi) == 85
     assert one("lighterman_serving_devices", model="digits", version="1.0.0", rung="heavy") == 2
     assert one("lighterman_rollout_phase", rollout="r-222222", phase="PENDING") == 1
