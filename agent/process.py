@@ -4,9 +4,12 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 from agent.errors import AgentError, StoreError
 
@@ -56,13 +59,42 @@ def rss_bytes() -> int:
         return 0
 
 
+def limit_memory(most_bytes: int) -> bool:
+    """From now on taking more data than `most_bytes` beyond what there is fails. False: cannot be.
+
+    An allocation that is refused is one failed inference; one that is granted and never should have
+    been ends processes by the kernel's choice, or a device that swaps and answers nobody.
+    """
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[5]
+        most = int(pages) * os.sysconf("SC_PAGESIZE") + most_bytes
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(
+            resource.RLIMIT_DATA,
+            (most if hard == resource.RLIM_INFINITY else min(most, hard), hard),
+        )
+    except (OSError, ValueError, IndexError):
+        return False
+    return True
+
+
+def start_anew() -> NoReturn:
+    """Be the same program again, under the same process id: threads that hang end with the old one.
+
+    Nothing is tidied up: the next start finds what a crash leaves, and blames who was on trial.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.execv(sys.executable, sys.orig_argv)
+
+
 # malloc.h of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _ARENAS = 2
 # Pictures of megabytes are taken from the heap again and again: mapping each anew costs as much as
 # a small inference. What idle memory that leaves is given back by `trim_memory`.
-_MAPPED_FROM_BYTES = 4 * 1024 * 1024
-_KEPT_BYTES = 32 * 1024 * 1024
+_MAPPED_FROM_BYTES = 32 * 1024 * 1024
+_KEPT_BYTES = 64 * 1024 * 1024
 
 
 def tune_memory() -> None:

@@ -5,7 +5,8 @@ One intra-op thread: several requests beat one wide one on small devices, and th
 calling thread then tells whether it was starved.
 """
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.domain.tensor import DType, Signature, Tensor, TensorSpec
@@ -58,8 +59,6 @@ def load(path: str, options: Options) -> Backend:
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Idle workers must not burn what other processes of a small device need.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Its own pool keeps the most that any inference ever took; the C library gives it back.
-    settings.enable_cpu_mem_arena = False
     settings.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(
@@ -68,17 +67,20 @@ def load(path: str, options: Options) -> Backend:
     # Its exceptions have no common base below Exception, by build and version.
     except Exception as error:
         raise LoadError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
-    return OnnxRuntimeBackend(session, path)
+    return OnnxRuntimeBackend(session, onnxruntime.RunOptions, path)
 
 
 class OnnxRuntimeBackend:
     """One inference session. Inputs are read in place; outputs are views of its arrays."""
 
-    def __init__(self, session: Any, path: str) -> None:
+    def __init__(self, session: Any, new_options: Callable[[], Any], path: str) -> None:
         import numpy
 
         self._numpy = numpy
         self._session = session
+        self._new_options = new_options
+        # By thread: what stops its run, between two nodes of the graph.
+        self._running: dict[int, Any] = {}
         self._signature = Signature(
             tuple(_spec(node, path) for node in session.get_inputs()),
             tuple(_spec(node, path) for node in session.get_outputs()),
@@ -93,7 +95,12 @@ class OnnxRuntimeBackend:
             )
             for name, tensor in inputs.items()
         }
-        arrays = self._session.run(self._names, feed)
+        thread = threading.get_ident()
+        options = self._running[thread] = self._new_options()
+        try:
+            arrays = self._session.run(self._names, feed, options)
+        finally:
+            del self._running[thread]
         return {
             spec.name: self._tensor(spec, array)
             for spec, array in zip(self._signature.outputs, arrays, strict=True)
@@ -102,6 +109,12 @@ class OnnxRuntimeBackend:
     def signature(self) -> Signature:
         """Inputs and outputs as the file names them."""
         return self._signature
+
+    def call_off(self, thread: int) -> None:
+        """The run ends at its next node; one that never leaves a node goes on."""
+        options = self._running.get(thread)
+        if options is not None:
+            options.terminate = True
 
     def close(self) -> None:
         """Drop the session; its memory goes when the last output is dropped."""
