@@ -143,8 +143,8 @@ def _tell_enrolled(done: "Enrolled", settings: Settings) -> None:
 
 def _run(settings: Settings) -> int:
     require_extra("agent", "grpc", "google.protobuf", "paho.mqtt", "cryptography")
-    from agent.app import Agent
-    from agent.process import only_one, tune_memory
+    from agent.app import Agent, HungError
+    from agent.process import only_one, start_anew, tune_memory
 
     tune_memory()
     _set_up_log(settings.log)
@@ -154,7 +154,10 @@ def _run(settings: Settings) -> int:
         agent = Agent(settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
-        agent.run(_tell_ready)
+        try:
+            agent.run(_tell_ready)
+        except HungError:
+            start_anew()
     return 0
 
 

@@ -24,7 +24,7 @@ from agent.loop_connection import Connection, ConnectionParts
 from agent.loop_parts import LoopParts
 from agent.loop_tell import Teller
 from agent.loop_work import Means
-from agent.process import Tidy, kernel_boot_id, rss_bytes, version
+from agent.process import Tidy, kernel_boot_id, limit_memory, rss_bytes, version
 from agent.runtime.host import ModelHost
 from agent.runtime.remote import LinkProber
 from agent.serve.server import InferenceServer
@@ -44,10 +44,17 @@ LOOK_S = 1.0
 # What starting may take under a service manager: hashing what is stored, slowly, and then some.
 START_S = 90.0
 HASHED_BYTES_S = 2e6
+# An inference is called off early enough to be answered by another version before it is a hang.
+CALL_OFF_SHARE = 0.5
+MODEL_MEMORY_SHARE = 0.8
 
 
 class NotEnrolledError(AgentError):
     """There is no identity in the state folder."""
+
+
+class HungError(AgentError):
+    """This process hangs and no service manager ends it: it has to be started anew."""
 
 
 class Agent:
@@ -82,6 +89,7 @@ class Agent:
             Vitals(self._host.longest, lambda: self._server.ask(), self._loop_silent_s),
             settings.hang_s,
         )
+        self._limit_memory()
         self._server = InferenceServer(
             self._host, self._clock, version(), settings.serve_grpc, self._watchdog.served
         )
@@ -102,6 +110,14 @@ class Agent:
                 "lighterman-agent enroll --controller https://HOST:7444 --token TOKEN",
             )
         return identity
+
+    def _limit_memory(self) -> None:
+        """Keep a model that eats memory from taking the device with it."""
+        settings = self._settings
+        most = settings.model_memory_bytes
+        most = most or int((memory_total_bytes(settings.host_root) or 0) * MODEL_MEMORY_SHARE)
+        if most and not limit_memory(most):
+            log.warning("memory cannot be limited here: a model may take all of it")
 
     def _facts(self) -> Facts:
         who = self._identity
@@ -186,8 +202,12 @@ class Agent:
             while not self._stopping.wait(LOOK_S):
                 self._show()
                 self._watch()
-        finally:
+        except HungError:
+            raise  # what hangs would hold up a tidy end as well
+        except BaseException:
             self._end()
+            raise
+        self._end()
 
     def stop(self) -> None:
         """Ask the agent to end; safe in a signal handler."""
@@ -197,10 +217,15 @@ class Agent:
         return self._clock.monotonic() - self._loop.looked_at
 
     def _watch(self) -> None:
+        for what in self._host.call_off(self._settings.hang_s * CALL_OFF_SHARE):
+            log.warning("an inference of %s does not end and is called off", what)
         hangs = self._watchdog.look()
         if hangs and hangs.partition(" for ")[0] != self._hung.partition(" for ")[0]:
             log.critical("%s: this agent hangs and is not kept alive", hangs)
+            self._teller.event("hung", hangs)
         self._hung = hangs
+        if hangs and self._notifier.watchdog_s is None:
+            raise HungError(hangs)
 
     def _connect(self) -> None:
         if self._identity is None:

@@ -48,8 +48,13 @@ SETTINGS = (
     ),
     Setting(
         "hang_s", "LIGHTERMAN_HANG_S", "20", "s",
-        "An inference that runs longer hangs: under systemd the agent is then killed and started"
-        " again.",
+        "An inference that runs for half as long is called off and counts as failed. One that"
+        " cannot be called off hangs: the agent is killed by systemd, or starts anew by itself.",
+    ),
+    Setting(
+        "model_memory_bytes", "LIGHTERMAN_MODEL_MEMORY_BYTES", "0", "bytes",
+        "Most memory taken beyond what the agent has when it starts; an inference that wants more"
+        " fails instead of the device. 0 means four fifths of the machine's.",
     ),
     Setting(
         "log", "LIGHTERMAN_LOG", "text", "",
@@ -80,6 +85,7 @@ class Settings:
     poll_s: float = 900.0
     spool_bytes: int = 16 * 1024 * 1024
     hang_s: float = 20.0
+    model_memory_bytes: int = 0
     log: str = "text"
 
 
@@ -111,9 +117,17 @@ def load_settings(
         telemetry_s=_number(*values["telemetry_s"], least=0.05, most=86400.0),
         poll_s=_number(*values["poll_s"], least=0.05, most=86400.0),
         spool_bytes=int(_number(*values["spool_bytes"], least=64 * 1024.0, most=float(1 << 40))),
+        model_memory_bytes=_memory(*values["model_memory_bytes"]),
         hang_s=_number(*values["hang_s"], least=0.1, most=86400.0),
         log=_choice(*values["log"], choices=("text", "json")),
     )
+
+
+def _memory(text: str, where: str) -> int:
+    """0, or at least what a small model and its arena take."""
+    most = float(1 << 50)
+    asked = int(_number(text, where, least=0.0, most=most))
+    return asked and int(_number(text, where, least=16 * 1024 * 1024.0, most=most))
 
 
 def _read_toml(path: Path) -> dict[str, str]:

@@ -4,19 +4,19 @@ Refuses to lose a request: what failed on a remote, on a new version or on a run
 who is left. Knows nothing of loading; which slot answers is `served`'s.
 """
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agent.domain.desired import RungKind
 from agent.domain.ladder import Pressure, is_pressured
 from agent.domain.policy import Policy
-from agent.domain.ports import Clock, Decision, InferResult
+from agent.domain.ports import Decision, InferResult
 from agent.domain.probation import ServiceSample
 from agent.domain.tensor import Tensor
 from agent.errors import InferenceError
 from agent.runtime.backend import Backend
 from agent.runtime.finite import all_finite
+from agent.runtime.running import Running
 from agent.runtime.served import ServedModel
 from agent.runtime.slot import LoadedRung, LoadedSlot, check_outputs, pick_outputs
 
@@ -40,25 +40,15 @@ class Answerer:
 
     def __init__(
         self,
-        clock: Clock,
         on_decision: Callable[[Decision], None],
         thread_cpu: Callable[[], float],
+        running: Running,
     ) -> None:
-        self._clock = clock
         self._thread_cpu = thread_cpu
         self._on_decision = on_decision
         self._pressure = Pressure()
         self._unstarved = Pressure()
-        # By thread: since when it is inside a runtime, and with what.
-        self._inside: dict[int, tuple[float, ServedModel, LoadedRung]] = {}
-
-    def longest(self) -> tuple[str, float] | None:
-        """The inference that has been running longest and for how many seconds."""
-        inside = min(list(self._inside.values()), key=lambda one: one[0], default=None)
-        if inside is None:
-            return None
-        since, served, rung = inside
-        return f"{served.model} rung {rung.spec.name!r}", self._clock.monotonic() - since
+        self._running = running
 
     def feel(self, pressure: Pressure) -> None:
         """Mark the next inferences by these readings."""
@@ -98,20 +88,18 @@ class Answerer:
     ) -> Ran:
         outputs: dict[str, Tensor] = {}
         error = ""
-        thread = threading.get_ident()
-        cpu_began, began = self._thread_cpu(), self._clock.monotonic()
-        self._inside[thread] = (began, served, rung)
+        cpu_began = self._thread_cpu()
+        began = self._running.enter(served.model, rung.spec.name, backend)
         try:
             outputs = backend.run(feed)
         except Exception as failure:  # noqa: BLE001 - a runtime may raise anything: it is the sample
             error = str(failure).strip().partition("\n")[0] or type(failure).__name__
         finally:
-            ended, cpu_ended = self._clock.monotonic(), self._thread_cpu()
-            del self._inside[thread]
+            ended, cpu_ended = self._running.leave(), self._thread_cpu()
             served.leave(rung)
         if not error:
             try:
-                check_outputs(slot.release.signature, outputs)
+                check_outputs(slot.release.signature, outputs, feed)
             except InferenceError as failure:
                 error = failure.message
         return Ran(outputs, error, ended, ended - began, cpu_ended - cpu_began)

@@ -26,6 +26,10 @@ class Backend(Protocol):
         """What the file itself says it takes and gives; None when it cannot tell."""
         ...
 
+    def call_off(self, thread: int) -> None:
+        """Let the `run` of this thread fail as soon as the runtime can; nothing where it cannot."""
+        ...
+
     def close(self) -> None:
         """Free it. Nothing runs in it any more."""
         ...

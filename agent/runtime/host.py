@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from agent.clock import thread_cpu_s
-from agent.domain.desired import DesiredModel, RungKind
+from agent.domain.desired import DesiredModel, RungKind, RungSpec
 from agent.domain.ladder import Pressure
 from agent.domain.ports import (
     Clock,
@@ -38,6 +38,7 @@ from agent.runtime.answer import Answerer
 from agent.runtime.backend import Backend
 from agent.runtime.registry import open_backend
 from agent.runtime.remote import open_remote
+from agent.runtime.running import Running
 from agent.runtime.served import ServedModel
 from agent.runtime.slot import (
     LoadedRung,
@@ -71,7 +72,8 @@ class ModelHost:
         thread_cpu: Callable[[], float] = thread_cpu_s,
     ) -> None:
         self._clock = clock
-        self._answerer = Answerer(clock, on_decision, thread_cpu)
+        self._running = Running(clock)
+        self._answerer = Answerer(on_decision, thread_cpu, self._running)
         self._loader = Loader(open_backend, open_remote, memory_available)
         self._parallel = parallel
         self._lock = threading.Lock()
@@ -125,7 +127,11 @@ class ModelHost:
         slot = self._slot(model, slot_id)
         for rung in slot.local:
             if rung.backend is not None:
-                warm_backend(slot.release, rung.spec, rung.backend)
+                self._warm(slot.release, rung.spec, rung.backend)
+
+    def _warm(self, release: DesiredModel, rung: RungSpec, backend: Backend) -> None:
+        with self._running.inside(release.model, rung.name, backend):
+            warm_backend(release, rung, backend)
 
     def swap(
         self, model: str, slot_id: str, trial: Trial, row: RowState, fallback: str | None
@@ -195,7 +201,7 @@ class ModelHost:
     def _load_rung(self, slot: LoadedSlot, rung: LoadedRung) -> None:
         try:
             backend = open_local(self._loader, slot.release, rung.spec, slot.paths)
-            warm_backend(slot.release, rung.spec, backend)
+            self._warm(slot.release, rung.spec, backend)
         except LoadError as error:
             rung.broken = error.message
             raise
@@ -308,7 +314,11 @@ class ModelHost:
 
     def longest(self) -> tuple[str, float] | None:
         """What has been running longest and for how many seconds; None when nothing runs."""
-        return self._answerer.longest()
+        return self._running.longest()
+
+    def call_off(self, after_s: float) -> tuple[str, ...]:
+        """Let inferences that run longer fail, where their runtime can; gives which they are."""
+        return self._running.call_off(after_s)
 
     def take_windows(self) -> tuple[RungWindow, ...]:
         """See `agent.domain.ports.ModelHost`."""

@@ -105,6 +105,9 @@ class Remote:
     def signature(self) -> None:
         """Not asked for: a remote rung must not need its link to be loaded."""
 
+    def call_off(self, thread: int) -> None:
+        """Every call has its own deadline, which is shorter."""
+
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()

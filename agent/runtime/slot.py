@@ -207,7 +207,7 @@ def warm_backend(release: DesiredModel, rung: RungSpec, backend: Backend) -> Non
         data = bytes(prod(shape) * spec.dtype.item_bytes)
         inputs[spec.name] = Tensor(spec.name, spec.dtype, shape, data)
     try:
-        check_outputs(release.signature, backend.run(inputs))
+        check_outputs(release.signature, backend.run(inputs), inputs)
     # A runtime may raise anything; whatever it is, this build does not run here.
     except Exception as error:
         raise LoadError(
@@ -216,21 +216,35 @@ def warm_backend(release: DesiredModel, rung: RungSpec, backend: Backend) -> Non
         ) from error
 
 
-def check_outputs(signature: Signature, outputs: Mapping[str, Tensor]) -> None:
-    """Hold outputs against the signature; InferenceError says which one differs."""
+def check_outputs(
+    signature: Signature, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+) -> None:
+    """Hold outputs against the signature; InferenceError says which one differs.
+
+    An axis that bears the name of an input's has its size: for four pictures come four answers.
+    """
+    sizes = {
+        axis: size
+        for spec in signature.inputs
+        for axis, size in zip(spec.shape, inputs[spec.name].shape, strict=True)
+        if isinstance(axis, str)
+    }
     for spec in signature.outputs:
         tensor = outputs.get(spec.name)
         if tensor is None:
             raise InferenceError(f"output {spec.name!r} is missing")
-        fits = len(tensor.shape) == len(spec.shape) and all(
+        expected = tuple(
+            sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape
+        )
+        fits = len(tensor.shape) == len(expected) and all(
             not isinstance(axis, int) or axis == size
-            for axis, size in zip(spec.shape, tensor.shape, strict=True)
+            for axis, size in zip(expected, tensor.shape, strict=True)
         )
         need = prod(tensor.shape) * tensor.dtype.item_bytes
         if tensor.dtype is not spec.dtype or not fits or need != tensor.nbytes:
             raise InferenceError(
                 f"output {spec.name!r} is {tensor.dtype} {show_shape(tensor.shape)},"
-                f" expected {spec.dtype} {show_shape(spec.shape)}"
+                f" expected {spec.dtype} {show_shape(expected)}"
             )
 
 

@@ -211,6 +211,9 @@ class _Scripted:
     def signature(self) -> None:
         return None
 
+    def call_off(self, thread: int) -> None:
+        return None
+
     def close(self) -> None:
         return None
 

@@ -106,6 +106,9 @@ class Held:
         assert self.go.wait(10)
         return {"y": replace(inputs["x"], name="y")}
 
+    def call_off(self, thread: int) -> None:
+        return None
+
     def signature(self) -> None:
         return None
 

@@ -1,0 +1,147 @@
+"""Poison models: hang, crash, eat memory, answer wrongly. Offline, the version before is back soon.
+
+Every kind in an agent of its own process with ONNX Runtime; the controller is away from before the
+first inference of the poison until the device is well again, and then gets each report once.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+
+from examples.fleet.clock import monotonic
+from tests.support.agent_world import AgentProcess, Client, ControllerWorld, running_controller
+from tests.support.fragile_agent import DEADLY
+from tests.support.poison import POISONS
+from tests.support.ports import free_ports
+from tests.support.serving import crashing, make_release, not_a_number, products_for, scaled, slow
+from tests.support.wait import wait_for
+
+PROBATION = {"min_inferences": 1_000, "min_s": 600.0, "max_s": 1800}
+BACK_S = 30.0
+# A fifth of the default: the way back has the same steps, in less time.
+HANG_S = 4.0
+GOOD = 2.0
+EVERY_STATE = ["OFFERED", "DOWNLOADING", "VERIFIED", "STAGED", "ACTIVATED", "PROBATION",
+               "ROLLING_BACK", "ROLLED_BACK"]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """A model, what the device calls its illness, and how many requests it may cost."""
+
+    data: Callable[[], bytes]
+    cause: str
+    said: str
+    kills: bool = False
+    policy: Any = None
+
+
+KINDS = {
+    "raises": Poison(crashing, "crash", "an inference failed in probation"),
+    "nan": Poison(not_a_number, "non_finite", "bad inferences in a row"),
+    "slow": Poison(
+        lambda: slow(5.0, products_for(0.05)), "slow", "in a row over", policy={
+            "slow_threshold_ms": 25}),
+    "endless": Poison(POISONS["endless"], "crash", "terminate flag"),
+    "greedy": Poison(POISONS["greedy"], "crash", "an inference failed in probation"),
+    "empty": Poison(POISONS["empty"], "crash", "expected FP32 [1,4]"),
+    "misshapen": Poison(POISONS["misshapen"], "crash", "FP32 [2,4], expected FP32 [1,4]"),
+    "stuck": Poison(POISONS["stuck"], "crash", "the agent crashed", kills=True),
+    "segfault": Poison(lambda: scaled(DEADLY), "crash", "the agent crashed", kills=True),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControllerWorld]:
+    with running_controller(tmp_path_factory.mktemp("controller"), presence_grace_s=1.0) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def agent(
+    controller: ControllerWorld, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AgentProcess]:
+    settings = {
+        "LIGHTERMAN_SERVE_GRPC": f"127.0.0.1:{free_ports(1)[0]}",
+        "LIGHTERMAN_HANG_S": str(HANG_S),
+        "LIGHTERMAN_MODEL_MEMORY_BYTES": str(600_000_000),
+    }
+    made = AgentProcess(tmp_path_factory.mktemp("devices") / "agent", **settings)
+    done = made.enrol(controller.url, controller.token())
+    assert done.returncode == 0, done.stderr
+    start(made)
+    data = scaled(GOOD)
+    quick = {"min_inferences": 5, "min_s": 0.1, "max_s": 600}
+    release = make_release("1.0.0", {"heavy": data}, probation=quick)
+    controller.publish("dev-1", release, "r-good", [data])
+    wait_for(lambda: answer(made) == GOOD, 30, f"1.0.0 to answer\n{made.tail()}")
+    with Client(made):
+        wait_for(lambda: "COMMITTED" in controller.states("dev-1", "r-good"), 30, "its commit")
+    yield made
+    made.stop()
+
+
+def start(agent: AgentProcess) -> None:
+    agent.start(command=("-m", "tests.support.fragile_agent"))
+
+
+def answer(agent: AgentProcess) -> float | None:
+    try:
+        return agent.infer(1.0, 1.0, 1.0, 1.0, timeout_s=HANG_S)[0]
+    except (grpc.RpcError, AssertionError):
+        return None
+
+
+def poison(controller: ControllerWorld, kind: str, number: int) -> str:
+    """Bring it as far as probation, without a single inference, and take the controller away."""
+    found = KINDS[kind]
+    data = found.data()
+    release = make_release(
+        f"6.{number}.0", {"heavy": data}, probation=PROBATION, **(found.policy or {})
+    )
+    rollout = f"r-{kind}"
+    controller.publish("dev-1", release, rollout, [data])
+    wait_for(lambda: "PROBATION" in controller.states("dev-1", rollout), 30, f"{kind} to answer")
+    controller.stop()
+    return rollout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_version_before_is_back_within_30_s_without_a_controller(
+    controller: ControllerWorld, agent: AgentProcess, kind: str
+) -> None:
+    expected = KINDS[kind]
+    assert agent.process is not None
+    pid, boot = agent.process.pid, agent.facts()
+    rollout = poison(controller, kind, sorted(KINDS).index(kind))
+    began = monotonic()
+    with Client(agent) as client:
+        if kind == "segfault":
+            agent.process.wait(BACK_S)
+            start(agent)  # as a service manager does
+        wait_for(lambda: client.answers[-3:] == [GOOD] * 3, BACK_S,
+                 f"the version before\n{agent.tail()}")  # fmt: skip
+        took_s = monotonic() - began
+    assert took_s < BACK_S, f"back after {took_s:.1f} s"
+    if not expected.kills:
+        assert client.failures == []
+        assert agent.process.pid == pid
+        assert agent.facts() is not None
+        assert boot is not None
+        assert agent.facts().boot_id == boot.boot_id, "it never started anew"  # type: ignore[union-attr]
+    controller.start()
+    wait_for(lambda: controller.states("dev-1", rollout)[-1:] == ["ROLLED_BACK"], 60,
+             f"the report\n{agent.tail()}")  # fmt: skip
+    assert controller.states("dev-1", rollout) == EVERY_STATE
+    told = [e for e in controller.events("dev-1", "rolled_back") if e.details["rollout"] == rollout]
+    assert [(e.details["cause"], e.details["to"]) for e in told] == [(expected.cause, "1.0.0")]
+    assert expected.said in (told[0].reason or ""), told[0].reason
+    if kind == "stuck":
+        hung = controller.events("dev-1", "hung")
+        assert ["photo rung 'heavy' has been running" in (e.reason or "") for e in hung] == [True]
+        assert agent.process.pid == pid, "it started anew by itself, as the same process"
+    assert answer(agent) == GOOD
