@@ -13,7 +13,7 @@ from examples.fleet.clock import wait_until
 
 ROLLOUT_S = 90.0
 SETTLED_S = 60.0
-ORDERS = 200
+ORDERS = 100
 ORDERS_AT_A_TIME = 4
 LOOK_S = 0.2
 

@@ -22,7 +22,7 @@ class ServerLimits:
     """Bounds of a listener: threads, calls at a time (the rest is told to come back), bytes."""
 
     threads: int = 64
-    concurrent_calls: int = 512
+    concurrent_calls: int = 2048
     message_bytes: int = 8 * MIB
     connection_age_s: int = 3600
 

@@ -29,7 +29,8 @@ from controller.store.session import Connection
 from controller.store.waves import WaveRow
 
 _A = AssignmentState
-CANDIDATES = 500
+# In one transaction: few enough that news is heard between, and first offers go out early.
+CANDIDATES = 250
 CONTROLS = 200
 _ON_THE_WAY = OPEN - {_A.PLANNED}
 _LEFT = frozenset({_A.ROLLING_BACK, _A.ROLLED_BACK})
