@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.domain.model import Signature, TensorSpec
+from controller.domain.spec import read_json
 from controller.errors import InvalidError
 from controller.services.datasets import DatasetView
 from controller.services.models import NewVariant, NewVersion, VersionView
@@ -26,10 +27,7 @@ def parse_json(text: str, what: str) -> dict[str, Any]:
     """A JSON object; empty text is an empty one. Raises InvalidError."""
     if not text.strip():
         return {}
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidError(f"{what} is no JSON: {error}") from error
+    value = read_json(text, what)
     if not isinstance(value, dict):
         raise InvalidError(f"{what} is no JSON object")
     return value

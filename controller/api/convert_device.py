@@ -1,7 +1,7 @@
 """Wire to values and back: enrolment and what devices ask. Fails closed on foreign input."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -21,6 +21,17 @@ class Key(Protocol):
     def key_id(self) -> str: ...
     @property
     def public_key(self) -> bytes: ...
+
+
+# Numbers that the controller gave out and devices give back: generations.
+NUMBER_MOST = 2**31 - 1
+
+
+def number_from_wire(number: int, what: str) -> int:
+    """InvalidError for one that cannot have come from here."""
+    if number > NUMBER_MOST:
+        raise InvalidError(f"{what} {number} was never given out", f"the most is {NUMBER_MOST:,}")
+    return number
 
 
 def capabilities_from_wire(found: common_pb2.Capabilities) -> Capabilities:
@@ -66,7 +77,7 @@ def hello_from_wire(request: device_pb2.HelloRequest) -> HelloFacts:
         protocol_max=request.protocol_max,
         boot_id=request.boot_id,
         capabilities=capabilities_from_wire(request.capabilities),
-        applied_generation=request.applied_generation,
+        applied_generation=number_from_wire(request.applied_generation, "generation"),
     )
 
 
@@ -97,22 +108,33 @@ def envelope_from_wire(envelope: device_pb2.Envelope) -> DeviceEnvelope:
             return DeviceEnvelope(envelope.boot_id, envelope.seq, _report(envelope.report))
         case "event":
             said = envelope.event
-            body = EventBody(said.kind, said.model, said.version, said.reason, dict(said.details))
+            body = EventBody(
+                said.kind,
+                _readable(said.model),
+                _readable(said.version),
+                _readable(said.reason),
+                {_readable(name): _readable(text) for name, text in said.details.items()},
+            )
             return DeviceEnvelope(envelope.boot_id, envelope.seq, body)
         case other:
             raise InvalidError(f"{other or 'nothing'} is neither report nor event")
 
 
+def _readable(text: str) -> str:
+    """Without NUL, which no database keeps: a device must not hang on one such word."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
 def _report(said: device_pb2.Report) -> ReportBody:
     evidence = said.evidence
     return ReportBody(
-        model=said.model,
-        version=said.version,
-        rollout=said.rollout,
-        generation=said.generation,
+        model=_readable(said.model),
+        version=_readable(said.version),
+        rollout=_readable(said.rollout),
+        generation=number_from_wire(said.generation, "generation"),
         state=state_from_wire(said.state),
-        reason=said.reason,
-        serving_version=said.serving_version,
+        reason=_readable(said.reason),
+        serving_version=_readable(said.serving_version),
         applied=said.applied,
         evidence={
             "inferences": evidence.inferences,
@@ -134,6 +156,14 @@ def state_from_wire(state: int) -> AssignmentState | None:
         return AssignmentState(name.removeprefix("ASSIGNMENT_STATE_"))
     except ValueError:
         return None
+
+
+def time_from_wire(stamp: Timestamp, what: str) -> datetime:
+    """An aware time; InvalidError for one that no calendar has."""
+    try:
+        return stamp.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidError(f"{what} is no time: {error}") from None
 
 
 def time_to_wire(at: datetime | None) -> Timestamp | None:

@@ -3,12 +3,12 @@
 import json
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 
 import grpc
 
 from controller.api.base import ApiBase
-from controller.api.convert_device import time_to_wire
+from controller.api.convert_device import time_from_wire, time_to_wire
 from controller.services import events, telemetry
 from controller.services.events import EventFilter, EventView
 from lighterman.v1 import fleet_pb2
@@ -72,7 +72,7 @@ class EventsApi(ApiBase):
 
 
 def _filter(request: fleet_pb2.ListEventsRequest) -> EventFilter:
-    since = request.since.ToDatetime(UTC) if request.HasField("since") else None
+    since = time_from_wire(request.since, "since") if request.HasField("since") else None
     return EventFilter(
         device_id=request.device_id,
         rollout_id=request.rollout_id,

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from controller.api.base import Caller, caller_of
 from controller.api.errors import abort_with
 from controller.api.live import LiveStreams
-from controller.errors import DeniedError
+from controller.errors import DeniedError, InvalidError
 from controller.services.context import Ctx
 
 NewCtx = Callable[[str], Ctx]
@@ -33,6 +34,38 @@ def check_role(method: str, caller: Caller) -> None:
             f"the certificate of {caller.name} has the role {caller.role}",
             f"{service.rpartition('.')[2] or 'this service'} is for the role {wanted or 'none'}",
         )
+
+
+class _Unreadable:
+    """Stands for bytes that are no message of the method; gRPC itself would call that INTERNAL."""
+
+
+_UNREADABLE = _Unreadable()
+
+
+def _reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return _UNREADABLE  # told behind the check of the caller: a stranger learns nothing
+
+    return read
+
+
+def _read(request: Any, method: str) -> Any:
+    """The request as it was sent. InvalidError where it cannot be read."""
+    if request is _UNREADABLE:
+        raise InvalidError(
+            f"the request is no message that {method.rpartition('/')[2]} takes",
+            "it is cut off or damaged, or the caller speaks another protocol: compare versions",
+        )
+    return request
+
+
+def _read_each(requests: Iterator[Any], method: str) -> Iterator[Any]:
+    for request in requests:
+        yield _read(request, method)
 
 
 class Gate(grpc.ServerInterceptor):
@@ -60,20 +93,22 @@ class Gate(grpc.ServerInterceptor):
 
     def _wrapped(self, handler: Any, method: str) -> Any:
         serializers = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": _reader(handler.request_deserializer),
             "response_serializer": handler.response_serializer,
         }
+        read = _read_each if handler.request_streaming else _read
         if handler.response_streaming:
             inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
             def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
                 try:
                     caller = self._check(method, context)
+                    asked = read(request, method)
                     if caller is None or self._live is None:
-                        yield from inner(request, context)
+                        yield from inner(asked, context)
                         return
                     with self._live.watched(caller, context):
-                        yield from inner(request, context)
+                        yield from inner(asked, context)
                 except Exception as error:  # noqa: BLE001 - mapped, never swallowed
                     self._abort(context, error, method)
 
@@ -85,7 +120,7 @@ class Gate(grpc.ServerInterceptor):
         def single(request: Any, context: grpc.ServicerContext) -> Any:
             try:
                 self._check(method, context)
-                return inner(request, context)
+                return inner(read(request, method), context)
             except Exception as error:  # noqa: BLE001 - mapped, never swallowed
                 self._abort(context, error, method)
 

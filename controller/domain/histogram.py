@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from controller.errors import InvalidError
 
 SCALE = 3
+# 2^-64 to 2^64 s: what lies outside was measured by no clock, and its power would not fit a float.
+POWER_MOST = 64
+COUNT_MOST = 10**12
+SUM_MOST_S = 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,11 @@ class Histogram:
             raise InvalidError(f"histogram says {self.count} values, its buckets hold {total}")
         if not -4 <= self.scale <= 20 or not math.isfinite(self.sum_s) or self.sum_s < 0:
             raise InvalidError(f"histogram has scale {self.scale} and sum {self.sum_s}")
+        farthest = max(map(abs, self.buckets), default=0)
+        if farthest > POWER_MOST * 2.0**self.scale or self.count > COUNT_MOST:
+            raise InvalidError(f"histogram has {self.count} values, bucket {farthest} among them")
+        if self.sum_s > SUM_MOST_S:
+            raise InvalidError(f"histogram has the sum {self.sum_s:g} s, {SUM_MOST_S:g} at most")
 
 
 def index_of(value_s: float, scale: int = SCALE) -> int:

@@ -1,14 +1,19 @@
-"""Reads the ``spec`` of documented objects: sizes, numbers, lists.
+"""Reads the ``spec`` of documented objects: JSON, sizes, numbers, lists.
 
 Fails closed; knows no object's meaning.
 """
 
+import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from controller.errors import InvalidError
 
+SIZE_MOST = 2**60
+WHOLE_MOST = 2**53
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)?", re.IGNORECASE)
 _FACTORS: dict[str, int] = {"b": 1} | {
     f"{letter}{suffix}": base ** (power + 1)
@@ -17,15 +22,41 @@ _FACTORS: dict[str, int] = {"b": 1} | {
 }
 
 
+def read_json(text: str, what: str, *, odd: Callable[[str], Any] | None = None) -> Any:
+    """Any JSON. InvalidError for what is none, and for numbers that are none (NaN, 1e999).
+
+    ``odd`` makes such a number into something else instead.
+    """
+
+    def refuse(found: str) -> Any:
+        raise ValueError(f"{found} is no number")
+
+    strange = odd or refuse
+
+    def number(found: str) -> Any:
+        value = float(found)
+        return value if math.isfinite(value) else strange(found)
+
+    try:
+        return json.loads(text, parse_constant=strange, parse_float=number)
+    except ValueError as error:
+        raise InvalidError(f"{what} is no JSON: {error}") from error
+    except RecursionError:
+        raise InvalidError(f"{what} is nested too deeply to be read") from None
+
+
 def parse_size(value: object, where: str) -> int:
     """Bytes of ``512MiB``, ``1.5GB`` or a plain number."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < SIZE_MOST:
         return value
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise InvalidError(f"{where} is {value!r}, a size is needed", "for example 512MiB")
     factor: int = _FACTORS[(match[2] or "B").lower()]
-    return round(float(match[1]) * factor)
+    size = float(match[1]) * factor
+    if size >= SIZE_MOST:
+        raise InvalidError(f"{where} is {value!r}, which no machine has", "for example 512MiB")
+    return round(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +105,7 @@ class Spec:
         """A number of at least ``least`` under ``key``."""
         value = self.body.get(key, default)
         bad = isinstance(value, bool) or not isinstance(value, int | float)
-        if bad or not least <= float(value) < 1e12:  # type: ignore[arg-type]
+        if bad or not least <= value < 1e12:  # type: ignore[operator]
             raise InvalidError(
                 f"{self.where}.{key} is {value!r}, a number from {least:g} is needed"
             )
@@ -87,11 +118,12 @@ class Spec:
     def whole(self, key: str, default: int | None = None, least: int = 0) -> int:
         """A whole number of at least ``least`` under ``key``."""
         value = self.body.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        bad = isinstance(value, bool) or not isinstance(value, int)
+        if bad or not least <= value < WHOLE_MOST:  # type: ignore[operator]
             raise InvalidError(
                 f"{self.where}.{key} is {value!r}, a whole number from {least} is needed"
             )
-        return value
+        return int(value)  # type: ignore[call-overload, no-any-return]
 
     def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
         """A list of texts under ``key``."""

@@ -21,6 +21,8 @@ BODY_OF = {
 }
 LIST_MAX = 200
 TEXT_MAX = 200
+SCALE_MAX = 8  # agents measure at 3; each step doubles the buckets that one row may hold
+NUMBER_MAX = 2**31 - 1
 
 
 def parse_envelope(suffix: str, payload: bytes) -> device_pb2.Envelope | None:
@@ -40,7 +42,13 @@ def spooled(envelope: device_pb2.Envelope) -> DeviceEnvelope | None:
         return None
     if envelope.WhichOneof("body") == "event":
         said = envelope.event
-        body = EventBody(said.kind, said.model, said.version, said.reason, dict(said.details))
+        body = EventBody(
+            said.kind,
+            readable(said.model),
+            readable(said.version),
+            readable(said.reason),
+            {readable(name): readable(text) for name, text in said.details.items()},
+        )
         return DeviceEnvelope(envelope.boot_id, envelope.seq, body)
     report = envelope.report
     evidence = report.evidence
@@ -48,13 +56,13 @@ def spooled(envelope: device_pb2.Envelope) -> DeviceEnvelope | None:
         envelope.boot_id,
         envelope.seq,
         ReportBody(
-            model=report.model,
-            version=report.version,
-            rollout=report.rollout,
-            generation=report.generation,
+            model=readable(report.model),
+            version=readable(report.version),
+            rollout=readable(report.rollout),
+            generation=_number(report.generation),
             state=_state(report.state),
-            reason=report.reason,
-            serving_version=report.serving_version,
+            reason=readable(report.reason),
+            serving_version=readable(report.serving_version),
             applied=report.applied,
             evidence={
                 "inferences": evidence.inferences,
@@ -70,6 +78,21 @@ def spooled(envelope: device_pb2.Envelope) -> DeviceEnvelope | None:
     )
 
 
+def readable(text: str) -> str:
+    """The text without NUL, which no database keeps: a device must not hang on one such word."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def _short(text: str) -> str:
+    return readable(text[:TEXT_MAX])
+
+
+def _number(number: int) -> int:
+    if number > NUMBER_MAX:
+        raise InvalidError(f"generation {number} was never given out")
+    return number
+
+
 def telemetry_of(envelope: device_pb2.Envelope) -> Telemetry:
     """One telemetry message; InvalidError where figures do not add up."""
     said = envelope.telemetry
@@ -77,18 +100,18 @@ def telemetry_of(envelope: device_pb2.Envelope) -> Telemetry:
         samples=[_sample(one) for one in list(said.samples)[:LIST_MAX]],
         models=[
             ModelStatus(
-                one.model[:TEXT_MAX],
-                one.version[:TEXT_MAX],
-                one.rung[:TEXT_MAX],
-                one.phase[:TEXT_MAX],
-                one.rung_reason[:TEXT_MAX],
+                _short(one.model),
+                _short(one.version),
+                _short(one.rung),
+                _short(one.phase),
+                _short(one.rung_reason),
             )
             for one in list(said.models)[:LIST_MAX]
         ],
         temperature_c=_finite(said.temperature_c) if said.HasField("temperature_c") else None,
         memory_used_pct=_finite(said.memory_used_pct) if said.HasField("memory_used_pct") else None,
         cpu_used_pct=_finite(said.cpu_used_pct) if said.HasField("cpu_used_pct") else None,
-        applied_generation=said.applied_generation,
+        applied_generation=_number(said.applied_generation),
     )
 
 
@@ -104,14 +127,16 @@ def _sample(one: device_pb2.RungSample) -> RungSample:
         buckets=dict(zip(service.index, service.bucket, strict=True)),
     )
     histogram.check()
+    if service.scale > SCALE_MAX:
+        raise InvalidError(f"a histogram of scale {service.scale}, the finest is {SCALE_MAX}")
     return RungSample(
-        model=one.model[:TEXT_MAX],
-        version=one.version[:TEXT_MAX],
-        rung=one.rung[:TEXT_MAX],
-        build_digest=one.build_digest[:TEXT_MAX],
+        model=_short(one.model),
+        version=_short(one.version),
+        rung=_short(one.rung),
+        build_digest=_short(one.build_digest),
         service=histogram,
-        errors=one.errors,
-        non_finite=one.non_finite,
+        errors=min(one.errors, NUMBER_MAX),
+        non_finite=min(one.non_finite, NUMBER_MAX),
     )
 
 

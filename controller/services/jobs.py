@@ -3,7 +3,7 @@
 A lease that ran out makes the job anybody's again; what comes with an older lease is refused.
 """
 
-import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -12,6 +12,7 @@ from typing import Any
 
 from controller.domain.build import Evidence
 from controller.domain.device import Capabilities
+from controller.domain.spec import read_json
 from controller.errors import DeniedError, InvalidError, NotFoundError, RefusedError
 from controller.services.artifacts import StoredArtifact, read_artifact, store_artifact
 from controller.services.context import Ctx, Deps
@@ -100,7 +101,12 @@ def claim_job(deps: Deps, ctx: Ctx, host: Capabilities) -> ClaimedJob | None:
 def beat_job(
     deps: Deps, ctx: Ctx, *, job_id: str, lease: str, progress_pct: float, step: str
 ) -> Beat:
-    """A sign of life: renews the lease, stores progress. Says when the job is lost."""
+    """A sign of life: renews the lease, stores progress. Says when the job is lost.
+
+    InvalidError for a progress that is no number.
+    """
+    if not math.isfinite(progress_pct):
+        raise InvalidError(f"the progress is {progress_pct}", "it is a share of 0 to 100 %")
     with deps.store.write() as conn:
         job = find_job(conn, job_id)
         void = _void(ctx, job, lease)
@@ -278,10 +284,8 @@ class _Result:
 
 
 def _parse_result(text: str) -> dict[str, _Result]:
-    try:
-        result = json.loads(text)
-    except ValueError as error:
-        raise InvalidError(f"the job's result is no JSON: {error}") from error
+    # A figure that is no number is one build's trouble: its evidence is not understood.
+    result = read_json(text, "the job's result", odd=lambda _: None)
     if not isinstance(result, dict) or result.get("schema") != 1:
         raise InvalidError("the job's result is not of schema 1")
     builds = result.get("builds")

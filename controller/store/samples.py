@@ -10,6 +10,8 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 from controller.domain.histogram import Histogram
 from controller.store.tables import sample
 
+NUMBER_MOST = 2**31 - 1  # of a column; one device that counts beyond must not stop the flush
+
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
@@ -124,9 +126,9 @@ def _values(row: SampleRow) -> dict[str, Any]:
         "rung": row.rung,
         "minute_at": row.minute_at,
         "build_digest": row.build_digest,
-        "count": row.histogram.count,
-        "errors": row.errors,
-        "non_finite": row.non_finite,
+        "count": min(row.histogram.count, NUMBER_MOST),
+        "errors": min(row.errors, NUMBER_MOST),
+        "non_finite": min(row.non_finite, NUMBER_MOST),
         "histogram": row.histogram.to_json(),
         "last_at": row.last_at,
     }

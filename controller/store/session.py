@@ -17,11 +17,18 @@ from sqlalchemy import Column, Engine, create_engine, event, inspect, make_url, 
 
 # Services name the type of what `Store` gives them without importing SQLAlchemy.
 from sqlalchemy import Connection as Connection
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+)
 
 from controller.errors import (
     ConflictError,
     ExhaustedError,
+    InvalidError,
     InvariantError,
     LightermanError,
     RefusedError,
@@ -230,6 +237,12 @@ def _named_errors(engine: Engine) -> Iterator[None]:
         yield
     except IntegrityError as error:
         raise named_error(error) from error
+    except (DataError, OverflowError) as error:  # PostgreSQL, SQLite
+        said = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+        raise InvalidError(
+            f"a value is beyond what the database keeps: {said}",
+            "numbers are whole and below 2,147,483,648, texts hold no NUL character",
+        ) from error
     except DBAPIError as error:
         if "readonly database" in str(error.orig) or "read-only" in str(error.orig):
             raise InvariantError("a read tried to write") from error
