@@ -2,8 +2,8 @@
 
 import pytest
 
-from controller.domain.rollout import AssignmentState
-from controller.errors import IllegalTransitionError, InvariantError
+from controller.domain.rollout import AssignmentState, IllegalTransitionError
+from controller.errors import InvariantError
 from controller.store import (
     assignments,
     boots,
