@@ -96,7 +96,7 @@ def check_migrations() -> tuple[bool, str]:
 
 
 def check_docs() -> tuple[bool, str]:
-    """Reference pages against settings and commands."""
+    """Reference pages and pictures against settings, commands and cores."""
     code, text = _tool([sys.executable, "-m", "tools.check_docs"])
     return code == 0, text
 

@@ -1,4 +1,4 @@
-"""Holds docs/reference against the code: settings, commands, JSON. `--write` regenerates the pages.
+"""Holds generated docs against the code: settings, commands, JSON, pictures. `--write` regenerates.
 
 Reads the commands from their parsers and the settings from their tables; runs no command.
 """
@@ -12,9 +12,11 @@ from lighterman.metrics import Metric
 from lighterman.settings import Setting
 from tools.cli_json import cli_json_page
 from tools.commands import Command, click_commands, parser_commands
+from tools.pictures import picture_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
+PICTURES = ROOT / "docs" / "pictures"
 NOTE = "<!-- Written by `make docs` from the code; `make check` compares. -->\n"
 
 
@@ -120,6 +122,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "commands.md": commands_page(),
         REFERENCE / "cli-json.md": cli_json_page(NOTE),
         REFERENCE / "metrics.md": metrics_page(),
+        **picture_pages(PICTURES),
     }
 
 
@@ -150,8 +153,8 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="regenerate the pages")
     options = parser.parse_args()
     if options.write:
-        REFERENCE.mkdir(parents=True, exist_ok=True)
         for path, text in pages().items():
+            path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists() or path.read_text() != text:
                 path.write_text(text)
                 print(f"docs: {path.relative_to(ROOT)}")
