@@ -84,11 +84,15 @@ def no_message(kind: Descriptor, good: Message, random: Random, most: int) -> by
 
 @dataclass(frozen=True, slots=True)
 class Wild:
-    """Makes messages; `tame` of 10 fields hold what makes sense, where that is known."""
+    """Makes messages; `tame` of 10 fields hold what makes sense, where that is known.
+
+    A text has at most `longest` characters.
+    """
 
     random: Random
     known: Known
     tame: int = 5
+    longest: int = 100_000
 
     def message(self, kind: Descriptor, depth: int = 0) -> Message:
         """Some message of this kind; larger ones than a listener takes do not come."""
@@ -117,13 +121,13 @@ class Wild:
                 if entry is not None:
                     target.append(self.message(entry, depth + 1))
                 else:
-                    target.append(self._value(field, 300))
+                    target.append(self._value(field, min(300, self.longest)))
         elif entry is not None:
             getattr(made, field.name).CopyFrom(self.message(entry, depth + 1))
         else:
-            setattr(made, field.name, self._value(field))
+            setattr(made, field.name, self._value(field, self.longest))
 
-    def _value(self, field: FieldDescriptor, most: int = 100_000) -> Any:
+    def _value(self, field: FieldDescriptor, most: int = 64) -> Any:
         known = self.known.get(field.name)
         if known and self.random.randrange(10) < self.tame:
             return self.random.choice(known)
@@ -142,8 +146,10 @@ class Wild:
                 return self.random.choice(WHOLE[kind])
 
 
-def wild_messages(kind: Descriptor, known: Known, seed: str, count: int) -> Iterator[Message]:
+def wild_messages(
+    kind: Descriptor, known: Known, seed: str, count: int, longest: int = 100_000
+) -> Iterator[Message]:
     """So many messages, from mostly tame to wholly wild."""
     random = Random(seed)
     for number in range(count):
-        yield Wild(random, known, (9, 7, 5, 0)[number % 4]).message(kind)
+        yield Wild(random, known, (9, 7, 5, 0)[number % 4], longest).message(kind)
