@@ -24,7 +24,7 @@ from agent.loop_connection import Connection, ConnectionParts
 from agent.loop_parts import LoopParts
 from agent.loop_tell import Teller
 from agent.loop_work import Means
-from agent.process import Tidy, kernel_boot_id, limit_memory, rss_bytes, version
+from agent.process import Tidy, kernel_boot_id, limit_memory, rss_bytes, trim_memory, version
 from agent.runtime.host import ModelHost
 from agent.runtime.remote import LinkProber
 from agent.serve.server import InferenceServer
@@ -81,7 +81,7 @@ class Agent:
         )
         self._loop = AgentLoop(self._loop_parts())
         self._hung = ""
-        self._tidy = Tidy()
+        self._tidy = Tidy(self._rest)
         self._notifier = Notifier(os.environ)
         self._watchdog = Watchdog(
             self._notifier,
@@ -212,6 +212,10 @@ class Agent:
     def stop(self) -> None:
         """Ask the agent to end; safe in a signal handler."""
         self._stopping.set()
+
+    def _rest(self) -> None:
+        self._host.rest()
+        trim_memory()
 
     def _loop_silent_s(self) -> float:
         return self._clock.monotonic() - self._loop.looked_at

@@ -8,7 +8,7 @@ A runtime is one file with `load(path, options) -> Backend`, registered under th
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from agent.domain.tensor import Signature, Tensor
 
@@ -32,4 +32,13 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free it. Nothing runs in it any more."""
+        ...
+
+
+@runtime_checkable
+class Rests(Protocol):
+    """A backend that holds more memory than it needs while nobody asks."""
+
+    def rest(self) -> None:
+        """Give that back; the next inference takes it again. May infer once; raises nothing."""
         ...

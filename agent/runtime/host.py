@@ -17,7 +17,7 @@ crashing new version: the same request is answered by who else can.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from agent.clock import thread_cpu_s
 from agent.domain.desired import DesiredModel, RungKind, RungSpec
@@ -35,7 +35,7 @@ from agent.domain.probation import RowState, Trial
 from agent.domain.tensor import Signature, Tensor, check_request
 from agent.errors import LoadError, UnavailableError, UnknownModelError
 from agent.runtime.answer import Answerer
-from agent.runtime.backend import Backend
+from agent.runtime.backend import Backend, Rests
 from agent.runtime.registry import open_backend
 from agent.runtime.remote import open_remote
 from agent.runtime.running import Running
@@ -232,6 +232,16 @@ class ModelHost:
         with self._lock:
             if not served.slots:
                 self._models.pop(model, None)
+
+    def rest(self) -> None:
+        """Nobody has asked for a while: let backends give back what only inferences need."""
+        for model in self.models():
+            resting: list[Backend | None] = []
+            with suppress(UnknownModelError), self._reading(self._served(model)) as slot:
+                resting = [rung.backend for rung in slot.local if not rung.in_flight]
+            for backend in resting:
+                if isinstance(backend, Rests):
+                    backend.rest()
 
     def close(self) -> None:
         """See `agent.domain.ports.ModelHost`."""

@@ -5,6 +5,7 @@ One intra-op thread: several requests beat one wide one on small devices, and th
 calling thread then tells whether it was starved.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -109,6 +110,20 @@ class OnnxRuntimeBackend:
     def signature(self) -> Signature:
         """Inputs and outputs as the file names them."""
         return self._signature
+
+    def rest(self) -> None:
+        """Empty the pool: only a run can do it, when it ends."""
+        options = self._new_options()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        feed = {
+            spec.name: self._numpy.zeros(
+                [axis if isinstance(axis, int) else 1 for axis in spec.shape], _NUMPY[spec.dtype]
+            )
+            for spec in self._signature.inputs
+        }
+        # A model that does not take zeros keeps its pool; one that was closed has none.
+        with contextlib.suppress(Exception):
+            self._session.run(self._names, feed, options)
 
     def call_off(self, thread: int) -> None:
         """The run ends at its next node; one that never leaves a node goes on."""

@@ -14,7 +14,9 @@ from agent.domain.ports import RungWindow
 from agent.link.convert import ModelStatus, TelemetryWindow
 from agent.loop_tell import QUIET_WINDOWS, Teller
 from agent.process import Tidy, trim_memory, tune_memory
+from agent.runtime.backend import Rests
 from agent.store.spool import FileSpool
+from tests.support.serving import Bench, scaled, values
 
 BOOT = "0000000001-00000000"
 FELT = Pressure(temperature_c=50.0, memory_pct=40.0, cpu_pct=3.0, throttled=False)
@@ -108,3 +110,15 @@ def test_memory_is_given_back_once_when_it_has_become_quiet() -> None:
 def test_the_c_library_takes_it() -> None:
     tune_memory()
     trim_memory()
+
+
+def test_a_model_that_nobody_asks_answers_the_same_after_its_rest(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.serve("1.0.0", {"heavy": scaled(2.0)})
+    before = values(bench.infer(1.0))
+    bench.host.rest()
+    assert values(bench.infer(1.0)) == before
+    served = bench.host._models["photo"].active
+    assert served is not None
+    assert isinstance(served.current.backend, Rests)
+    assert bench.host.take_windows()[0].service.count == 2  # its own run is no inference
