@@ -115,9 +115,9 @@ def test_the_c_library_takes_it() -> None:
 def test_a_model_that_nobody_asks_answers_the_same_after_its_rest(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.serve("1.0.0", {"heavy": scaled(2.0)})
-    before = values(bench.infer(1.0))
+    before = values(bench.infer())
     bench.host.rest()
-    assert values(bench.infer(1.0)) == before
+    assert values(bench.infer()) == before
     served = bench.host._models["photo"].active
     assert served is not None
     assert isinstance(served.current.backend, Rests)
