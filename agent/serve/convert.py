@@ -31,6 +31,7 @@ _TYPED: dict[DType, tuple[str, str]] = {
 
 # On the wire: the kind "so many bytes follow", and the field that the pictures are in.
 _BYTES_FOLLOW = 2
+_VARINT_BITS = 64
 _RAW_CONTENTS = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 
 
@@ -64,7 +65,7 @@ def receive(data: bytes) -> Received:
             rest.append(view[kept_from:])
             return Received(pb.ModelInferRequest.FromString(b"".join(rest)), tuple(raw))
     except IndexError:
-        pass  # cut off within a number
+        pass  # cut off within a number, or no number
     request = pb.ModelInferRequest.FromString(data)
     return Received(request, tuple(memoryview(one) for one in request.raw_input_contents))
 
@@ -78,6 +79,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
+        if shift > _VARINT_BITS:  # or a request of such bytes alone would take hours to read
+            raise IndexError
 
 
 def to_tensors(received: Received) -> tuple[Tensor, ...]:

@@ -27,12 +27,13 @@ from agent.domain.ports import Clock, Served
 from agent.errors import AgentError, UnavailableError, UnknownModelError
 from agent.serve import convert
 from agent.serve.errors import code_of, outcome_of
+from agent.serve.handlers import readable_handlers
 from agent.serve.pool import TimedPool
+from lighterman.details import fitting
 from lighterman.oip import inference_pb2 as pb
 from lighterman.oip import inference_pb2_grpc as pb_grpc
 
 SERVER_NAME = "lighterman-agent"
-_SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 # A float32 image of 1,024 x 1,024 is 12 MB; batches of it still fit.
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _FRAME_BYTES = 1024 * 1024
@@ -69,9 +70,12 @@ class InferenceServer:
             ],
         )
         self._servicer = Servicer(served, self._pool, version, self._stopping)
-        # Asked first, so that the generated handler never copies a picture.
-        self._server.add_generic_rpc_handlers((_infer_handler(self._servicer),))
-        pb_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, self._server)
+        servicer = self._servicer
+        # Read without the copy of every picture that the generated handler would make.
+        infer = {"ModelInfer": (servicer.infer, convert.receive)}
+        self._server.add_generic_rpc_handlers(
+            (readable_handlers(servicer, servicer.unreadable, infer),)
+        )
 
     def start(self) -> str:
         """Listen; gives HOST:PORT. UnavailableError when the address cannot be had."""
@@ -120,6 +124,11 @@ class Servicer(pb_grpc.GRPCInferenceServiceServicer):
         """See `InferenceServer.requests`."""
         with self._lock:
             return dict(self._outcomes)
+
+    def unreadable(self, method: str) -> None:
+        """A request was none: for an inference that counts as any other that is wrong."""
+        if method == "ModelInfer":
+            self._count("", "invalid")
 
     def _count(self, model: str, outcome: str) -> None:
         with self._lock:
@@ -208,14 +217,5 @@ class Servicer(pb_grpc.GRPCInferenceServiceServicer):
             return False
 
 
-def _infer_handler(servicer: Servicer) -> grpc.GenericRpcHandler:
-    handler = grpc.unary_unary_rpc_method_handler(
-        servicer.infer,
-        request_deserializer=convert.receive,
-        response_serializer=pb.ModelInferResponse.SerializeToString,
-    )
-    return grpc.method_handlers_generic_handler(_SERVICE, {"ModelInfer": handler})
-
-
 def _abort(context: grpc.ServicerContext, error: AgentError) -> NoReturn:
-    context.abort(code_of(error), str(error))
+    context.abort(code_of(error), fitting(str(error)))

@@ -7,11 +7,9 @@ import grpc
 
 from controller.errors import ErrorKind, LightermanError
 from controller.services.context import Ctx
+from lighterman.details import fitting
 
 log = logging.getLogger("lighterman.api")
-
-# Trailing metadata is limited to 8 KiB in total; longer messages would lose the whole answer.
-TEXT_MAX = 4000
 
 
 def code_of(kind: ErrorKind) -> grpc.StatusCode:
@@ -43,7 +41,7 @@ def abort_with(context: grpc.ServicerContext, error: Exception, ctx: Ctx, method
     if isinstance(error, LightermanError):
         if error.kind is ErrorKind.INTERNAL:
             log.error("%s: %s", method, error.text(), exc_info=error)
-        context.abort(code_of(error.kind), error.text()[:TEXT_MAX])
+        context.abort(code_of(error.kind), fitting(error.text()))
     number = ctx.ids.new("e")
     log.error("%s: %s (actor %s)", number, method, ctx.actor, exc_info=error)
     context.abort(grpc.StatusCode.INTERNAL, f"internal error {number}; see the controller's log")
