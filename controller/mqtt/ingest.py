@@ -38,7 +38,7 @@ log = logging.getLogger("lighterman.ingest")
 
 FILTERS = ((topics.ALL_UP, 1),)
 QUEUE_MAX = 20_000
-BATCH_MAX = 1000
+BATCH_MAX = 300
 GATHER_S = 0.05
 SEEN_S = 5.0  # how long a device's stored facts are believed without a look
 LOG_EVERY_S = 10.0

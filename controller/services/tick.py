@@ -37,7 +37,9 @@ def tick(deps: Deps, ctx: Ctx) -> datetime | None:
         active = rollouts.list_rollouts(conn, active_only=True)
     wakes: list[datetime] = []
     failed: LightermanError | None = None
-    for row in reversed(active):
+    active.reverse()
+    # Those that nobody has looked at first: they must not wait for the judging of a large one.
+    for row in sorted(active, key=lambda row: row.phase is not Phase.PENDING):
         try:
             wake_at = _tick_rollout(deps, replace(ctx, project=row.project), row.rollout_id)
         except LightermanError as error:
