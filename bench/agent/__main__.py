@@ -61,6 +61,7 @@ def _measure(world: World, files: Path) -> dict[str, Any]:
     world.controller.start()
     core = world.add_agent("core")
     core_began = monotonic()
+    opening = idle.opening_bytes(core, world)
     # Another one asks often, so that what one question costs is seen in a minute.
     curious = world.add_agent("curious", LIGHTERMAN_POLL_S="10")
     asked = idle.Bytes(curious.pid, world.port("grpc"))
@@ -75,6 +76,7 @@ def _measure(world: World, files: Path) -> dict[str, Any]:
     figures["rss_model_mb"] = round(rss_mib(busy.pid), 1)
     _wait(lambda: monotonic() - core_began >= IDLE_S)
     figures["rss_core_mb"] = round(rss_mib(core.pid), 1)
+    figures["opening_bytes"] = opening
     figures |= idle.per_month(figures, asked)
     busy.stop()
     _say(f"swaps: {SWAPS} versions in turn under load")

@@ -3,7 +3,7 @@
 import threading
 from typing import Any
 
-from bench.agent.processes import Carried, carried, cpu_s, wakeups
+from bench.agent.processes import carried, cpu_s, wakeups
 from bench.agent.world import World
 from examples.fleet.agents import AgentProcess
 from examples.fleet.clock import monotonic
@@ -49,24 +49,23 @@ class Bytes:
 def measure(agent: AgentProcess, world: World, seconds: float) -> dict[str, Any]:
     """Watch for so long, after it has become quiet; nobody asks it anything meanwhile."""
     threading.Event().wait(5.0)
-    roads = (world.port("mqtt"), world.port("grpc"))
+    road = world.port("mqtt")
     began, cpu, woken = monotonic(), cpu_s(agent.pid), wakeups(agent.pid)
-    broker = carried(agent.pid, roads[0])
+    broker = carried(agent.pid, road)
     threading.Event().wait(seconds)
     took_s = monotonic() - began
-    after = [carried(agent.pid, road) for road in roads]
+    after = carried(agent.pid, road)
     return {
         "cpu_idle_pct": round(100 * (cpu_s(agent.pid) - cpu) / took_s, 3),
         "wakeups_per_s": round((wakeups(agent.pid) - woken) / took_s, 1),
-        "broker_bytes_per_s": round((after[0].payload_bytes - broker.payload_bytes) / took_s, 2),
-        "broker_wire_bytes_per_s": round((after[0].wire_bytes - broker.wire_bytes) / took_s, 2),
-        "opening_bytes": _opening(broker, after[1]),
+        "broker_bytes_per_s": round((after.payload_bytes - broker.payload_bytes) / took_s, 2),
+        "broker_wire_bytes_per_s": round((after.wire_bytes - broker.wire_bytes) / took_s, 2),
     }
 
 
-def _opening(broker: Carried, controller: Carried) -> int:
-    """What both connections had carried until it was quiet: handshakes, hello, first reports."""
-    return broker.payload_bytes + controller.payload_bytes
+def opening_bytes(agent: AgentProcess, world: World) -> int:
+    """What both roads of an agent without a model carried so far: handshakes, hello, reports."""
+    return sum(carried(agent.pid, world.port(name)).payload_bytes for name in ("mqtt", "grpc"))
 
 
 def per_month(figures: dict[str, Any], asked: Bytes) -> dict[str, Any]:
