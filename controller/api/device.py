@@ -14,6 +14,8 @@ from controller.api.convert_device import (
     keys_to_wire,
     time_to_wire,
 )
+from controller.api.pace import in_pieces
+from controller.clock import SystemClock
 from controller.errors import InvalidError
 from controller.services.context import Ctx, Deps
 from controller.services.device_sessions import (
@@ -38,6 +40,7 @@ class DeviceApi(ApiBase, device_pb2_grpc.DeviceServiceServicer):
         super().__init__(deps, new_ctx)
         self._mqtt_endpoint = mqtt_endpoint
         self._poll_s = poll_s
+        self._clock = SystemClock()
         self._handed: OrderedDict[str, tuple[int, frozenset[str], frozenset[str]]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -81,7 +84,7 @@ class DeviceApi(ApiBase, device_pb2_grpc.DeviceServiceServicer):
             self._handed_before(device_id),
         )
         offset, total = request.offset, length
-        for data in chunks:
+        for data in in_pieces(chunks, self._clock):
             yield common_pb2.BlobChunk(data=data, offset=offset, total_bytes=total)
             offset, total = offset + len(data), 0
         if total:  # nothing left behind the offset: still say how long it is

@@ -13,9 +13,9 @@ import pytest
 
 from examples.fleet.clock import monotonic
 from tests.support.agent_world import AgentProcess, Client, ControllerWorld, running_controller
-from tests.support.fragile_agent import DEADLY
 from tests.support.poison import POISONS
 from tests.support.ports import free_ports
+from tests.support.routed_agent import DEADLY
 from tests.support.serving import crashing, make_release, not_a_number, products_for, scaled, slow
 from tests.support.wait import wait_for
 
@@ -68,6 +68,7 @@ def agent(
         "LIGHTERMAN_SERVE_GRPC": f"127.0.0.1:{free_ports(1)[0]}",
         "LIGHTERMAN_HANG_S": str(HANG_S),
         "LIGHTERMAN_MODEL_MEMORY_BYTES": str(600_000_000),
+        "BREAK": "segfault",
     }
     made = AgentProcess(tmp_path_factory.mktemp("devices") / "agent", **settings)
     done = made.enrol(controller.url, controller.token())
@@ -85,7 +86,7 @@ def agent(
 
 
 def start(agent: AgentProcess) -> None:
-    agent.start(command=("-m", "tests.support.fragile_agent"))
+    agent.start(command=("-m", "tests.support.routed_agent", "run"))
 
 
 def answer(agent: AgentProcess) -> float | None:

@@ -39,6 +39,14 @@ def scaled(factor: float) -> bytes:
     return _model([helper.make_node("Mul", ["x", "k"], ["y"])], [k])
 
 
+def heavy_file(factor: float, size_bytes: int, seed: int) -> bytes:
+    """y = factor · x, in a file of at least so many bytes that cannot be compressed."""
+    k = numpy_helper.from_array(np.array([factor], np.float32), "k")
+    ballast = np.random.default_rng(seed).bytes(size_bytes)
+    unused = numpy_helper.from_array(np.frombuffer(ballast, np.uint8), "ballast")
+    return _model([helper.make_node("Mul", ["x", "k"], ["y"])], [k, unused])
+
+
 def slow(factor: float, products: int) -> bytes:
     """y = factor · x after so many honest products of 1024 x 1024 matrices."""
     k = numpy_helper.from_array(np.array([factor], np.float32), "k")
