@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from agent.clock import SystemClock
 from agent.errors import AgentError
@@ -44,82 +44,17 @@ process is good for some 2,000.
 def build_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(prog="fleet-sim", description=_DESCRIPTION)
-    add = parser.add_argument
-    add("--controller", metavar="URL", required=True, help="https://HOST:7444 of the controller")
-    add(
-        "--token",
-        metavar="TOKEN",
-        required=True,
-        help="from `fleetctl admin token create --uses N`, good for all of them",
-    )
-    add("--count", metavar="N", type=_count, required=True, help="how many devices")
-    add("--prefix", metavar="NAME", default="sim", help="devices are NAME-00001 ... (default: sim)")
-    add("--seed", metavar="N", type=int, default=0, help="decides all that is left to chance")
-    add(
-        "--host-root",
-        metavar="DIR",
-        type=Path,
-        default=Path("/"),
-        help="what the devices report of themselves is read from this tree (default: /)",
-    )
-    add(
-        "--telemetry",
-        metavar="S",
-        type=_seconds,
-        default=10.0,
-        help="seconds between two telemetry messages of a device (default: 10)",
-    )
-    add(
-        "--rate",
-        metavar="N",
-        type=_seconds,
-        default=10.0,
-        help="inferences per second and device (default: 10)",
-    )
-    add(
-        "--latency-ms",
-        metavar="MS",
-        type=_seconds,
-        default=20.0,
-        help="service time of a good version (default: 20)",
-    )
-    add(
-        "--jitter",
-        metavar="PCT",
-        type=_share,
-        default=20.0,
-        help="how far service and loading times move either way (default: 20)",
-    )
-    add(
-        "--load-s",
-        metavar="S",
-        type=_seconds,
-        default=0.2,
-        help="seconds to load a version (default: 0.2)",
-    )
-    add(
-        "--bad-version",
-        metavar="VERSION",
-        default="",
-        help="this version is slower than its policy allows: devices go back",
-    )
-    add(
-        "--slow-share",
-        metavar="PCT",
-        type=_share,
-        default=100.0,
-        help="on this share of the devices (default: 100)",
-    )
-    add(
-        "--for",
-        metavar="S",
-        dest="for_s",
-        type=_seconds,
-        default=0.0,
-        help="end after so many seconds (default: on SIGTERM)",
-    )
-    add("--happenings", metavar="FILE", type=Path, help="write what happens as lines of JSON")
-    add("--json", action="store_true", help="say how the fleet stands as lines of JSON")
+    for name, metavar, convert, default, text in _OPTIONS:
+        required = default is None and name in ("--controller", "--token", "--count")
+        parser.add_argument(
+            name, metavar=metavar, type=convert, default=default, required=required, help=text
+        )
+    parser.add_argument("--for", metavar="S", dest="for_s", type=_seconds, default=0.0,
+                        help="end after so many seconds (default: on SIGTERM)")  # fmt: skip
+    parser.add_argument("--happenings", metavar="FILE", type=Path,
+                        help="write what happens as lines of JSON")  # fmt: skip
+    parser.add_argument("--json", action="store_true",
+                        help="say how the fleet stands as lines of JSON")  # fmt: skip
     return parser
 
 
@@ -269,6 +204,29 @@ def _share(given: str) -> float:
     if not 0.0 <= value <= 100.0:
         raise argparse.ArgumentTypeError("a share from 0 to 100")
     return value
+
+
+# Flag, value, how it is read, default, meaning.
+_OPTIONS: tuple[tuple[str, str, Callable[[str], Any], Any, str], ...] = (
+    ("--controller", "URL", str, None, "https://HOST:7444 of the controller"),
+    ("--token", "TOKEN", str, None,
+     "from `fleetctl admin token create --uses N`, good for all of them"),
+    ("--count", "N", _count, None, "how many devices"),
+    ("--prefix", "NAME", str, "sim", "devices are NAME-00001 ... (default: sim)"),
+    ("--seed", "N", int, 0, "decides all that is left to chance"),
+    ("--host-root", "DIR", Path, Path("/"),
+     "what the devices report of themselves is read from this tree (default: /)"),
+    ("--telemetry", "S", _seconds, 10.0,
+     "seconds between two telemetry messages of a device (default: 10)"),
+    ("--rate", "N", _seconds, 10.0, "inferences per second and device (default: 10)"),
+    ("--latency-ms", "MS", _seconds, 20.0, "service time of a good version (default: 20)"),
+    ("--jitter", "PCT", _share, 20.0,
+     "how far service and loading times move either way (default: 20)"),
+    ("--load-s", "S", _seconds, 0.2, "seconds to load a version (default: 0.2)"),
+    ("--bad-version", "VERSION", str, "",
+     "this version is slower than its policy allows: devices go back"),
+    ("--slow-share", "PCT", _share, 100.0, "on this share of the devices (default: 100)"),
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -66,15 +66,8 @@ def offer(
         previous = before[device_id]
         entry = composer.entry(member, ladder, rollout.rollout_id)
         generation = book.change(Change(device_id, rollout.model, entry))
-        values: Json = {
-            "wave": wave,
-            "exposed": True,
-            "generation": generation,
-            "previous_entry": previous,
-            "previous_version": previous["version"] if previous else None,
-            "baseline": _baseline(seen.get(device_id, ()), previous),
-            "offered_at": ctx.now,
-        }
+        values = _offered(wave, generation, previous, _baseline(seen.get(device_id, ()), previous))
+        values["offered_at"] = ctx.now
         offers.append((row, _A.OFFERED, f"offered in wave {wave}", values))
         what = f"wave {wave}, generation {generation}"
         told.append(_event(ctx, row, "assignment_offered", what))
@@ -83,6 +76,17 @@ def offer(
         assignments.move_many(conn, steps, ctx.now)
     events.append_many(conn, told)
     return len(offers)
+
+
+def _offered(wave: int, generation: int, previous: Json | None, baseline: Json | None) -> Json:
+    return {
+        "wave": wave,
+        "exposed": True,
+        "generation": generation,
+        "previous_entry": previous,
+        "previous_version": previous["version"] if previous else None,
+        "baseline": baseline,
+    }
 
 
 def withdraw(
