@@ -34,6 +34,7 @@ from controller.errors import (
     RefusedError,
     UnavailableError,
 )
+from controller.store.fair import FairLock
 from controller.store.tables import metadata
 
 BUSY_TIMEOUT_MS = 10_000
@@ -79,7 +80,7 @@ class Store:
     def __init__(self, engine: Engine, lock: IO[str] | None = None) -> None:
         self._engine = engine
         self._lock = lock
-        self._writer = threading.Lock()
+        self._writer = FairLock()
         self._writing = threading.local()
 
     @classmethod
