@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.agent import idle, lite0, swaps, throughput
 from bench.agent.processes import rss_mib
-from bench.agent.world import World
+from bench.agent.world import World, served
 from examples.fleet.clock import monotonic
 from examples.models import ExampleModelsError
 
@@ -71,6 +71,8 @@ def _measure(world: World, files: Path) -> dict[str, Any]:
     _say("throughput: the agent and the runtime alone take turns on one core")
     figures = throughput.measure(busy, file, ROUNDS, ROUND_S)
     figures["rss_model_loaded_mb"] = round(rss_mib(busy.pid), 1)
+    # Being committed is told, and is no part of idleness.
+    _wait(lambda: [one["phase"] for one in served(busy)] == ["COMMITTED"])
     _say(f"idle: {IDLE_S:.0f} s of an agent that serves a model nobody asks for")
     figures |= idle.measure(busy, world, IDLE_S)
     figures["rss_model_mb"] = round(rss_mib(busy.pid), 1)
