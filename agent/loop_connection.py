@@ -152,7 +152,7 @@ class Connection:
         if error is None:
             seen = self._parts.clock.now().isoformat(timespec="seconds")
             self._parts.show(controller_seen_at=seen)
-        elif error.fault is LinkFault.DENIED:
+        elif error.fault in (LinkFault.DENIED, LinkFault.UNREACHABLE):
             todo = error.hint
         self._parts.show(controller_hint=todo)
         self._tell("controller", error is None, error.message if error else "")

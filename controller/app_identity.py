@@ -43,7 +43,7 @@ def load_trust(data_dir: Path, room: Path, now: datetime) -> tuple[Authority, Si
     """The authority and the signing key in ``room``, made at the first start.
 
     Raises InvariantError when a file is there but cannot be read: devices trust what was in it;
-    UnavailableError when one is missing and cannot be made.
+    UnavailableError when one is missing and cannot be made, or the clock is behind the authority.
     """
     authority_file, signing_file = room / "authority.pem", room / "signing.pem"
     try:
@@ -66,8 +66,20 @@ def load_trust(data_dir: Path, room: Path, now: datetime) -> tuple[Authority, Si
             "authority.pem (certificate and key) and signing.pem belong there, readable by the "
             "user of this process",
         ) from error
+    check_clock(authority, room, now)
     write_file(data_dir / "ca.pem", authority.certificate_pem, 0o644)
     return authority, signer
+
+
+def check_clock(authority: Authority, room: Path, now: datetime) -> None:
+    """UnavailableError where the authority begins later: then TLS takes no certificate of it."""
+    if now < authority.not_before:
+        raise UnavailableError(
+            f"the clock of this machine says {now:%Y-%m-%d %H:%M} UTC, but the controller's own "
+            f"authority was made {authority.not_before:%Y-%m-%d %H:%M} UTC",
+            "set the clock; nothing was changed",
+            f"if it was wrong when {room} was made: move that folder away and enrol devices anew",
+        )
 
 
 @dataclass(slots=True)
@@ -82,10 +94,14 @@ class ServerIdentity:
     def current(self) -> Identity:
         """A certificate that is good for a while."""
         now = self.clock.now()
-        if self._identity is None or now >= self._renew_at(self._identity):
+        known = self._identity
+        # Begins later: it was made while the clock was ahead, and nobody takes it.
+        early = known is not None and now < known.issued.not_before
+        if known is None or early or now >= self._renew_at(known):
             subject = Subject(Role.SERVER, "server")
-            self._identity = self.authority.new_identity(subject, now, SERVER_LIFE_S, self.hosts)
-        return self._identity
+            known = self.authority.new_identity(subject, now, SERVER_LIFE_S, self.hosts)
+            self._identity = known
+        return known
 
     def chain_pem(self) -> bytes:
         """The certificate and the CA: enrolling devices know only the CA's fingerprint."""
@@ -166,7 +182,7 @@ def still_good(context: ContextFile, authority: Authority, now: datetime) -> boo
         presented = read_certificate(context.certificate_pem)
     except ValueError:
         return False
-    return presented.not_after > now + timedelta(days=30)
+    return presented.not_before <= now and presented.not_after > now + timedelta(days=30)
 
 
 def config_dir(environ: dict[str, str]) -> Path:

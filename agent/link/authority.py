@@ -140,8 +140,26 @@ def _chain_of(tls: ssl.SSLSocket) -> Iterator[bytes]:
         yield ssl.PEM_cert_to_DER_cert(certificate.public_bytes())
 
 
+# What both TLS libraries say of a certificate that is good, but not at this time.
+CLOCK_WORDS = {
+    "not yet valid": "by this device's clock its certificate is not valid yet",
+    "has expired": "by this device's clock its certificate has ended",
+}
+CLOCK_HINT = (
+    "one of the two clocks is wrong: compare `date -u` on this device with the controller's,"
+    " then set the wrong one; what is installed is served meanwhile"
+)
+
+
+def clock_words(said: str) -> str:
+    """Our words where a TLS library's are about time, else empty."""
+    return next((words for mark, words in CLOCK_WORDS.items() if mark in said.lower()), "")
+
+
 def reason_of(error: BaseException) -> str:
     """The system's words for a failed connection, short."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return clock_words(error.verify_message) or error.verify_message
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, socket.gaierror):

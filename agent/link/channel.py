@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from agent.link.authority import Endpoint
+from agent.link.authority import CLOCK_HINT, CLOCK_WORDS, Endpoint, clock_words
 from agent.link.errors import LinkError, LinkFault
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -78,6 +78,8 @@ def link_error(error: grpc.RpcError, endpoint: Endpoint) -> LinkError:
         if code is grpc.StatusCode.UNAVAILABLE:
             what = _short(details)
         message, hint = f"controller at {endpoint} does not answer ({what})", ""
+        if what in CLOCK_WORDS.values():
+            hint = CLOCK_HINT
     else:
         message, _, rest = details.partition("\n")
         hint = "\n  ".join(rest.splitlines())
@@ -86,6 +88,8 @@ def link_error(error: grpc.RpcError, endpoint: Endpoint) -> LinkError:
 
 def _short(details: str) -> str:
     lowered = details.lower()
+    if "certificate_verify_failed" in lowered and (words := clock_words(lowered)):
+        return words
     for mark, words in (
         ("certificate_verify_failed", "its certificate is not from the authority of this device"),
         ("certificate has expired", "a certificate has expired"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ CONNECT_TRY_S = 2.0
 CALL_S = 60.0
 CHUNK_BYTES = 1024 * 1024
 CLOCK = SystemClock()
+# OpenSSL's numbers of what is wrong with the certificate that the controller shows.
+_CERTIFICATE = {
+    9: "by this machine's clock its certificate is not valid yet: one of the two clocks is wrong",
+    10: "by this machine's clock its certificate has ended: one of the two clocks is wrong",
+    62: "its certificate is for other names: its setting `advertise` has to name this one",
+    64: "its certificate is for other addresses: its setting `advertise` has to name this one",
+}
 
 
 class Connection:
@@ -70,17 +78,32 @@ class Connection:
     def _cause(self) -> str:
         host, _, port = self.context.controller.rpartition(":")
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=2):
-                return (
-                    "the port is open, but TLS fails: another controller, or a new certificate"
-                    " authority"
-                )
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=2) as open_port:
+                return self._refusal(open_port, host.strip("[]"))
         except socket.gaierror:
             return f"no address for {host}"
         except TimeoutError:
             return "no answer to the connection attempt"
         except OSError as error:
             return (error.strerror or str(error)).lower()
+
+    def _refusal(self, open_port: socket.socket, host: str) -> str:
+        """Why TLS fails, as far as the certificate of the other side tells."""
+        tls = ssl.create_default_context(cadata=self.context.ca_pem)
+        tls.set_alpn_protocols(["h2"])
+        try:
+            with tls.wrap_socket(open_port, server_hostname=host):
+                return (
+                    "it does not take this context's certificate: expired, or one of the two"
+                    " clocks is wrong"
+                )
+        except ssl.SSLCertVerificationError as error:
+            said = _CERTIFICATE.get(error.verify_code)
+            if said is not None:
+                return said
+        except (OSError, ssl.SSLError):
+            pass
+        return "the port is open, but TLS fails: another controller, or a new certificate authority"
 
     def upload(self, path: Path, advance: Callable[[int], None]) -> str:
         """Send a file's bytes; returns its digest. ``advance`` is told the bytes of each step."""

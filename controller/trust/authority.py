@@ -50,6 +50,7 @@ class Presented:
 
     serial: str
     subject: Subject | None
+    not_before: datetime
     not_after: datetime
 
 
@@ -96,7 +97,7 @@ def read_request(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
 
 
 def read_certificate(pem: bytes) -> Presented:
-    """Serial, subject and end of a certificate. Says nothing of who signed it."""
+    """Serial, subject, begin and end of a certificate. Says nothing of who signed it."""
     certificate = x509.load_pem_x509_certificate(pem)
     subject: Subject | None = None
     try:
@@ -106,7 +107,10 @@ def read_certificate(pem: bytes) -> Presented:
     except x509.ExtensionNotFound:
         pass
     return Presented(
-        serial_text(certificate.serial_number), subject, certificate.not_valid_after_utc
+        serial_text(certificate.serial_number),
+        subject,
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
     )
 
 
@@ -153,6 +157,11 @@ class Authority:
         if certificate.public_key() != key.public_key():
             raise InvalidError("CA certificate and CA key do not belong together")
         return cls(certificate, key)
+
+    @property
+    def not_before(self) -> datetime:
+        """Before that time nobody takes what it signed."""
+        return self._certificate.not_valid_before_utc
 
     @property
     def certificate_pem(self) -> bytes:
