@@ -7,6 +7,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ SETTINGS = (
 # Names of before: the environment's is the controller's own, which is a port and no address.
 _RENAMED = {"listen_grpc": "serve.grpc"}
 OFF = "off"
+_TEXTS = frozenset({"state_dir", "serve.grpc", "serve.metrics", "host_root", "log"})
 _OLD_ENV = ("LIGHTERMAN_LISTEN_GRPC", "LIGHTERMAN_SERVE_GRPC")
 
 
@@ -146,11 +148,13 @@ def _read_toml(path: Path) -> dict[str, str]:
                 f"write {_RENAMED[key]}, or the table [serve] with grpc = {str(value)!r}",
             )
         if key not in known:
-            raise SettingsError(
-                f"{path}: setting {key!r} is unknown", f"known: {', '.join(sorted(known))}"
-            )
+            close = get_close_matches(key, sorted(known), n=1)
+            hint = f"did you mean {close[0]} ?" if close else f"known: {', '.join(sorted(known))}"
+            raise SettingsError(f"{path}: setting {key!r} is unknown", hint)
         if isinstance(value, dict | list | bool):
             raise SettingsError(f"{path}: {key} is {value!r}, a text or a number is needed")
+        if key in _TEXTS and not isinstance(value, str):
+            raise SettingsError(f"{path}: {key} is {value!r}, a text is needed", "put it in quotes")
         found[key] = str(value)
     return found
 
@@ -186,7 +190,7 @@ def _number(text: str, source: str, least: float, most: float) -> float:
 
 def _address(text: str, source: str) -> str:
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise SettingsError(f"{source}: {text!r} is not HOST:PORT")
     return text
 

@@ -4,8 +4,9 @@ Every setting is a row of SETTINGS; an unknown key is an error, never ignored.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def load_settings(
         settings = _apply(settings, _from_toml(config), f"{config}")
     by_env = {row.env: row.name for row in SETTINGS}
     found = {by_env[name]: text for name, text in environ.items() if name in by_env}
-    settings = _apply(settings, found, "the environment")
+    settings = _apply(settings, found, "the environment", {row.name: row.env for row in SETTINGS})
     return _apply(settings, flags, "the command line")
 
 
@@ -169,18 +170,25 @@ def _from_toml(path: Path) -> dict[str, Any]:
     return flat
 
 
-def _apply(settings: Settings, values: Mapping[str, Any], source: str) -> Settings:
+def _apply(
+    settings: Settings, values: Mapping[str, Any], source: str, called: Mapping[str, str] = {}
+) -> Settings:
     known = {row.name for row in SETTINGS}
     changes: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
             raise InvalidError(
                 f"unknown setting {name!r} in {source}",
-                f"settings are {', '.join(sorted(known))}",
+                *_meant(name, sorted(known)),
             )
         attribute = name.replace(".", "_")
-        changes[attribute] = parse_value(attribute, value, f"{name} in {source}")
+        changes[attribute] = parse_value(attribute, value, f"{called.get(name, name)} in {source}")
     return replace(settings, **changes)
+
+
+def _meant(name: str, known: Sequence[str]) -> tuple[str, ...]:
+    close = get_close_matches(name, known, n=1)
+    return (f"did you mean {close[0]} ?" if close else f"settings are {', '.join(known)}",)
 
 
 def parse_value(attribute: str, value: Any, where: str) -> Any:
@@ -189,6 +197,8 @@ def parse_value(attribute: str, value: Any, where: str) -> Any:
     wrong = InvalidError(f"{where} is {value!r}, which cannot be read")
     if isinstance(value, bool):
         raise wrong
+    if kind not in (int, float) and not _is_text(attribute, value):
+        raise InvalidError(f"{where} is {value!r}, text is needed", "put it in quotes")
     try:
         if attribute == "data_dir":
             return Path(str(value)).expanduser()
@@ -197,6 +207,8 @@ def parse_value(attribute: str, value: Any, where: str) -> Any:
             return tuple(str(part).strip() for part in parts if str(part).strip())
         if kind is int:
             number: float = int(value)
+            if number != float(value):
+                raise wrong
         elif kind is float:
             number = float(value)
         elif attribute in ("broker_address", "broker_advertise"):
@@ -204,13 +216,20 @@ def parse_value(attribute: str, value: Any, where: str) -> Any:
         else:
             # A secret's file or variable often ends with a line end.
             return _choice(attribute, str(value).strip(), where)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise wrong from error
     least = _LEAST.get(attribute, 0)
     most = 65535 if attribute.startswith("listen_") else 1 if attribute == "workers" else 1e15
     if not least <= number <= most:
         raise InvalidError(f"{where} is {value!r}, {least:g} to {most:g} is allowed")
     return number
+
+
+def _is_text(attribute: str, value: Any) -> bool:
+    """Names of hosts also come as a list."""
+    if attribute == "advertise" and isinstance(value, list):
+        return all(isinstance(part, str) for part in value)
+    return isinstance(value, str)
 
 
 def _choice(attribute: str, value: str, where: str) -> str:
