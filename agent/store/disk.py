@@ -159,7 +159,10 @@ def _named(path: Path) -> Iterator[None]:
 def _error(path: Path, error: OSError) -> StoreError:
     text = error.strerror or str(error)
     if error.errno in _FULL:
-        return DiskFullError(f"{path}: {text}", "free space on the device; the old state is kept")
+        return DiskFullError(
+            f"the disk of this device is full: {path}: {text}",
+            "free space on the device; the old state is kept",
+        )
     if isinstance(error, _SyncError):
         return FsyncFailedError(f"{path}: fsync: {text}", "check the disk; the old state is kept")
     return WriteFailedError(f"{path}: {text}", "check that the state directory is writable")

@@ -108,8 +108,9 @@ class Broker:
             if ended or self._clock.monotonic() > deadline:
                 self.stop()
                 raise UnavailableError(
-                    f"mosquitto does not listen on {self.host}:{self.port}",
+                    f"the message broker does not listen on {self.host}:{self.port}",
                     f"its last line: {self._last_line or 'none'}",
+                    f"see for yourself: cd {self.directory} && {binary} -v -c {CONFIG_FILE}",
                 )
             self._stopping.wait(0.05)
 
