@@ -207,9 +207,15 @@ def _way_out(
     spec: RolloutSpec, unready: tuple[Unready, ...], tried: Mapping[str, AssignmentRow]
 ) -> tuple[str, ...]:
     left = [one for one in unready if one.device_id in tried and not again(spec)]
+    alien = next((one.device_id for one in unready if not one.profile), "")
+    known = sum(bool(one.profile) for one in unready)
     lines = [
         f"fleetctl build run {spec.model}:{spec.version}, then look at fleetctl build list"
-        if len(left) < len(unready)
+        if len(left) < known
+        else "",
+        f"a profile has to match what fleetctl device show {alien} tells: "
+        "fleetctl apply -f PROFILE.yaml, then restart the agent"
+        if alien
         else "",
         "to try it there again: --override rolled-back --reason TEXT" if left else "",
     ]

@@ -119,6 +119,26 @@ def test_what_is_refused(
     assert list_rollouts(world.deps, world.ctx()) == []
 
 
+def test_devices_of_no_profile_get_nothing_and_the_way_to_one_is_told(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(2)
+    with world.store.write() as conn:
+        for device_id in world.devices:
+            devices.update_device(conn, device_id, profile=None)
+    with pytest.raises(RefusedError) as planned:
+        plan_rollout(world.deps, world.ctx(), spec())
+    with pytest.raises(RefusedError) as started:
+        start_rollout(world.deps, world.ctx(), spec(), 2)
+    told = started.value.text()
+    assert told == planned.value.text()
+    assert told.startswith("none of the 2 devices can get digits:1.0.0\n")
+    assert "pi-00: no profile matches what the device reports" in told
+    assert "a profile has to match what fleetctl device show pi-00 tells" in told
+    assert "build run" not in told, "building helps nobody here"
+    assert list_rollouts(world.deps, world.ctx()) == []
+
+
 def test_a_version_without_builds_cannot_start(make_world: MakeWorld) -> None:
     world = make_world(2)
     with world.store.write() as conn:
