@@ -107,10 +107,17 @@ def _speaker(home: Running, device_id: str, folder: Path) -> Speaker:
     return Speaker(device, mqtt)
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    folder = tmp_path_factory.mktemp("fuzz-mqtt")
-    with running(folder) as home:
+@pytest.fixture(
+    scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+)
+def desk(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Desk]:
+    """On both databases: one keeps no NUL and no number beyond 2^31."""
+    folder, database = tmp_path_factory.mktemp("fuzz-mqtt"), ""
+    if request.param == "postgresql":
+        database = request.getfixturevalue("postgres_server").new_database()
+    with running(folder, database=database) as home:
         made = Desk(home, _speaker(home, "wild", folder), _speaker(home, "good", folder))
         yield made
         made.wild.mqtt.close()
