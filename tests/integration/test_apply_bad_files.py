@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from controller.cli import apply as apply_room
+from controller.cli.problem import CliError
 from controller.store.tables import event, policy, profile, recipe
 from lighterman.v1 import fleet_pb2
 from tests.support.gateway import Running, running
@@ -141,5 +142,5 @@ def test_what_is_missing_or_unreadable_or_too_much_is_named(
         assert (code, said in told) == (1, True), told
     (tmp_path / "a.yaml").write_text(GOOD.format(name="p"))
     monkeypatch.setattr(apply_room, "TOTAL_BYTES", 10)
-    with pytest.raises(apply_room.CliError, match="apply its files one by one"):
+    with pytest.raises(CliError, match="apply its files one by one"):
         apply_room.read_objects(tmp_path)
