@@ -1,6 +1,7 @@
 """Requests per second of a served model against the runtime alone, on the same single core.
 
-The agent and the raw loop take turns on core 0, whoever asks sits on core 1. Rates count only in
+The agent, the least server that is possible (`bench.agent.bare`) and the raw loop take turns on
+core 0, whoever asks sits on core 1. Rates count only in
 rounds in which the raw loop had its core for itself; on a machine that is never quiet the ratio is
 that of requests and inferences per CPU second, which others disturb little.
 """
@@ -9,7 +10,9 @@ import json
 import statistics
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,15 @@ IN_FLIGHT = (8, 1)
 SERVER_CORE, CLIENT_CORE = 0, 1
 QUIET_SHARE = 0.97
 QUIET_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Whose turn it is, under which name, and who asks."""
+
+    name: str
+    pid: int
+    client: "Peer"
 
 
 class Peer:
@@ -74,26 +86,48 @@ def measure(agent: AgentProcess, file: Path, rounds: int, seconds: float) -> dic
             return made
 
         raw = peer("raw", str(file), core=SERVER_CORE)
-        clients = {
-            number: peer("ask", agent.endpoint, MODEL, str(number), core=CLIENT_CORE)
+        bare = stack.enter_context(_bare(file))
+        turns = [
+            Turn(
+                str(number), agent.pid,
+                peer("ask", agent.endpoint, MODEL, str(number), core=CLIENT_CORE),
+            )
             for number in IN_FLIGHT
-        }
-        for one in (raw, *clients.values()):
+        ]  # fmt: skip
+        # Right after the agent's turn with as many in flight: these two are compared.
+        asks_bare = peer("ask", bare["address"], MODEL, str(IN_FLIGHT[0]), core=CLIENT_CORE)
+        turns.insert(1, Turn("bare", bare["pid"], asks_bare))
+        for one in (raw, *(turn.client for turn in turns)):
             one.round(0.5)
-        found = [_round(agent, raw, clients, seconds) for _ in range(rounds)]
+        found = [_round(raw, turns, seconds) for _ in range(rounds)]
     return _medians(found)
 
 
-def _round(
-    agent: AgentProcess, raw: Peer, clients: dict[int, Peer], seconds: float
-) -> dict[str, float]:
-    """The raw loop before and after each turn of the agent: a machine gets faster and slower."""
+@contextmanager
+def _bare(file: Path) -> Iterator[dict[str, Any]]:
+    """A `bench.agent.bare` as long as the block runs: its address and pid."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.agent.bare", str(file), str(SERVER_CORE)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.stdin.close()
+        process.wait(20)
+
+
+def _round(raw: Peer, turns: list[Turn], seconds: float) -> dict[str, float]:
+    """The raw loop before and after each turn of a server: a machine gets faster and slower."""
     before = raw.round(seconds / 2)
     found = {"share": before["cpu_s"] / before["took_s"]}
-    for number, client in clients.items():
-        used = cpu_s(agent.pid)
-        served = client.round(seconds)
-        used = cpu_s(agent.pid) - used
+    for turn in turns:
+        name = turn.name
+        used = cpu_s(turn.pid)
+        served = turn.client.round(seconds)
+        used = cpu_s(turn.pid) - used
         after = raw.round(seconds / 2)
         inferred = before["done"] + after["done"]
         at_most = inferred / (before["took_s"] + after["took_s"])
@@ -101,17 +135,19 @@ def _round(
         cpu_ms = 1000 * used / served["done"]
         raw_cpu_ms = 1000 * (before["cpu_s"] + after["cpu_s"]) / inferred
         found |= {
-            f"raw_per_s_{number}": at_most,
-            f"served_per_s_{number}": rate,
-            f"ratio_{number}": rate / at_most,
-            f"cpu_ratio_{number}": raw_cpu_ms / cpu_ms,
-            f"cpu_ms_{number}": cpu_ms,
-            f"raw_cpu_ms_{number}": raw_cpu_ms,
-            f"p99_ms_{number}": served["p99_ms"],
-            f"failed_{number}": served["failed"],
+            f"raw_per_s_{name}": at_most,
+            f"served_per_s_{name}": rate,
+            f"ratio_{name}": rate / at_most,
+            f"cpu_ratio_{name}": raw_cpu_ms / cpu_ms,
+            f"cpu_ms_{name}": cpu_ms,
+            f"raw_cpu_ms_{name}": raw_cpu_ms,
+            f"p99_ms_{name}": served["p99_ms"],
+            f"failed_{name}": served["failed"],
         }
         found["share"] = min(found["share"], after["cpu_s"] / after["took_s"])
         before = after
+    found["of_bare"] = found["ratio_8"] / found["ratio_bare"]
+    found["cpu_of_bare"] = found["cpu_ratio_8"] / found["cpu_ratio_bare"]
     return found
 
 
@@ -124,10 +160,13 @@ def _medians(found: list[dict[str, float]]) -> dict[str, Any]:
     return {
         "throughput_ratio_8": round(medians[f"{ratio}_8"], 3),
         "throughput_ratio_1": round(medians[f"{ratio}_1"], 3),
+        "bare_ratio_8": round(medians[f"{ratio}_bare"], 3),
+        "throughput_of_bare": round(medians["of_bare" if by_rate else "cpu_of_bare"], 3),
         "throughput_ratio_by": "rate" if by_rate else "cpu time: the machine was never quiet",
         "throughput_quiet_rounds": len(quiet),
         "throughput_rounds": [
             {"rate": round(one["ratio_8"], 3), "cpu": round(one["cpu_ratio_8"], 3),
+             "bare_rate": round(one["ratio_bare"], 3), "bare_cpu": round(one["cpu_ratio_bare"], 3),
              "raw_share": round(one["share"], 2)}
             for one in found
         ],
@@ -135,6 +174,9 @@ def _medians(found: list[dict[str, float]]) -> dict[str, Any]:
         "raw_per_s": round(medians["raw_per_s_8"], 1),
         "cpu_ms_per_request_8": round(medians["cpu_ms_8"], 3),
         "cpu_ms_per_raw_inference": round(medians["raw_cpu_ms_8"], 3),
+        "cpu_ms_per_bare_request_8": round(medians["cpu_ms_bare"], 3),
         "p99_ms_8": round(medians["p99_ms_8"], 1),
-        "failed_requests": int(sum(one["failed_8"] + one["failed_1"] for one in found)),
+        "failed_requests": int(
+            sum(one["failed_8"] + one["failed_1"] + one["failed_bare"] for one in found)
+        ),
     }  # fmt: skip

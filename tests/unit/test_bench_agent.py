@@ -40,13 +40,14 @@ def test_a_process_is_read() -> None:
 
 def a_round(share: float, ratio: float, cpu_ratio: float) -> dict[str, float]:
     found = {"share": share}
-    for number in (8, 1):
+    for turn in ("8", "bare", "1"):
         found |= {
-            f"{name}_{number}": 1.0
+            f"{name}_{turn}": 1.0
             for name in ("raw_per_s", "served_per_s", "cpu_ms", "raw_cpu_ms", "p99_ms", "failed")
         }
-        found |= {f"ratio_{number}": ratio, f"cpu_ratio_{number}": cpu_ratio}
-    return found
+        found |= {f"ratio_{turn}": ratio, f"cpu_ratio_{turn}": cpu_ratio}
+    # As if the bare server were a little better than the agent, by either measure.
+    return found | {"of_bare": 0.97, "cpu_of_bare": 0.95}
 
 
 @pytest.mark.parametrize(("quiet", "expected"), [(3, 0.93), (2, 0.85)])
@@ -55,6 +56,7 @@ def test_rates_count_only_where_the_machine_was_quiet(quiet: int, expected: floa
     said = throughput._medians(rounds)
     assert said["throughput_ratio_8"] == expected
     assert said["throughput_quiet_rounds"] == quiet
+    assert said["throughput_of_bare"] == (0.97 if quiet == 3 else 0.95)
 
 
 def test_a_month_adds_the_broker_questions_and_openings() -> None:
