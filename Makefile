@@ -5,9 +5,11 @@ PY := $(VENV)/bin/python
 JSON ?=
 KEEP ?=
 TESTS ?=
+MINUTES ?= 10
+SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test test-systemd check fix proto docs migration clean
+.PHONY: help setup venv demo test faults test-systemd check fix proto docs migration clean
 
 SETUP = PYTHON='$(PYTHON)' TORCH_INDEX='$(TORCH_INDEX)' sh tools/setup.sh
 
@@ -29,6 +31,9 @@ test: setup ## Run the tests (TESTS='tests/unit -k ladder' for some of them)
 
 test-systemd: setup ## Boot a container with the agent as a service (root; debootstrap, systemd-container)
 	@LIGHTERMAN_TEST_SYSTEMD=1 $(PY) -m pytest tests/systemd $(TESTS)
+
+faults: setup ## Minutes of random faults over six devices (SEED=7 plays a run again, MINUTES=10, JSON=FILE)
+	@$(PY) -m tests.faults --minutes '$(MINUTES)' $(if $(SEED),--seed '$(SEED)') $(if $(JSON),--json '$(JSON)')
 
 check: venv ## Format, lint, types, import rules, stubs, migrations, docs
 	@$(PY) -m tools.check

@@ -103,6 +103,8 @@ def _stretch(
             found.append(fault)
         at_s += chance.uniform(*_NEXT_S)
     if long_away:
+        until = LONG_AWAY_S + _CENTRE_REST_S
+        found = [f for f in found if f.kind not in OF_THE_CENTRE or f.at_s > until]
         found.append(Fault(0.5, Kind.CONTROLLER_KILL, "", LONG_AWAY_S, 0.5))
     return sorted(found, key=lambda one: one.at_s)
 

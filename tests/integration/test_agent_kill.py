@@ -2,9 +2,11 @@
 
 import contextlib
 import random
+import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +14,7 @@ import pytest
 
 from controller.store.desired import get_desired
 from tests.support.agent_world import AgentProcess, Client, ControllerWorld, running_controller
+from tests.support.device_invariants import check_disk
 from tests.support.serving import make_release, products_for, scaled, slow
 from tests.support.wait import wait_for
 
@@ -66,6 +69,21 @@ def settle(controller: ControllerWorld, agent: AgentProcess) -> float:
     return settled
 
 
+def test_negative_control_of_what_is_looked_for(agent: AgentProcess, tmp_path: Path) -> None:
+    seen = check_disk(agent.state_dir)
+    with pytest.raises(AssertionError, match="I3"):
+        check_disk(agent.state_dir, seen + 1)
+    for what in ("I2", "I4"):
+        copy = tmp_path / what
+        shutil.copytree(agent.state_dir, copy)
+        if what == "I4":
+            shutil.rmtree(copy / "slots")
+        else:
+            next(p for p in (copy / "blobs").iterdir() if p.is_file()).write_bytes(b"other bytes")
+        with pytest.raises(AssertionError, match=what):
+            check_disk(copy)
+
+
 def last_state_is(
     controller: ControllerWorld, agent: AgentProcess, rollout: str, state: str
 ) -> bool:
@@ -105,11 +123,12 @@ def run_until_killed(agent: AgentProcess, record: int) -> bool:
 def test_killed_after_any_record_an_update_still_settles(
     controller: ControllerWorld, agent: AgentProcess
 ) -> None:
-    factor, killed = 1.0, 0
+    factor, killed, seen = 1.0, 0, 0
     for record in RECORDS:
         wanted = float(record + 1)
         order(controller, agent, f"2.{record}.0", scaled(wanted))
         killed += run_until_killed(agent, record)
+        seen = check_disk(agent.state_dir, seen)
         agent.start()
         assert answer(agent) in (factor, wanted), "it serves before it settles"
         settled = settle(controller, agent)
@@ -136,9 +155,12 @@ def test_killed_on_the_way_back_the_previous_version_answers(
     before = settle(controller, agent)
     assert agent.stop() == 0
     data = slow(50.0, products_for(0.03))
-    for record in (9, 10, 11, 12):
+    seen, killed = 0, 0
+    # From PROBATION over ROLLING_BACK and ROLLED_BACK to what says that the generation is applied.
+    for record in range(7, 13):
         order(controller, agent, f"3.{record}.0", data, slow_threshold_ms=15)
-        run_until_killed(agent, record)
+        killed += run_until_killed(agent, record)
+        seen = check_disk(agent.state_dir, seen)
         agent.start()
         assert settle(controller, agent) == before, agent.tail()
         wait_for(
@@ -147,6 +169,7 @@ def test_killed_on_the_way_back_the_previous_version_answers(
             f"the report of the way back after a kill at record {record}",
         )
         assert agent.stop() == 0
+    assert killed >= 4, f"only {killed} kills happened"
     assert_no_gap(controller, agent)
 
 
@@ -168,6 +191,7 @@ def test_killed_at_any_moment_it_serves_and_settles(
             process.wait(moments.uniform(0.2, 2.0))
         assert process.returncode is None, f"it ended by itself\n{agent.tail()}"
         agent.kill()
+        check_disk(agent.state_dir)
         agent.start()
         assert answer(agent) in (before, wanted), "it serves before it settles"
         settled = settle(controller, agent)
