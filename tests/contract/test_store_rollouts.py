@@ -177,9 +177,7 @@ def test_a_starved_device_says_why_it_is_still_in_probation(store: Store) -> Non
 
         def reason(said: str, starved: bool) -> str:
             evidence = {"starved": starved}
-            reported.record_report(
-                conn, "pi-1", rollout_id, A.PROBATION, said, evidence, after(1)
-            )
+            reported.record_report(conn, "pi-1", rollout_id, A.PROBATION, said, evidence, after(1))
             row = assignments.get_assignment(conn, rollout_id, "pi-1")
             assert row is not None
             return row.reason
