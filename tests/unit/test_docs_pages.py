@@ -1,0 +1,105 @@
+"""Pages link to what exists and name commands and options that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import agent.__main__
+import agent.sim.__main__
+import controller.__main__
+from controller.cli.root import fleetctl
+from tests.support.sources import ROOT
+from tools.commands import Command, click_commands, parser_commands
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+OPTION = re.compile(r"--[a-z][a-z-]*")
+PROGRAMS = ("fleetctl", "lighterman-controller", "lighterman-agent", "fleet-sim")
+COMMANDS: dict[str, Command] = {
+    command.path: command
+    for command in (
+        *click_commands("fleetctl", fleetctl),
+        *parser_commands(controller.__main__.build_parser()),
+        *parser_commands(agent.__main__.build_parser()),
+        *parser_commands(agent.sim.__main__.build_parser()),
+    )
+}
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as the usual viewers make them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def broken(page: Path, text: str) -> list[str]:
+    found = []
+    for link in LINK.findall(text):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            found.append(link)
+    return found
+
+
+def spoken(text: str) -> list[str]:
+    """What stands in code and begins with one of our programs; continued lines are joined."""
+    joined = text.replace("\\\n", " ")
+    spans = re.findall(r"`([^`\n]+)`", joined)
+    lines = re.findall(r"^ {4}(?:\$ )?(\S.*)$", joined, re.MULTILINE)
+    spans += [line.rpartition(" #")[0] or line for line in lines]
+    return [span for span in spans if span.split(" ")[0].rpartition("/")[2] in PROGRAMS]
+
+
+def unknown(line: str) -> list[str]:
+    """Words of a command line that no command or option has."""
+    words = re.sub(r"^\S*\$\((.*)\)$", r"\1", line).split()
+    if words[1:2] == ["--context"]:  # stands before the command too
+        del words[1:3]
+    path = words[0].rpartition("/")[2]
+    for word in words[1:]:
+        if f"{path} {word}" not in {" ".join(c.split()[: len(path.split()) + 1]) for c in COMMANDS}:
+            break
+        path += f" {word}"
+    command = COMMANDS.get(path)
+    if command is None:
+        return [] if any(c.startswith(path + " ") for c in COMMANDS) else [path]
+    known = set(OPTION.findall(" ".join(flags for flags, _ in command.options))) | {"--help"}
+    wrong = [option for option in OPTION.findall(line) if option not in known]
+    has_children = any(c.startswith(path + " ") for c in COMMANDS)
+    rest = words[len(path.split()) :]
+    if has_children and rest and re.fullmatch(r"[a-z-]+", rest[0]):
+        wrong.append(f"{path} {rest[0]}")
+    return wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert broken(page, page.read_text(encoding="utf-8")) == []
+
+
+def test_a_broken_link_or_anchor_is_found() -> None:
+    page = ROOT / "docs" / "README.md"
+    assert broken(page, "[a](nowhere.md) [b](concepts.md#nothing) [c](concepts.md)") == [
+        "nowhere.md",
+        "concepts.md#nothing",
+    ]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "reference" not in p.parts], ids=name_of)
+def test_commands_exist_with_their_options(page: Path) -> None:
+    lines = spoken(page.read_text(encoding="utf-8"))
+    assert [(line, wrong) for line in lines if (wrong := unknown(line))] == []
+
+
+def test_an_unknown_command_or_option_is_found() -> None:
+    assert unknown("fleetctl build explain digits:1.0.0") == ["fleetctl build explain"]
+    assert unknown("fleetctl rollout start d:1 --slowly") == ["--slowly"]
+    assert unknown("fleetctl rollout start d:1 --to all --yes=2") == []
