@@ -130,7 +130,7 @@ def test_an_offline_device_joins_late(make_world: MakeWorld) -> None:
     assert not world.run(random, 150, world.is_over(rollout_id))
     view = get_rollout(world.deps, world.ctx(), rollout_id)
     assert (view.exposed, view.offline) == (4, ("pi-03",))
-    assert "waiting for 1 devices to be online" in view.phase_reason
+    assert "waiting for 1 device to be online" in view.phase_reason
     world.set_online("pi-03", True)
     assert world.run(random, 200, world.is_over(rollout_id))
     assert world.phase(rollout_id) is Phase.SUCCEEDED
