@@ -1,10 +1,15 @@
 """Fixtures that every test folder shares. Starts nothing unless a test asks for it."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.postgres import PostgresServer, installed_binaries, running_postgres
+
+# A run that a shell put into the background inherits an ignored SIGINT, and so would the
+# commands that tests end by Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
