@@ -137,9 +137,19 @@ def _model(
             row.profile,
             entry_of(shown, entry, mine),
         )
-    if newest is not None and newest.previous_version and newest.state in LIVE:
+    if newest is not None and newest.state in LIVE and _keeps_previous(newest, mine):
         facts.append(Fact("can return", f"{model}:{newest.previous_version}"))
     return facts
+
+
+def _keeps_previous(row: AssignmentRow, rows: list[AssignmentRow]) -> bool:
+    """Whether the version before is still there: a newer one that was activated took its place."""
+    at = row.offered_at or row.updated_at
+    later = any(
+        one.activated_at is not None and one.offered_at is not None and one.offered_at > at
+        for one in rows
+    )
+    return row.previous_version not in (None, row.version) and not later
 
 
 def _runs(running: Running, entry: Mapping[str, Any] | None) -> str:
@@ -203,7 +213,7 @@ def _version(
     if row.state in ON_PROBATION:
         parts.append(probation_text(conn, row, entry, ctx.now))
     else:
-        parts.append(f"{_state(row)} {moment(row.updated_at)}")
+        parts.append(f"{_state(row)} {moment(row.finished_at or row.updated_at)}")
         inferences = int(row.evidence.get("inferences") or 0)
         if inferences:
             parts[-1] += f" after {count_of(inferences, 'inference')}"

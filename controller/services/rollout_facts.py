@@ -93,7 +93,7 @@ def _with_samples(
         {
             row.device_id: max(
                 sum(one.histogram.count + one.errors for one in after.get(row.device_id, ())),
-                int(row.evidence.get("inferences") or 0),
+                0 if _ran_it_before(row) else int(row.evidence.get("inferences") or 0),
             )
             for row in mine
         }
@@ -222,8 +222,16 @@ def _trouble(row: AssignmentRow) -> Trouble:
 def _after(
     conn: Connection, rollout: RolloutRow, rows: list[AssignmentRow], opened_at: datetime
 ) -> dict[str, list[SampleRow]]:
-    """Samples of the new version since its offer, by device."""
-    offered = {row.device_id: row.offered_at or opened_at for row in rows}
+    """Samples of the new version since its offer, by device.
+
+    Rows are of whole minutes. The one of the offer counts where the version came by it; where it
+    ran before, that minute holds answers of before.
+    """
+    offered = {
+        row.device_id: (row.offered_at or opened_at)
+        + (timedelta(minutes=1) if _ran_it_before(row) else timedelta())
+        for row in rows
+    }
     if not offered:
         return {}
     found: dict[str, list[SampleRow]] = {}
@@ -234,10 +242,14 @@ def _after(
         version=rollout.version,
         since=opened_at,
     ):
-        # Rows are of whole minutes: the one in which it was offered counts.
         if sample.minute_at + timedelta(minutes=1) > offered[sample.device_id]:
             found.setdefault(sample.device_id, []).append(sample)
     return found
+
+
+def _ran_it_before(row: AssignmentRow) -> bool:
+    """Whether the device ran this very version when it was offered: its own count began earlier."""
+    return row.previous_version == row.version
 
 
 def _before(rows: list[AssignmentRow]) -> Side:

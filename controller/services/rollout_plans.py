@@ -134,6 +134,7 @@ def draft_rollout(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> Draft:
         notes=(
             *waves.notes,
             *_left_out(ready),
+            *_there_already(spec, ready),
             *_superseding(open_rows),
             *_tried_before(spec, ready, unready, tried),
         ),
@@ -141,8 +142,18 @@ def draft_rollout(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> Draft:
 
 
 def in_order(draft: Draft, rollout_id: str) -> list[Ready]:
-    """The devices in the stable order of this rollout."""
-    return sorted(draft.ready, key=lambda one: order_key(rollout_id, one.device_id))
+    """The devices in the stable order of this rollout; who runs the version already comes last.
+
+    Such a device proves nothing of bringing it: as the canary it would open the next wave.
+    """
+    return sorted(
+        draft.ready,
+        key=lambda one: (_has_it(draft.spec, one), order_key(rollout_id, one.device_id)),
+    )
+
+
+def _has_it(spec: RolloutSpec, one: Ready) -> bool:
+    return one.current is not None and one.current["version"] == spec.version
 
 
 def _selected(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> list[Member]:
@@ -271,8 +282,19 @@ def _snapshot(
 def _left_out(ready: tuple[Ready, ...]) -> list[str]:
     counts = Counter(note for one in ready for note in one.ladder.notes)
     return [
-        f"{note} ({count_of(count, 'device')} go without)" for note, count in sorted(counts.items())
+        f"{note} ({count_of(count, 'device')} {'goes' if count == 1 else 'go'} without)"
+        for note, count in sorted(counts.items())
     ]
+
+
+def _there_already(spec: RolloutSpec, ready: tuple[Ready, ...]) -> list[str]:
+    there = sum(_has_it(spec, one) for one in ready)
+    verb = "runs" if there == 1 else "run"
+    return (
+        [f"{count_of(there, 'device')} {verb} {spec.version} already: last in line, no canary"]
+        if 0 < there < len(ready)
+        else []
+    )
 
 
 def _superseding(open_rows: list[AssignmentRow]) -> list[str]:

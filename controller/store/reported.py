@@ -74,6 +74,9 @@ def take_report(
     result = on_report(row.state, reported)
     if result.ignored:
         return result, row
+    if not result.changed and row.finished_at is not None:
+        # Said again of what has ended: the agent counts anew since, and the record stays.
+        return result, row
     values: Json = {}
     if evidence is not None:
         values["evidence"] = {**row.evidence, **evidence}
