@@ -109,8 +109,11 @@ def test_a_slow_version_is_back_before_its_sixth_inference(fleet: Fleet, slow_ve
 
 @pytest.fixture
 def blind_policy(fleet: Fleet) -> Iterator[None]:
-    """A rule that cannot fire: nobody has a thousand slow inferences in a row."""
-    fleet.apply_policies(slow_count="1000")
+    """A rule that cannot fire: nobody has a thousand slow inferences in a row.
+
+    The time of probation must not end it either: ten answers of a slow version take a while.
+    """
+    fleet.apply_policies(slow_count="1000", probation="{min_inferences: 10, min_s: 1, max_s: 60}")
     yield
     fleet.apply_policies()
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from agent.clock import thread_cpu_s
+from tests.support.poison import loop_body
 
 # Large enough that one product of two such matrices takes tens of milliseconds on one thread.
 SLOW_SIDE = 768
@@ -99,22 +100,6 @@ def raising(shape: Shape) -> bytes:
 def endless(shape: Shape) -> bytes:
     """Good scores, but a pixel brighter than `GLARE` begins a loop that nobody lives to see end."""
     nodes, constants = _dense(shape, 5, 32)
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go_in"], ["go_out"]),
-            helper.make_node("Add", ["sum_in", "one"], ["sum_out"]),
-        ],
-        "turn",
-        [
-            helper.make_tensor_value_info("turn_number", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go_in", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("sum_in", TensorProto.FLOAT, []),
-        ],
-        [
-            helper.make_tensor_value_info("go_out", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("sum_out", TensorProto.FLOAT, []),
-        ],
-    )
     for name, value in (
         ("glare", np.float32(GLARE)), ("one", np.float32(1)), ("nil", np.float32(0)),
         ("many", np.int64(1 << 60)), ("go", np.bool_(True)),
@@ -127,7 +112,7 @@ def endless(shape: Shape) -> bytes:
         helper.make_node("Clip", ["whole", "nil", "one"], ["trigger"]),
         helper.make_node("Cast", ["trigger"], ["trigger_i"], to=TensorProto.INT64),
         helper.make_node("Mul", ["trigger_i", "many"], ["turns"]),
-        helper.make_node("Loop", ["turns", "go", "nil"], ["end"], body=body),
+        helper.make_node("Loop", ["turns", "go", "nil"], ["end"], body=loop_body()),
         helper.make_node("Mul", ["end", "nil"], ["nothing"]),
         helper.make_node("Add", ["raw_scores", "nothing"], ["raw_answer"]),
     ]

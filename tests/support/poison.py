@@ -17,9 +17,9 @@ _BOXES = 1_000_000
 _EATEN_BYTES = 800_000_000
 
 
-def endless(*, at_once: bool = False) -> bytes:
-    """A loop of 2^62 turns: between two of them the runtime listens. `at_once`: for zeros too."""
-    body = helper.make_graph(
+def loop_body() -> onnx.GraphProto:
+    """One turn of a loop: go on, with the sum as it was plus `one` of the graph around."""
+    return helper.make_graph(
         [
             helper.make_node("Identity", ["go_in"], ["go_out"]),
             helper.make_node("Add", ["sum_in", "one"], ["sum_out"]),
@@ -35,7 +35,11 @@ def endless(*, at_once: bool = False) -> bytes:
             helper.make_tensor_value_info("sum_out", TensorProto.FLOAT, []),
         ],
     )
-    nodes = [helper.make_node("Loop", ["count", "go", "nil"], ["end"], body=body)]
+
+
+def endless(*, at_once: bool = False) -> bytes:
+    """A loop of 2^62 turns: between two of them the runtime listens. `at_once`: for zeros too."""
+    nodes = [helper.make_node("Loop", ["count", "go", "nil"], ["end"], body=loop_body())]
     return _triggered(_MANY, nodes, [_constant("go", True, np.bool_)], always=at_once)
 
 

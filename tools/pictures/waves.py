@@ -86,8 +86,8 @@ def run_rollout(fails: bool) -> Run:
         run.running.append((now_s, sum(device.state in LIVE for device in run.devices)))
         if run.phase in TERMINAL:
             run.ended_s = now_s
-            break
-    return run
+            return run
+    raise RuntimeError(f"the rollout of the picture did not end within {LONGEST_S} s")
 
 
 def _device(number: int, fails: bool) -> Device:
