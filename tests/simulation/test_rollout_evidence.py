@@ -12,7 +12,8 @@ from controller.services.rollout_plans import plan_rollout
 from controller.services.rollouts import start_rollout
 from controller.store import assignments, reported, rollouts, waves
 from controller.store.assignments import AssignmentRow
-from tests.simulation.rollout_world import MODEL, PROJECT, World
+from tests.simulation.rollout_world import MODEL, World
+from tests.support.stores import PROJECT
 
 A = AssignmentState
 MakeWorld = Callable[..., World]
