@@ -4,6 +4,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from random import Random
 
+import pytest
+
 from controller.domain.health import WaveFacts
 from controller.domain.rollout import AssignmentState, Phase
 from controller.services.explain import explain_device
@@ -121,3 +123,28 @@ def test_a_way_back_that_was_used_is_not_offered_again(make_world: MakeWorld) ->
     assert finish(world, start(world, "1.2.0", "all", 1)) is Phase.ROLLED_BACK
     assert world.devices["pi-00"].serving == world.devices["pi-00"].committed
     assert ways_back() == []
+
+
+@pytest.mark.parametrize("judged", [True, False], ids=["after the halt", "control: before it"])
+def test_who_fetches_after_the_halt_never_gets_the_bad_version(
+    make_world: MakeWorld, judged: bool
+) -> None:
+    """All are offered it at once; one finds it bad before the others have looked."""
+    world = make_world(6, bad_versions={"1.1.0": "slow"})
+    assert finish(world, start(world, "1.0.0", "all", 6)) is Phase.SUCCEEDED
+    spec = {"waves": ["100%"], "override_first_wave_reason": "a lab"}
+    rollout_id = start(world, "1.1.0", "all", 6, **spec)
+    world.tick()
+    assert {row.state for row in assigned(world, rollout_id)} == {A.OFFERED}
+    first, *others = world.devices.values()
+    random = Random(2)
+    while rollout_id not in first.bad or first.spool:
+        world.now += timedelta(seconds=1)
+        world.step_device(first, random)
+    if judged:
+        world.tick()
+        assert world.phase(rollout_id) in (Phase.ROLLING_BACK, Phase.ROLLED_BACK)
+    for device in others:
+        world._fetch(device)
+    got = {device.order["version"] for device in others if device.order is not None}
+    assert got == ({"1.0.0"} if judged else {"1.1.0"})
