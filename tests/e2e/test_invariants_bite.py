@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.e2e_invariants import Row, Rows, judge, read_rows, slots_of, wait_settled
+from tests.support.e2e_invariants import (
+    Row,
+    Rows,
+    check_exposure,
+    judge,
+    read_rows,
+    slots_of,
+    wait_settled,
+)
 from tests.support.e2e_world import DIGITS, Fleet
 
 DEVICE = "gate-1"
@@ -66,10 +74,20 @@ def wave_without_verdict(rows: Rows) -> None:
     rows["event"] = [row for row in rows["event"] if row["kind"] != "wave_judged"]
 
 
-def one_device_too_many(rows: Rows) -> None:
+def said_by_nobody(rows: Rows, *kinds: str) -> Row:
+    """One more device, before the first offer; the offer that was the first one."""
     first = offered(rows)
     place = rows["event"].index(first)
-    rows["event"].insert(place, {**first, "device_id": "nobody"})
+    rows["event"][place:place] = [{**first, "device_id": "nobody", "kind": one} for one in kinds]
+    return first
+
+
+def one_device_too_many(rows: Rows) -> None:
+    said_by_nobody(rows, "assignment_offered")
+
+
+def refused_with_bytes_there(rows: Rows) -> None:
+    said_by_nobody(rows, "assignment_offered", "assignment_downloading", "assignment_refused")
 
 
 def offered_twice(rows: Rows) -> None:
@@ -92,6 +110,7 @@ def a_hole_in_the_log(rows: Rows) -> None:
         (model_that_is_not_there, "I4"),
         (wave_without_verdict, "I5"),
         (one_device_too_many, "I5"),
+        (refused_with_bytes_there, "I5"),
         (offered_twice, "I6"),
         (still_on_its_way, "I7"),
         (a_hole_in_the_log, "I8"),
@@ -103,6 +122,12 @@ def test_what_the_controller_stores_wrongly_is_found(
     broken(rows)
     with pytest.raises(AssertionError, match=rf"^{name}\b"):
         judge(fleet, rows)
+
+
+def test_who_refused_before_a_byte_left_its_place_free(rows: Rows) -> None:
+    first = said_by_nobody(rows, "assignment_offered", "assignment_refused")
+    rollout = next(row for row in rows["rollout"] if row["rollout_id"] == first["rollout_id"])
+    check_exposure(rollout, rows)
 
 
 def test_a_flipped_byte_on_a_device_is_found(

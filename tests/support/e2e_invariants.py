@@ -184,17 +184,24 @@ def _is_applied(row: Row) -> bool:
 
 
 def check_exposure(rollout: Row, rows: Rows) -> None:
-    """I5, by the order of events: never more devices than the open wave allows, none skipped."""
+    """I5, by the order of events: never more devices than the open wave allows, none skipped.
+
+    A device that refuses before it took a byte (no room) never had the version: its place is free.
+    """
     rollout_id = rollout["rollout_id"]
     caps = [row["cumulative"] for row in rows["wave"] if row["rollout_id"] == rollout_id]
     said = [row for row in rows["event"] if row["rollout_id"] == rollout_id]
-    opened, passed, exposed = 0, 0, set()
+    opened, passed, exposed, took = 0, 0, set(), set()
     for row in said:
         if row["kind"] == "wave_opened":
             opened += 1
             assert passed >= opened - 1, f"I5: {rollout_id} opened wave {opened} unproven"
         elif row["kind"] == "wave_judged" and " PASSED" in row["reason"].partition(":")[0]:
             passed = opened
+        elif row["kind"] in ("assignment_downloading", "assignment_activated"):
+            took.add(row["device_id"])
+        elif row["kind"] == "assignment_refused" and row["device_id"] not in took:
+            exposed.discard(row["device_id"])
         elif row["kind"] == "assignment_offered" and row["boot_id"] is None:
             exposed.add(row["device_id"])
             assert opened, f"I5: {rollout_id} offered before a wave was open"
