@@ -162,8 +162,9 @@ def _run(settings: Settings) -> int:
 
 
 def _tell_ready(address: str) -> None:
-    print(f"inference  grpc://{address}  (Open Inference Protocol v2)")
-    print("ready", flush=True)
+    # In one write: between two, a line of the log could get into a line of ours.
+    sys.stdout.write(f"inference  grpc://{address}  (Open Inference Protocol v2)\nready\n")
+    sys.stdout.flush()
 
 
 def _status(settings: Settings, output: str) -> int:

@@ -130,9 +130,9 @@ def _serve(options: argparse.Namespace) -> int:
     controller = Controller(settings, contexts=not options.no_context)
     listening = controller.start()
     try:
-        for line in listening.lines():
-            print(line)
-        print("ready", flush=True)
+        # In one write: between two, a line of the log could get into a line of ours.
+        sys.stdout.write("\n".join((*listening.lines(), "ready", "")))
+        sys.stdout.flush()
         while not stopping.wait(1.0):
             pass
     finally:
