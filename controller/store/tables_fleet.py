@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 from controller.store.metadata import metadata
-from controller.store.types import UtcDateTime
+from controller.store.types import LongInteger, UtcDateTime
 
 device = Table(
     "device",
@@ -72,7 +72,7 @@ device_boot = Table(
 event = Table(
     "event",
     metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("number", LongInteger, primary_key=True, autoincrement=True),
     Column("project", Text, nullable=False),
     Column("at", UtcDateTime, nullable=False),  # when the controller stored it
     Column("kind", Text, nullable=False),
@@ -159,7 +159,7 @@ operator = Table(
 outbox = Table(
     "outbox",
     metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("number", LongInteger, primary_key=True, autoincrement=True),
     Column("kind", Text, nullable=False),  # doorbell, feed, ack, kick
     Column("topic", Text, nullable=False),  # empty for kick
     Column("payload", LargeBinary, nullable=False),

@@ -1,10 +1,14 @@
-"""Column types: times are aware UTC on the way in and on the way out."""
+"""Column types: times are aware UTC on the way in and on the way out; counters that never end."""
 
 from datetime import UTC, datetime
 
-from sqlalchemy import DateTime
+from sqlalchemy import BigInteger, DateTime, Integer
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.types import TypeDecorator
+
+# What is counted up for years: 64 bits everywhere. SQLite has them in every INTEGER, and counts by
+# itself only where the column is called so.
+LongInteger = BigInteger().with_variant(Integer(), "sqlite")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
