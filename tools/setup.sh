@@ -1,6 +1,6 @@
 #!/bin/sh
 # Sets up .venv and Mosquitto for `make`. Installs nothing that is already there, changes nothing outside .venv but
-# the system package `mosquitto`, and that only as root.
+# the system packages `mosquitto` and, for the tests, `libfaketime`, and those only as root.
 #   setup.sh dev|demo [broker]     demo: the product and its example models; dev: the tools
 #                                  for checks and tests as well
 # Environment: PYTHON (interpreter, at least 3.11), TORCH_INDEX (index of PyTorch's CPU wheels; without it the default
@@ -123,6 +123,26 @@ fetch_prometheus() {
         printf 'setup: Prometheus could not be fetched, its tests are skipped; the log: %s\n' "$venv/prometheus.log"
 }
 
+# ---- libfaketime, for tests of a wrong clock --------------------------------------------------------------------
+# Without it those tests are skipped and say so.
+has_faketime() {
+    for library in /usr/lib/*/faketime/libfaketime.so.1; do
+        if [ -e "$library" ]; then return 0; fi
+    done
+    return 1
+}
+
+install_faketime() {
+    if has_faketime || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then return; fi
+    log="$venv/faketime.log"
+    printf 'setup: installing the system package libfaketime for the tests\n'
+    DEBIAN_FRONTEND=noninteractive && export DEBIAN_FRONTEND
+    install="apt-get install -y --no-install-recommends libfaketime"
+    { $install || { apt-get update && $install; }; } >"$log" 2>&1 </dev/null ||
+        printf 'setup: libfaketime could not be installed, its tests are skipped; the log: %s\n' "$log"
+}
+
 install_packages
 if [ "$broker" = broker ]; then install_mosquitto; fi
+if [ "$broker" = broker ] && [ "$mode" = dev ]; then install_faketime; fi
 if [ "$broker" = broker ] && [ "$mode" = dev ]; then fetch_prometheus; fi
