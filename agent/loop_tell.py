@@ -26,7 +26,9 @@ from agent.link.convert import (
 
 log = logging.getLogger("agent")
 
-QUIET_WINDOWS = 5
+# An idle device is heard of every two minutes: long before anybody takes five for silence.
+QUIET_WINDOWS = 11
+QUIET_S = 120.0
 
 
 class Teller:
@@ -107,9 +109,11 @@ class Teller:
         """Send one window; False when it was not sent.
 
         Without a connection it is gone, by design. One that says nothing new is left out, but
-        never more than `QUIET_WINDOWS` in a row: the bytes of an idle device are somebody's bill.
+        never more than `QUIET_WINDOWS` in a row nor after `QUIET_S`: the bytes of an idle device
+        are somebody's bill. `window` begins where the one that was sent last ended.
         """
-        if self._quiet < QUIET_WINDOWS and not self._is_news(window):
+        quiet = self._quiet < QUIET_WINDOWS and window.window_s < QUIET_S
+        if quiet and not self._is_news(window):
             self._quiet += 1
             return False
         payload = telemetry_payload(self._boot_id, window, self.stamp())

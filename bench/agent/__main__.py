@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,18 +72,20 @@ def _measure(world: World, files: Path) -> dict[str, Any]:
     _say("throughput: the agent and the runtime alone take turns on one core")
     figures = throughput.measure(busy, file, ROUNDS, ROUND_S)
     figures["rss_model_loaded_mb"] = round(rss_mib(busy.pid), 1)
-    # Being committed is told, and is no part of idleness.
+    # Being committed is told, as what was just answered is: neither is part of idleness.
     _wait(lambda: [one["phase"] for one in served(busy)] == ["COMMITTED"])
+    threading.Event().wait(idle.SETTLE_S)
     _say(f"idle: {IDLE_S:.0f} s of an agent that serves a model nobody asks for")
-    figures |= idle.measure(busy, world, IDLE_S)
+    road = idle.Road(busy.pid, world.port("mqtt"))
+    figures |= idle.measure(busy, IDLE_S)
     figures["rss_model_mb"] = round(rss_mib(busy.pid), 1)
     _wait(lambda: monotonic() - core_began >= IDLE_S)
     figures["rss_core_mb"] = round(rss_mib(core.pid), 1)
     figures["opening_bytes"] = opening
-    figures |= idle.per_month(figures, asked)
-    busy.stop()
     _say(f"swaps: {SWAPS} versions in turn under load")
     figures |= swaps.measure(file, SWAPS)
+    figures |= road.figures()
+    figures |= idle.per_month(figures, asked)
     return figures
 
 

@@ -61,7 +61,8 @@ DEVICES = Metric(
 SILENT = Metric(
     "lighterman_devices_silent",
     GAUGE,
-    "Active devices not heard of for at least so many seconds; who counts at 3600 counts at 60.",
+    "Active devices not heard of for at least so many seconds; who counts at 3600 counts at 60. One"
+    " that nobody asks anything speaks every 120.",
     ("profile", "seconds"),
     "profiles x 5",
 )

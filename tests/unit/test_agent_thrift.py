@@ -12,7 +12,7 @@ from agent.domain.ladder import Pressure
 from agent.domain.news import is_felt_anew
 from agent.domain.ports import RungWindow
 from agent.link.convert import ModelStatus, TelemetryWindow
-from agent.loop_tell import QUIET_WINDOWS, Teller
+from agent.loop_tell import QUIET_S, QUIET_WINDOWS, Teller
 from agent.process import Tidy, trim_memory, tune_memory
 from agent.runtime.backend import Rests
 from agent.store.spool import FileSpool
@@ -65,11 +65,25 @@ class Wire:
         return self.up
 
 
-def test_an_idle_device_tells_every_sixth_time(tmp_path: Path) -> None:
+def test_an_idle_device_tells_every_twelfth_time(tmp_path: Path) -> None:
     wire = Wire(tmp_path)
     said = [wire.teller.telemetry(window()) for _ in range(2 * (QUIET_WINDOWS + 1) + 1)]
     assert said == [True, *[False] * QUIET_WINDOWS, True, *[False] * QUIET_WINDOWS, True]
     assert wire.sent == 3
+
+
+@pytest.mark.parametrize("pace_s", [60.0, 119.0, 240.0])
+def test_at_a_slower_pace_too_it_is_heard_of_before_anybody_misses_it(
+    tmp_path: Path, pace_s: float
+) -> None:
+    wire, since_told_s, longest_s = Wire(tmp_path), 0.0, 0.0
+    wire.teller.telemetry(window())
+    for _ in range(24):
+        since_told_s += pace_s
+        longest_s = max(longest_s, since_told_s)
+        if wire.teller.telemetry(window(window_s=since_told_s)):
+            since_told_s = 0.0
+    assert longest_s <= max(2 * QUIET_S, pace_s) < 300  # LightermanDevicesSilent begins there
 
 
 INFERRED = RungWindow("photo", "1.0.0", "heavy", "sha256:1", Histogram())

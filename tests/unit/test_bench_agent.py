@@ -38,6 +38,25 @@ def test_a_process_is_read() -> None:
     assert wakeups(pid) >= 0
 
 
+def test_a_road_is_watched_beside_other_work_and_ends_by_itself() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            other, _ = server.accept()
+            with other:
+                client.sendall(b"a" * 900)  # before: does not count
+                assert len(other.recv(900, socket.MSG_WAITALL)) == 900
+                road = idle.Road(os.getpid(), port, 0.2)
+                client.sendall(b"a" * 400)
+                assert len(other.recv(400, socket.MSG_WAITALL)) == 400
+                found = road.figures()
+                client.sendall(b"a" * 700)  # after it: neither
+    # As it is seen from the client; the server's own end has another port.
+    counted = found["broker_bytes_per_s"] * found["broker_watched_s"]
+    assert 0.2 <= found["broker_watched_s"] < 5.0
+    assert counted == pytest.approx(400, rel=0.3)
+
+
 def a_round(share: float, ratio: float, cpu_ratio: float) -> dict[str, float]:
     found = {"share": share}
     for turn in ("8", "bare", "1"):
