@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from controller.api.convert_device import time_to_wire
+from controller.domain.compatibility import tensors_text
 from controller.domain.rollout import Intent, Phase, RolloutSpec
 from controller.errors import InvalidError
 from controller.services.explain import Fact, RolloutExplanation
@@ -30,6 +31,8 @@ def spec_from_wire(spec: fleet_pb2.RolloutSpec) -> dict[str, object]:
         "policy": spec.policy,
         "deadline_s": spec.deadline_s,
         "override_rolled_back_reason": spec.override_rolled_back_reason,
+        "override_signature_reason": spec.override_signature_reason,
+        "override_missing_rung_reason": spec.override_missing_rung_reason,
     }
 
 
@@ -61,6 +64,28 @@ def plan_message(view: PlanView) -> fleet_pb2.RolloutPlan:
         bytes=view.bytes,
         notes=view.notes,
         from_versions=dict(view.from_versions),
+        signature_changes=[
+            fleet_pb2.SignatureChange(
+                from_version=one.from_version,
+                devices=one.devices,
+                side=one.change.side.value,
+                before=tensors_text(one.change.before),
+                after=tensors_text(one.change.after),
+                text=one.text,
+            )
+            for one in view.signature_changes
+        ],
+        missing_rungs=[
+            fleet_pb2.MissingRung(
+                profile=one.profile,
+                rung=one.rung,
+                devices=one.devices,
+                reason=one.reason,
+                command=one.command,
+            )
+            for one in view.missing_rungs
+        ],
+        needs_overrides=view.needs_overrides,
     )
 
 
@@ -117,6 +142,8 @@ def _spec_message(spec: RolloutSpec) -> fleet_pb2.RolloutSpec:
         policy=spec.policy,
         deadline_s=spec.deadline_s,
         override_rolled_back_reason=spec.override_rolled_back_reason,
+        override_signature_reason=spec.override_signature_reason,
+        override_missing_rung_reason=spec.override_missing_rung_reason,
     )
 
 

@@ -58,10 +58,11 @@ def _spec_options(function: F) -> F:
         click.option(
             "--override",
             "overrides",
-            type=click.Choice(["first-wave", "rolled-back"]),
+            type=click.Choice(["first-wave", "rolled-back", "signature", "missing-rung"]),
             multiple=True,
             help="Overrule a rule: a larger first wave; devices that rolled this version back"
-            " before get it again. Needs --reason.",
+            " before get it again; inputs or outputs differ from what runs; devices get it without"
+            " a rung that has no passed build. Needs --reason.",
         ),
         click.option("--reason", default="", help="Why the rule is overruled; kept as an event."),
     ]
@@ -95,6 +96,8 @@ def _spec(
         deadline_s=deadline,
         override_first_wave_reason=reason if "first-wave" in overrides else "",
         override_rolled_back_reason=reason if "rolled-back" in overrides else "",
+        override_signature_reason=reason if "signature" in overrides else "",
+        override_missing_rung_reason=reason if "missing-rung" in overrides else "",
     )
 
 
@@ -156,6 +159,9 @@ def start(
     else:  # who confirms unasked still has to learn what the plan warns of
         for note in answer.notes:
             session.note(f"note: {note}")
+    if answer.needs_overrides:  # nobody is asked to confirm what is refused: 0 never starts
+        refused = fleet_pb2.StartRolloutRequest(spec=spec, confirmed_devices=0)
+        session.stub.StartRollout(refused, timeout=60)
     session.confirm_count(answer.devices, yes, _sentence(ref, answer))
     request = fleet_pb2.StartRolloutRequest(spec=spec, confirmed_devices=answer.devices)
     started = session.stub.StartRollout(request, timeout=60)

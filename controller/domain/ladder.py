@@ -132,11 +132,11 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """The rungs of a device, or why it has none. ``notes`` name rungs that were left out."""
+    """The rungs of a device, or why it has none. ``missing``: wanted rungs that no build fills."""
 
     rungs: tuple[Rung, ...]
     reason: str = ""
-    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -198,7 +198,10 @@ def compose_ladder(
 ) -> Ladder:
     """The ladder of a device of ``profile``: per variant its fastest passed build.
 
-    ``variants`` heavy to light; ``runtimes`` are those the device reports (None: not asked).
+    ``variants`` heavy to light; ``runtimes`` are those the device reports (None: not asked). A
+    rung that the policy wants (without one: every variant) and no build fills is ``missing``: a
+    device without its light rung has nothing to step down to, one without its heavy rung is worse
+    than its model. What goes out so, a person decides. Names of other models' variants are no wish.
     """
     able = None if runtimes is None else frozenset(runtimes)
     fastest: dict[str, PassedBuild] = {}
@@ -210,17 +213,17 @@ def compose_ladder(
             fastest[build.variant] = build
     wishes = policy.rungs or tuple(RungWish(variant, RungKind.LOCAL) for variant in variants)
     rungs: list[Rung] = []
-    notes: list[str] = []
+    missing: list[str] = []
     for wish in sorted(wishes, key=lambda w: not w.first):
         if wish.kind is not RungKind.LOCAL:
             rungs.append(Rung(wish.rung, wish.kind, endpoint=wish.endpoint))
         elif wish.rung in fastest:
             rungs.append(Rung(wish.rung, RungKind.LOCAL, fastest[wish.rung]))
         elif wish.rung in variants:
-            notes.append(f"{wish.rung} has no passed build for {profile}")
+            missing.append(wish.rung)
     if not any(rung.kind is RungKind.LOCAL for rung in rungs):
-        return Ladder((), f"no passed build for profile {profile}", tuple(notes))
-    return Ladder(tuple(rungs), "", tuple(notes))
+        return Ladder((), f"no passed build for profile {profile}", tuple(missing))
+    return Ladder(tuple(rungs), "", tuple(missing))
 
 
 def _speed(build: PassedBuild) -> tuple[float, int, str]:

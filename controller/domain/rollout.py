@@ -137,6 +137,8 @@ class RolloutSpec:
     policy: str = ""  # empty: the one that matches model and device
     deadline_s: float = DEFAULT_DEADLINE_S  # without evidence for so long: INCONCLUSIVE
     override_rolled_back_reason: str = ""  # why devices that rolled it back get it again
+    override_signature_reason: str = ""  # why it may take or answer otherwise than what runs
+    override_missing_rung_reason: str = ""  # why devices get it without a rung that it names
 
     def to_json(self) -> dict[str, object]:
         """The form stored."""
@@ -159,6 +161,8 @@ def parse_rollout_spec(value: Mapping[str, object]) -> RolloutSpec:
         policy=spec.text("policy", ""),
         deadline_s=spec.number("deadline_s", 0.0) or DEFAULT_DEADLINE_S,
         override_rolled_back_reason=spec.text("override_rolled_back_reason", "").strip(),
+        override_signature_reason=spec.text("override_signature_reason", "").strip(),
+        override_missing_rung_reason=spec.text("override_missing_rung_reason", "").strip(),
     )
 
 

@@ -203,7 +203,7 @@ def _nothing_to_override(ref: str, profile: str, seen: Sequence[SeenRow]) -> Ref
     return RefusedError(
         f"no build of {ref} for {profile} was refused by its gate",
         *(
-            f"{one.gate.key.variant}  {one.gate.key.recipe}  {_state(one)}"
+            f"{one.gate.key.variant}  {one.gate.key.recipe}  {state_of(one)}"
             + (f": {one.gate.reason}" if one.gate.reason else "")
             for one in seen
         ),
@@ -223,7 +223,8 @@ def _views(
     return [_view(one, profiles) for one in seen]
 
 
-def _state(one: SeenRow) -> str:
+def state_of(one: SeenRow) -> str:
+    """queued, running, passed, refused, failed or overridden."""
     if one.gate.verdict != GateVerdict.PENDING or one.build is None:
         return one.gate.verdict.lower()
     return "running" if one.build.state == "RUNNING" else "queued"
@@ -231,7 +232,7 @@ def _state(one: SeenRow) -> str:
 
 def _view(one: SeenRow, profiles: Mapping[str, Profile]) -> BuildView:
     gate, build = one.gate, one.build
-    state = _state(one)
+    state = state_of(one)
     evidence = build.evidence if build is not None and build.state == "COMPILED" else None
     profile = profiles.get(gate.key.profile)
     return BuildView(

@@ -316,6 +316,8 @@ def _by_people(event: EventRow) -> bool:
         "rollout_intent",
         "first_wave_override",
         "rolled_back_override",
+        "signature_override",
+        "missing_rung_override",
         "rollout_supersedes",
     )
 

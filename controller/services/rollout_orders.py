@@ -8,9 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 from controller.domain.histogram import merged
-from controller.domain.rollout import UNDERWAY, AssignmentState
+from controller.domain.ladder import Ladder
+from controller.domain.rollout import UNDERWAY, AssignmentState, RolloutSpec, parse_rollout_spec
 from controller.services.context import Ctx, Deps
-from controller.services.desired import Change, Composer, DesiredBook, load_members
+from controller.services.desired import Change, Composer, DesiredBook, Member, load_members
+from controller.services.rollout_checks import RungCauses, differs
 from controller.store import assignments, events
 from controller.store.assignments import AssignmentRow
 from controller.store.events import NewEvent
@@ -40,8 +42,11 @@ def offer(
 ) -> int:
     """Offer the version to planned devices; says how many got it.
 
-    A device for which no build passes any more is REFUSED with that reason.
+    A device for which no build passes any more is REFUSED with that reason, and so is one for which
+    something changed since the start that only a person may overrule: a rung or a signature.
     """
+    spec = parse_rollout_spec(rollout.spec)
+    causes = RungCauses(composer)
     members = {m.subject.device_id: m for m in load_members(conn, rollout.project, device_ids)}
     seen = _by_device(
         list_samples(conn, device_ids=device_ids, model=rollout.model, since=ctx.now - BASELINE)
@@ -56,14 +61,13 @@ def offer(
         row = rows.get((rollout.rollout_id, device_id))
         if row is None or row.state is not _A.PLANNED:
             continue
-        member = members.get(device_id)
+        member, previous = members.get(device_id), before[device_id]
         ladder = composer.ladder(member) if member else None
-        if member is None or ladder is None or not ladder.rungs:
-            reason = "not active any more" if ladder is None else ladder.reason
+        reason = _refusal(spec, causes, member, ladder, previous)
+        if member is None or ladder is None or reason:
             refusals.append((row, _A.REFUSED, reason, {"finished_at": ctx.now}))
             told.append(_event(ctx, row, "assignment_refused", reason))
             continue
-        previous = before[device_id]
         entry = composer.entry(member, ladder, rollout.rollout_id)
         generation = book.change(Change(device_id, rollout.model, entry))
         values = _offered(wave, generation, previous, _baseline(seen.get(device_id, ()), previous))
@@ -76,6 +80,23 @@ def offer(
         assignments.move_many(conn, steps, ctx.now)
     events.append_many(conn, told)
     return len(offers)
+
+
+def _refusal(
+    spec: RolloutSpec,
+    causes: RungCauses,
+    member: Member | None,
+    ladder: Ladder | None,
+    previous: Json | None,
+) -> str:
+    """Why a device may not be offered this version; empty where it may."""
+    if member is None or ladder is None:
+        return "not active any more"
+    if not ladder.rungs:
+        return ladder.reason
+    if ladder.missing and not spec.override_missing_rung_reason:
+        return causes.all_reasons(member, ladder.missing)
+    return "" if spec.override_signature_reason else differs(previous, causes.composer)
 
 
 def _offered(wave: int, generation: int, previous: Json | None, baseline: Json | None) -> Json:

@@ -23,6 +23,16 @@ from controller.services.desired import (
     make_composer,
 )
 from controller.services.models import require_version
+from controller.services.rollout_checks import (
+    MissingRung,
+    RungCauses,
+    VersionChange,
+    change_notes,
+    find_changes,
+    find_missing,
+    missing_notes,
+    needed_overrides,
+)
 from controller.services.rollout_orders import CALLED_BACK
 from controller.services.selections import nobody_matches
 from controller.store import assignments
@@ -54,6 +64,9 @@ class PlanView:
     bytes: int
     notes: tuple[str, ...]
     from_versions: Mapping[str, int]
+    signature_changes: tuple[VersionChange, ...] = ()
+    missing_rungs: tuple[MissingRung, ...] = ()
+    needs_overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +95,8 @@ class Draft:
     waves: tuple[Wave, ...]
     open: tuple[AssignmentRow, ...]  # of other rollouts, to be superseded
     notes: tuple[str, ...]
+    changes: tuple[VersionChange, ...]  # of the signature, against what runs
+    missing: tuple[MissingRung, ...]
 
     def view(self) -> PlanView:
         """As people see it."""
@@ -95,6 +110,9 @@ class Draft:
             from_versions=dict(
                 Counter(one.current["version"] if one.current else "" for one in self.ready)
             ),
+            signature_changes=self.changes,
+            missing_rungs=self.missing,
+            needs_overrides=needed_overrides(self.spec, self.changes),
         )
 
 
@@ -115,15 +133,18 @@ def draft_rollout(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> Draft:
     ids = [member.subject.device_id for member in members]
     running = desired_models(conn, ids)
     tried = assignments.newest_tries(conn, spec.model, spec.version, ids)
-    ready, unready = _sorted_out(composer, members, running, {} if again(spec) else tried)
+    ready, unready, missing = _sorted_out(
+        composer, spec, members, running, {} if again(spec) else tried
+    )
     if not ready:
         raise RefusedError(
             f"{_nobody(len(members))} can get {spec.model}:{spec.version}",
             *(f"{one.device_id}: {one.reason}" for one in unready[:SHOWN]),
-            *_way_out(spec, unready, tried),
+            *_way_out(spec, unready, tried, missing),
         )
     waves = parse_waves(spec.waves, len(ready), spec.override_first_wave_reason)
     open_rows = assignments.open_of_model(conn, spec.model, [one.device_id for one in ready])
+    changes = _changes(conn, ctx, composer, ready, open_rows)
     return Draft(
         spec=spec,
         policies=_snapshot(composer, ready, policies),
@@ -133,11 +154,14 @@ def draft_rollout(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> Draft:
         open=tuple(open_rows),
         notes=(
             *waves.notes,
-            *_left_out(ready),
+            *change_notes(spec, changes),
+            *missing_notes(spec, missing),
             *_there_already(spec, ready),
             *_superseding(open_rows),
             *_tried_before(spec, ready, unready, tried),
         ),
+        changes=changes,
+        missing=missing,
     )
 
 
@@ -173,14 +197,35 @@ def _selected(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> list[Member]:
     raise nobody_matches(spec.selector, [member.subject for member in members])
 
 
+def _changes(
+    conn: Connection,
+    ctx: Ctx,
+    composer: Composer,
+    ready: tuple[Ready, ...],
+    open_rows: list[AssignmentRow],
+) -> tuple[VersionChange, ...]:
+    """Against what each device runs: where an order is on its way, what it would go back to."""
+    before = {row.device_id: row.previous_entry for row in open_rows if row.exposed}
+    entries = [before.get(one.device_id, one.current) for one in ready]
+    running = Counter(str(entry["version"]) for entry in entries if entry is not None)
+    model, version = composer.version.model, composer.version.version
+    signatures = {
+        name: require_version(conn, ctx.project, model, name).signature for name in running
+    }
+    return find_changes(version, composer.version.signature, running, signatures)
+
+
 def _sorted_out(
     composer: Composer,
+    spec: RolloutSpec,
     members: list[Member],
     running: Mapping[str, Json],
     tried: Mapping[str, AssignmentRow],
-) -> tuple[tuple[Ready, ...], tuple[Unready, ...]]:
+) -> tuple[tuple[Ready, ...], tuple[Unready, ...], tuple[MissingRung, ...]]:
     ready: list[Ready] = []
     unready: list[Unready] = []
+    causes = RungCauses(composer)
+    lacking: list[tuple[Member, tuple[str, ...]]] = []
     for member in members:
         subject = member.subject
         before = tried.get(subject.device_id)
@@ -191,9 +236,15 @@ def _sorted_out(
         if not ladder.rungs:
             unready.append(Unready(subject.device_id, subject.profile, ladder.reason))
             continue
+        if ladder.missing:
+            lacking.append((member, ladder.missing))
+            if not spec.override_missing_rung_reason:
+                reason = causes.all_reasons(member, ladder.missing)
+                unready.append(Unready(subject.device_id, subject.profile, reason))
+                continue
         current = running.get(subject.device_id, {}).get(composer.version.model)
         ready.append(Ready(member, ladder, _bytes(ladder, current), current))
-    return tuple(ready), tuple(unready)
+    return tuple(ready), tuple(unready), find_missing(causes, lacking)
 
 
 def left_by_itself(row: AssignmentRow) -> bool:
@@ -215,14 +266,19 @@ def _left_text(row: AssignmentRow) -> str:
 
 
 def _way_out(
-    spec: RolloutSpec, unready: tuple[Unready, ...], tried: Mapping[str, AssignmentRow]
+    spec: RolloutSpec,
+    unready: tuple[Unready, ...],
+    tried: Mapping[str, AssignmentRow],
+    missing: tuple[MissingRung, ...],
 ) -> tuple[str, ...]:
     left = [one for one in unready if one.device_id in tried and not again(spec)]
     alien = next((one.device_id for one in unready if not one.profile), "")
     known = sum(bool(one.profile) for one in unready)
     lines = [
+        *dict.fromkeys(f"why: {one.command}" for one in missing),
+        "to bring it without that rung: --override missing-rung --reason TEXT" if missing else "",
         f"fleetctl build run {spec.model}:{spec.version}, then look at fleetctl build list"
-        if len(left) < known
+        if len(left) + sum(one.devices for one in missing) < known
         else "",
         f"a profile has to match what fleetctl device show {alien} tells: "
         "fleetctl apply -f PROFILE.yaml, then restart the agent"
@@ -277,14 +333,6 @@ def _snapshot(
     """The policies that these devices get, kept with the rollout: later changes are not for it."""
     used = {composer.policy(one.member.subject).name for one in ready}
     return {name: spec for name, spec in policies.items() if name in used}
-
-
-def _left_out(ready: tuple[Ready, ...]) -> list[str]:
-    counts = Counter(note for one in ready for note in one.ladder.notes)
-    return [
-        f"{note} ({count_of(count, 'device')} {'goes' if count == 1 else 'go'} without)"
-        for note, count in sorted(counts.items())
-    ]
 
 
 def _there_already(spec: RolloutSpec, ready: tuple[Ready, ...]) -> list[str]:

@@ -11,6 +11,7 @@ from controller.domain.rollout import AssignmentState, Intent, Phase, parse_roll
 from controller.domain.words import count_of
 from controller.errors import NotFoundError, RefusedError
 from controller.services.context import Ctx, Deps
+from controller.services.rollout_checks import refuse_changes
 from controller.services.rollout_orders import supersede
 from controller.services.rollout_plans import Draft, draft_rollout, in_order
 from controller.services.rollout_views import RolloutView, view_rollout
@@ -34,10 +35,13 @@ def start_rollout(
 ) -> RolloutView:
     """Start a rollout. `confirmed_devices` has to be the plan's count, else RefusedError.
 
+    RefusedError too where the signature changes and the spec does not say that this is meant.
+
     Open assignments of the same model on these devices are superseded, and that is an event.
     """
     with deps.store.write() as conn:
         draft = draft_rollout(conn, ctx, parse_rollout_spec(spec))
+        refuse_changes(draft.spec, draft.changes)
         if confirmed_devices != len(draft.ready):
             raise RefusedError(
                 f"{count_of(len(draft.ready), 'device')} would get"
@@ -176,6 +180,12 @@ def _tell_start(conn: Connection, ctx: Ctx, draft: Draft, row: RolloutRow) -> No
         tell("first_wave_override", draft.spec.override_first_wave_reason)
     if draft.spec.override_rolled_back_reason:
         tell("rolled_back_override", draft.spec.override_rolled_back_reason)
+    if draft.spec.override_signature_reason:
+        changed = {one.from_version: str(one.devices) for one in draft.changes}
+        tell("signature_override", draft.spec.override_signature_reason, **changed)
+    if draft.spec.override_missing_rung_reason:
+        without = {f"{one.profile} {one.rung}": str(one.devices) for one in draft.missing}
+        tell("missing_rung_override", draft.spec.override_missing_rung_reason, **without)
     for rollout_id, count in sorted(Counter(one.rollout_id for one in draft.open).items()):
         tell(
             "rollout_supersedes", f"{rollout_id} on {count_of(count, 'device')}", rollout=rollout_id

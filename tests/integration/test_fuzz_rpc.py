@@ -144,6 +144,7 @@ def _known(home: Running) -> Known:
         "seq": (1, 2), "uses": (1,), "ttl_s": (60.0,), "limit": (5,), "confirmed_devices": (1,),
         "reason": ("because",), "soak_s": (1.0,), "min_samples": (1,), "deadline_s": (0.0, 60.0),
         "override_first_wave_reason": ("",), "override_rolled_back_reason": ("", "again"),
+        "override_signature_reason": ("", "ready"), "override_missing_rung_reason": ("", "small"),
         "memory_bytes": (2**33,), "disk_bytes": (2**33,), "labels": ("one",), "remove": ("site",),
         "hardware_id": ("", "hw-1"), "file_name": ("m.onnx", "x.npz"),
     }  # fmt: skip

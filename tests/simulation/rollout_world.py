@@ -149,10 +149,10 @@ class World:
         self.devices[device_id] = SimDevice(device_id, **values)
         return self.devices[device_id]
 
-    def add_version(self, version: str) -> None:
+    def add_version(self, version: str, signature: dict[str, object] | None = None) -> None:
         """Push a version whose builds passed."""
         with self.store.write() as conn:
-            row = seed_version(conn, MODEL, version)
+            row = seed_version(conn, MODEL, version, signature=signature)
             for variant in row.variants:
                 build_id = f"b-{version}-{variant.variant}"
                 add_build(conn, PROJECT, build_row(build_id, variant.digest), self.now)
@@ -174,6 +174,16 @@ class World:
                 key = GateKey(MODEL, version, variant.variant, "onnxruntime-fp32", PROFILE)
                 gate = GateRow(key, build_id, "PASSED", "", None, None, None, False, self.now)
                 put_gate(conn, PROJECT, gate)
+
+    def judge_variant(
+        self, version: str, variant: str, verdict: str, reason: str, profile: str = PROFILE
+    ) -> None:
+        """What its gate says of a variant from now on."""
+        with self.store.write() as conn:
+            key = GateKey(MODEL, version, variant, "onnxruntime-fp32", profile)
+            build_id = f"b-{version}-{variant}"
+            gate = GateRow(key, build_id, verdict, reason, None, None, None, False, self.now)
+            put_gate(conn, PROJECT, gate)
 
     def set_online(self, device_id: str, online: bool) -> None:
         """Presence."""

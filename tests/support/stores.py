@@ -35,7 +35,11 @@ def signature_json() -> dict[str, object]:
 
 
 def seed_version(
-    conn: Connection, model: str = "digits", version: str = "1.0.0", at: datetime = NOW
+    conn: Connection,
+    model: str = "digits",
+    version: str = "1.0.0",
+    at: datetime = NOW,
+    signature: dict[str, object] | None = None,
 ) -> VersionRow:
     """A version with a heavy and a light variant."""
     variants = tuple(
@@ -48,7 +52,7 @@ def seed_version(
         model=model,
         version=version,
         content_digest=digest(f"{model}{version}"),
-        signature=signature_json(),
+        signature=signature or signature_json(),
         labels=[str(number) for number in range(10)],
         params={"threshold": 0.5},
         licence="Apache-2.0",

@@ -74,10 +74,18 @@ def test_rungs_of_the_policy_with_a_remote_one_first_and_off_last() -> None:
     ]
 
 
-def test_a_variant_without_a_passed_build_is_left_out_with_a_note() -> None:
+def test_a_variant_without_a_passed_build_is_missing() -> None:
     ladder = compose_ladder(VARIANTS, PASSED[2:], "pi", Policy("p"))
     assert [rung.rung for rung in ladder.rungs] == ["light"]
-    assert ladder.notes == ("heavy has no passed build for pi",)
+    assert ladder.missing == ("heavy",)
+    assert compose_ladder(VARIANTS, PASSED, "pi", Policy("p")).missing == ()
+
+
+def test_what_the_policy_does_not_want_is_not_missing() -> None:
+    light = parse_policy("p", {"rungs": [{"rung": "light"}, {"rung": "tiny"}, {"rung": "off"}]})
+    ladder = compose_ladder(VARIANTS, PASSED[2:], "pi", light)
+    assert [rung.rung for rung in ladder.rungs] == ["light", "off"]
+    assert ladder.missing == ()
 
 
 def test_no_local_rung_is_no_ladder() -> None:

@@ -1759,6 +1759,8 @@ class RolloutSpec(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     DEADLINE_S_FIELD_NUMBER: _builtins.int
     OVERRIDE_ROLLED_BACK_REASON_FIELD_NUMBER: _builtins.int
+    OVERRIDE_SIGNATURE_REASON_FIELD_NUMBER: _builtins.int
+    OVERRIDE_MISSING_RUNG_REASON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.str
     selector: _builtins.str
@@ -1772,6 +1774,10 @@ class RolloutSpec(_message.Message):
     """a wave without evidence for so long is INCONCLUSIVE; 0: default"""
     override_rolled_back_reason: _builtins.str
     """empty: without the devices that rolled this version back"""
+    override_signature_reason: _builtins.str
+    """empty: only where applications can stay as they are"""
+    override_missing_rung_reason: _builtins.str
+    """empty: without the devices that would lack a rung"""
     @_builtins.property
     def waves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"1", "10%", "100%" """
@@ -1789,14 +1795,92 @@ class RolloutSpec(_message.Message):
         policy: _builtins.str = ...,
         deadline_s: _builtins.float = ...,
         override_rolled_back_reason: _builtins.str = ...,
+        override_signature_reason: _builtins.str = ...,
+        override_missing_rung_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_s", b"deadline_s", "min_samples", b"min_samples", "model", b"model", "override_first_wave_reason", b"override_first_wave_reason", "override_rolled_back_reason", b"override_rolled_back_reason", "policy", b"policy", "selector", b"selector", "soak_s", b"soak_s", "version", b"version", "waves", b"waves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_s", b"deadline_s", "min_samples", b"min_samples", "model", b"model", "override_first_wave_reason", b"override_first_wave_reason", "override_missing_rung_reason", b"override_missing_rung_reason", "override_rolled_back_reason", b"override_rolled_back_reason", "override_signature_reason", b"override_signature_reason", "policy", b"policy", "selector", b"selector", "soak_s", b"soak_s", "version", b"version", "waves", b"waves"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RolloutSpec: _TypeAlias = RolloutSpec  # noqa: Y015
+
+@_typing.final
+class SignatureChange(_message.Message):
+    """What applications would have to be ready for: a half of the signature differs from what runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_VERSION_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    from_version: _builtins.str
+    """what the devices run now"""
+    devices: _builtins.int
+    side: _builtins.str
+    """inputs, outputs"""
+    before: _builtins.str
+    """"scores[batch,10] FP32" """
+    after: _builtins.str
+    text: _builtins.str
+    """as a sentence"""
+    def __init__(
+        self,
+        *,
+        from_version: _builtins.str = ...,
+        devices: _builtins.int = ...,
+        side: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "devices", b"devices", "from_version", b"from_version", "side", b"side", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignatureChange: _TypeAlias = SignatureChange  # noqa: Y015
+
+@_typing.final
+class MissingRung(_message.Message):
+    """A rung that the version names and no build of a profile fills."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_FIELD_NUMBER: _builtins.int
+    RUNG_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    profile: _builtins.str
+    rung: _builtins.str
+    devices: _builtins.int
+    """left out, or with the override without this rung"""
+    reason: _builtins.str
+    """what became of its builds"""
+    command: _builtins.str
+    """shows the cause"""
+    def __init__(
+        self,
+        *,
+        profile: _builtins.str = ...,
+        rung: _builtins.str = ...,
+        devices: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        command: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "devices", b"devices", "profile", b"profile", "reason", b"reason", "rung", b"rung"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MissingRung: _TypeAlias = MissingRung  # noqa: Y015
 
 @_typing.final
 class PlannedWave(_message.Message):
@@ -1904,6 +1988,9 @@ class RolloutPlan(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
     FROM_VERSIONS_FIELD_NUMBER: _builtins.int
+    SIGNATURE_CHANGES_FIELD_NUMBER: _builtins.int
+    MISSING_RUNGS_FIELD_NUMBER: _builtins.int
+    NEEDS_OVERRIDES_FIELD_NUMBER: _builtins.int
     devices: _builtins.int
     bytes: _builtins.int
     @_builtins.property
@@ -1918,6 +2005,14 @@ class RolloutPlan(_message.Message):
 
     @_builtins.property
     def from_versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def signature_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignatureChange]: ...
+    @_builtins.property
+    def missing_rungs(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingRung]: ...
+    @_builtins.property
+    def needs_overrides(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """start refuses without them: "signature" """
+
     def __init__(
         self,
         *,
@@ -1928,10 +2023,13 @@ class RolloutPlan(_message.Message):
         bytes: _builtins.int = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
         from_versions: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        signature_changes: _abc.Iterable[Global___SignatureChange] | None = ...,
+        missing_rungs: _abc.Iterable[Global___MissingRung] | None = ...,
+        needs_overrides: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "devices", b"devices", "from_versions", b"from_versions", "notes", b"notes", "profiles", b"profiles", "unready", b"unready", "waves", b"waves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "devices", b"devices", "from_versions", b"from_versions", "missing_rungs", b"missing_rungs", "needs_overrides", b"needs_overrides", "notes", b"notes", "profiles", b"profiles", "signature_changes", b"signature_changes", "unready", b"unready", "waves", b"waves"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
