@@ -5,6 +5,7 @@ it was under way, or had not answered again since; such requests are counted apa
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +13,7 @@ from itertools import count
 
 from examples.fleet.camera import Answer, Camera
 from examples.fleet.clock import monotonic, wait_until
+from tests.faults import ends
 from tests.faults.operator import Operator
 from tests.faults.schedule import Fault, Kind, stretches
 from tests.faults.story import Story
@@ -44,6 +46,8 @@ class Run:
     seed: int
     seconds: float
     dead: list[Dead] = field(default_factory=list)
+    struck: list[ends.Struck] = field(default_factory=list)
+    ended: dict[str, ends.End] = field(default_factory=dict)
     _ends: list[tuple[float, int, str, Callable[[], None]]] = field(default_factory=list)
     _numbers: "count[int]" = field(default_factory=count)
 
@@ -78,6 +82,8 @@ class Run:
             self._wait(began + fault.at_s)
             self.story.faults[fault.kind.value] += 1
             self.story.say(str(fault))
+            since = self.story.wall(monotonic())
+            self.struck.append(ends.Struck(fault.kind.value, fault.device, since))
             self._begin(fault)
         self._wait(began + seconds)
         while self._ends:
@@ -210,17 +216,31 @@ class Run:
         return found
 
     def _check_rollouts(self, operator: Operator) -> None:
-        story = self.story
+        """No bad version wins, and no good one is taken back without a cause that is known."""
+        story, fleet = self.story, self.world.fleet
         story.rollouts.clear()
-        for rollout in self.world.fleet.ctl.items("rollout", "list"):
-            version = rollout["spec"]["version"]
-            kind = f"bad {rollout['phase']}" if version in operator.bad else rollout["phase"]
+        for rollout in fleet.ctl.items("rollout", "list"):
+            version, name = rollout["spec"]["version"], rollout["rollout_id"]
+            bad = version in operator.bad
+            kind = f"bad {rollout['phase']}" if bad else rollout["phase"]
             story.rollouts[kind] += 1
-            assert kind != "bad SUCCEEDED", f"{rollout['rollout_id']} brought {version} everywhere"
+            assert kind != "bad SUCCEEDED", f"{name} brought {version} everywhere"
+            if bad or rollout["phase"] == "SUCCEEDED" or name in self.ended:
+                continue
+            end = self.ended[name] = ends.keep(fleet, story, self.struck, name)
+            story.say(
+                f"{name} brought {version}, a good one: {end.phase}, {end.why}; {end.evidence}"
+            )
+        story.figures["good_ended_otherwise"] = [end.plain() for end in self.ended.values()]
+        by_cause = Counter(end.why.value for end in self.ended.values())
+        story.figures["good_ended_otherwise_by_cause"] = dict(by_cause)
+        lost = [e for e in self.ended.values() if e.why is ends.Why.UNEXPLAINED]
+        assert not lost, f"a good version was taken back without a cause: {lost[0]}"
 
     def _sentence(self) -> str:
         figures = self.story.figures
         return (
             f"{figures['requests']} requests, {figures['requests_failed']} failed,"
-            f" {figures['requests_failed_in_killed_processes']} in killed processes"
+            f" {figures['requests_failed_in_killed_processes']} in killed processes;"
+            f" {sum(figures['good_ended_otherwise_by_cause'].values())} good versions did not win"
         )

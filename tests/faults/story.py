@@ -5,10 +5,11 @@ import os
 import sys
 import threading
 from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from examples.fleet.clock import monotonic
+from examples.fleet.clock import monotonic, utc_now
 
 
 class Story:
@@ -16,7 +17,9 @@ class Story:
 
     def __init__(self, seed: int, *, loud: bool) -> None:
         self.began = monotonic()
+        self.began_at = utc_now()
         self.lines: list[str] = []
+        self.told: list[tuple[datetime, str]] = []
         self.faults: Counter[str] = Counter()
         self.rollouts: Counter[str] = Counter()
         self.figures: dict[str, Any] = {"schema_version": 1, "seed": seed}
@@ -25,12 +28,18 @@ class Story:
 
     def say(self, text: str) -> None:
         """One line."""
-        line = f"{monotonic() - self.began:7.1f} s  {text}"
+        now = monotonic()
+        line = f"{now - self.began:7.1f} s  {text}"
         with self._lock:
             self.lines.append(line)
+            self.told.append((self.wall(now), text))
             if self._loud:
                 sys.stdout.write(line + "\n")
                 sys.stdout.flush()
+
+    def wall(self, moment: float) -> datetime:
+        """The wall clock at a monotonic moment: logs and events are told by it."""
+        return self.began_at + timedelta(seconds=moment - self.began)
 
     def document(self) -> dict[str, Any]:
         """All of it."""

@@ -51,6 +51,7 @@ class FaultyWorld:
                 "ROUTES": self.roads[name].routes,
                 "BREAK": self._breaks,
                 "LIGHTERMAN_HANG_S": str(HANG_S),
+                "TZ": "UTC",  # the times of its log are compared with those of events
             }
             agent.start()
         fleet.wait_online(*DEVICES)
