@@ -19,6 +19,7 @@ from agent.host.capabilities import detect, installed_runtimes
 from agent.host.notify import Notifier
 from agent.host.sensors import Sensors, memory_available_bytes, memory_total_bytes
 from agent.host.watchdog import Vitals, Watchdog
+from agent.link.seals import Apart
 from agent.loop import AgentLoop
 from agent.loop_connection import Connection, ConnectionParts
 from agent.loop_parts import LoopParts
@@ -247,6 +248,7 @@ class Agent:
                 capabilities=lambda: detect(settings.host_root, settings.state_dir),
                 show=self._board.update,
                 poll_s=settings.poll_s,
+                seals=Apart(),
             )
         )
         self._connection.start()

@@ -17,6 +17,7 @@ from agent.link.convert import presence_payload
 from agent.link.errors import LinkError, LinkFault
 from agent.link.fetcher import BlobFetcher
 from agent.link.mqtt import MqttEvents, MqttLink, TlsFiles
+from agent.link.seals import Seals
 from agent.link.spooler import SpoolSender
 from agent.loop import AgentLoop
 from agent.loop_session import ControllerSession, SessionParts
@@ -39,6 +40,7 @@ class ConnectionParts:
     capabilities: Callable[[], Capabilities]
     show: Callable[..., None]
     poll_s: float
+    seals: Seals
 
 
 class Connection:
@@ -61,6 +63,7 @@ class Connection:
                 poll_s=parts.poll_s,
                 connected=self._on_controller,
                 has_doorbell=lambda: self._mqtt.connected,
+                seals=parts.seals,
             )
         )
         self._mqtt = MqttLink(

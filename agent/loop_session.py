@@ -20,6 +20,7 @@ from agent.link.channel import Credentials
 from agent.link.client import ControllerClient, Welcome
 from agent.link.errors import LinkError, LinkFault, TrustError
 from agent.link.renewal import credentials_of, renew, renewal_due_at
+from agent.link.seals import Seals
 from agent.link.trust import ManifestVerifier
 
 log = logging.getLogger("agent")
@@ -78,6 +79,7 @@ class SessionParts:
     poll_s: float
     connected: Callable[[LinkError | None], None]
     has_doorbell: Callable[[], bool]
+    seals: Seals
 
 
 class ControllerSession:
@@ -91,7 +93,7 @@ class ControllerSession:
         if identity is None:
             raise TrustError("this device is not enrolled", "lighterman-agent enroll --help")
         self._verifier = ManifestVerifier(
-            identity.signing_keys, identity.device_id, identity.project
+            identity.signing_keys, identity.device_id, identity.project, parts.seals
         )
         self.client = ControllerClient(
             parse_endpoint(identity.grpc_endpoint), credentials_of(identity)
@@ -233,7 +235,9 @@ class ControllerSession:
         if self._parts.clock.now() < self._renew_at:
             return
         try:
-            identity = renew(self._parts.identities, self.client.renew, self._prove)
+            identity = renew(
+                self._parts.identities, self.client.renew, self._prove, self._parts.seals
+            )
         except LinkError as error:
             wait_s = self._renewals.failed(error.retry_after_s)
             self._renew_at = self._parts.clock.now() + timedelta(seconds=wait_s)

@@ -12,7 +12,8 @@ from agent.domain.ports import Identity, IdentityStore
 from agent.link.backoff import Backoff
 from agent.link.channel import Credentials
 from agent.link.errors import LinkError, TrustError
-from agent.link.keys import fits_key, new_key_request, read_certificate
+from agent.link.keys import read_certificate
+from agent.link.seals import INLINE, Seals
 
 PURPOSE = "renewal"
 SPREAD = 0.05  # of the whole life, either way
@@ -35,6 +36,7 @@ def renew(
     store: IdentityStore,
     ask: Callable[[bytes], tuple[bytes, bytes]],
     prove: Callable[[Credentials], None],
+    seals: Seals = INLINE,
 ) -> Identity:
     """Renew, prove and promote; gives the identity in use now. LinkError, StoreError.
 
@@ -53,24 +55,27 @@ def renew(
                 raise
             candidate = None  # refused for good, expired perhaps: ask for another
     if candidate is None:
-        candidate = _obtain(store, current, ask)
+        candidate = _obtain(store, current, ask, seals)
         prove(credentials_of(candidate))
     store.promote()
     return candidate
 
 
 def _obtain(
-    store: IdentityStore, current: Identity, ask: Callable[[bytes], tuple[bytes, bytes]]
+    store: IdentityStore,
+    current: Identity,
+    ask: Callable[[bytes], tuple[bytes, bytes]],
+    seals: Seals,
 ) -> Identity:
     kept = store.request(PURPOSE)
     if kept is None:
-        made = new_key_request(current.device_id)
+        made = seals.new_key_request(current.device_id)
         store.keep_request(PURPOSE, made.key_pem, made.csr_pem)
         kept = (made.key_pem, made.csr_pem)
     key_pem, csr_pem = kept
     certificate_pem, ca_pem = ask(csr_pem)
     try:
-        fitting = fits_key(certificate_pem, key_pem)
+        fitting = seals.fits_key(certificate_pem, key_pem)
     except ValueError:
         fitting = False
     if not fitting:

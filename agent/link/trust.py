@@ -2,7 +2,7 @@
 
 Refuses to repair, re-encode or guess: the bytes are checked first and parsed after, and what
 stands inside them (device, project, generation, protocol) must agree with what they came as.
-Cryptography is imported when the first manifest comes.
+Cryptography is asked through `seals`, when a manifest comes.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from agent.domain.desired import DesiredState, check_fits
 from agent.domain.manifest import MAX_MANIFEST_BYTES, parse_manifest
 from agent.errors import ManifestError
 from agent.link.errors import TrustError
+from agent.link.seals import INLINE, Seals
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,10 @@ def check_keys(keys: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
 class ManifestVerifier:
     """Knows the signing keys and who this device is; gives desired states that may be applied."""
 
-    def __init__(self, keys: Mapping[str, bytes], device: str, project: str) -> None:
+    def __init__(
+        self, keys: Mapping[str, bytes], device: str, project: str, seals: Seals = INLINE
+    ) -> None:
+        self._seals = seals
         self._keys = dict(keys)
         self._device = device
         self._project = project
@@ -94,11 +98,4 @@ class ManifestVerifier:
         public_key = self._keys.get(signature.key_id)
         if public_key is None:
             return False
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-        try:
-            Ed25519PublicKey.from_public_bytes(public_key).verify(signature.value, data)
-        except InvalidSignature:
-            return False
-        return True
+        return self._seals.is_signed(public_key, signature.value, data)

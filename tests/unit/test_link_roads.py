@@ -18,6 +18,7 @@ from agent.domain.ports import Identity
 from agent.link.authority import Endpoint
 from agent.link.backoff import Backoff
 from agent.link.mqtt import MqttEvents, MqttLink, TlsFiles
+from agent.link.seals import INLINE
 from agent.loop_connection import Connection, ConnectionParts
 from agent.loop_tell import Teller
 from agent.store.identity import FileIdentityStore
@@ -129,6 +130,7 @@ def connection(
             spool=world.spool, loop=world.loop,
             teller=Teller(world.spool, SystemClock(), BOOT, lambda: None, lambda _: False),
             capabilities=lambda: CAPABILITIES, show=shown.update, poll_s=0.3,
+            seals=INLINE,
         )
     )  # fmt: skip
     made.start()
