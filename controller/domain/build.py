@@ -1,17 +1,15 @@
-"""Builds and their gate: what a build has to show before it may be released.
+"""Builds: recipes, what was measured on the shipped file, and what may be released.
 
-Refuses silence: a figure that a recipe demands and nobody measured is a refusal with its reason.
-Shares are percent (0–100), accuracy differences are points, latencies milliseconds.
+Judges nothing: the gate does. Shares are percent (0–100), accuracy differences are points,
+latencies milliseconds.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from controller.domain.device import Profile
 from controller.domain.interval import Interval
 from controller.domain.spec import Spec
-from controller.domain.words import ms
 from controller.errors import InvalidError
 
 
@@ -34,8 +32,6 @@ class GateVerdict(StrEnum):
     OVERRIDDEN = "OVERRIDDEN"
 
 
-# Of the float file with the program it was exported from. One row may sit on an edge (a tie).
-MIN_LIKENESS_PCT = 95.0
 RELEASABLE = frozenset({GateVerdict.PASSED, GateVerdict.OVERRIDDEN})
 
 
@@ -71,6 +67,18 @@ class Recipe:
         return self.precision is Precision.INT8
 
 
+_INTERVALS = (
+    "accuracy",
+    "source_accuracy",
+    "accuracy_delta_pts",
+    "agreement",
+    "p50_interval_ms",
+    "p95_interval_ms",
+    "fp32_p50_interval_ms",
+    "eager_p50_interval_ms",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What was measured on the shipped file. None: not measured."""
@@ -94,15 +102,15 @@ class Evidence:
     rows_compared: int | None = None  # float file beside the program it was exported from
     rows_differing: int | None = None  # of these: beyond rounding
     dataset_digest: str = ""  # the content that accuracy and agreement speak of
+    # The same quantiles with n and a 95 % interval. None: too few calls for one, or an older build.
+    p50_interval_ms: Interval | None = None
+    p95_interval_ms: Interval | None = None
+    fp32_p50_interval_ms: Interval | None = None
+    eager_p50_interval_ms: Interval | None = None
 
     def to_json(self) -> dict[str, object]:
         """The form stored with the build."""
-        intervals = {
-            "accuracy": self.accuracy,
-            "source_accuracy": self.source_accuracy,
-            "accuracy_delta_pts": self.accuracy_delta_pts,
-            "agreement": self.agreement,
-        }
+        intervals: dict[str, Interval | None] = {name: getattr(self, name) for name in _INTERVALS}
         return {
             "size_bytes": self.size_bytes,
             "p50_ms": self.p50_ms,
@@ -133,10 +141,7 @@ class Evidence:
             p95_ms=spec.number("p95_ms"),
             latency_n=spec.whole("latency_n"),
             measured_on=spec.text("measured_on", ""),
-            accuracy=_interval(value, "accuracy"),
-            source_accuracy=_interval(value, "source_accuracy"),
-            accuracy_delta_pts=_interval(value, "accuracy_delta_pts"),
-            agreement=_interval(value, "agreement"),
+            **{name: _interval(value, name) for name in _INTERVALS},
             fp32_p50_ms=spec.optional("fp32_p50_ms"),
             eager_p50_ms=spec.optional("eager_p50_ms"),
             peak_rss_bytes=_count(spec, "peak_rss_bytes"),
@@ -148,14 +153,6 @@ class Evidence:
             rows_differing=_count(spec, "rows_differing"),
             dataset_digest=spec.text("dataset_digest", ""),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class GateResult:
-    """PASSED or REFUSED, and why: every figure with its n."""
-
-    verdict: GateVerdict
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,146 +195,6 @@ def parse_recipe(name: str, spec: Mapping[str, object]) -> Recipe:
     )
 
 
-def refuse_early(
-    recipe: Recipe, profile: Profile, dataset: str | None, wanted: str
-) -> GateResult | None:
-    """A refusal that needs no compile, or None.
-
-    ``dataset`` is the one found, ``wanted`` the name that was looked for.
-    """
-    if profile.recipes and recipe.name not in profile.recipes:
-        return _refused(f"recipe {recipe.name} is not one of profile {profile.name}")
-    if recipe.runtime not in profile.runtimes:
-        return _refused(f"profile {profile.name} has no runtime {recipe.runtime}")
-    if recipe.needs_dataset and dataset is None:
-        return _refused(
-            f"no dataset {wanted}: {recipe.precision} needs calibration and evaluation rows;"
-            f" fleetctl admin dataset push {wanted} FILE.npz"
-        )
-    return None
-
-
-def gate(evidence: Evidence, profile: Profile, recipe: Recipe, host_matches: bool) -> GateResult:
-    """Judge one build for one profile.
-
-    Agreement has to be proven: the lower end of its interval meets the bound. The accuracy drop
-    is judged on the paired difference itself, since its interval on some hundred rows is wider
-    than any useful bound; the reason says n and interval, so that nobody takes it for more.
-    The latency budget binds only where the measuring host is of the profile's class.
-    """
-    notes: list[str] = []
-    refusals: list[str] = []
-    for ok, text in (
-        *_numbers(evidence),
-        *_export(evidence),
-        *_accuracy(evidence, recipe),
-        *_agreement(evidence, recipe),
-        *_speed(evidence, recipe),
-        *_memory(evidence, profile),
-        *_latency(evidence, profile, host_matches),
-    ):
-        (notes if ok else refusals).append(text)
-    if refusals:
-        return _refused("; ".join(refusals))
-    return GateResult(GateVerdict.PASSED, "; ".join(notes))
-
-
-_Finding = tuple[bool, str]
-
-
-def _numbers(evidence: Evidence) -> list[_Finding]:
-    """No recipe may switch this off: a device could make nothing of such answers."""
-    rows, wrong = evidence.rows_checked, evidence.rows_not_finite
-    if not rows or wrong is None:
-        return [(False, "no row's outputs were looked at: build it again")]
-    of = f"{rows:,} generated rows" if evidence.rows_generated else f"{rows:,} rows"
-    if wrong:
-        return [(False, f"{wrong:,} of {of} gave NaN or infinity")]
-    return [(True, f"{of} gave numbers")]
-
-
-def _export(evidence: Evidence) -> list[_Finding]:
-    rows, wrong = evidence.rows_compared, evidence.rows_differing
-    if not rows or wrong is None:
-        return []  # the source is the float file itself
-    like_pct = 100 * (rows - wrong) / rows
-    if like_pct < MIN_LIKENESS_PCT:
-        return [
-            (
-                False,
-                f"the export is wrong: {wrong:,} of {rows:,} rows differ from the source's"
-                f" outputs beyond rounding, at least {MIN_LIKENESS_PCT:g} % have to agree",
-            )
-        ]
-    return []
-
-
-def _accuracy(evidence: Evidence, recipe: Recipe) -> list[_Finding]:
-    bound, delta = recipe.gate.max_accuracy_drop_pts, evidence.accuracy_delta_pts
-    if bound is None:
-        return []
-    if delta is None:
-        if evidence.agreement is not None:
-            return [(True, "accuracy not measured: the dataset has no labels")]
-        return [(False, "no dataset to measure accuracy on")]
-    text = f"accuracy {_signed(delta)} pt against the source, n={delta.n}"
-    if delta.value < -bound:
-        return [(False, f"{text}, allowed −{bound:g} pt")]
-    return [(True, text)]
-
-
-def _agreement(evidence: Evidence, recipe: Recipe) -> list[_Finding]:
-    bound, found = recipe.gate.min_agreement_pct, evidence.agreement
-    if bound is None:
-        return []
-    if found is None:
-        return [(False, "no dataset to measure agreement on")]
-    text = (
-        f"agreement {found.value:.1f} % with the source"
-        f" (95 % interval {found.low:.1f}–{found.high:.1f}, n={found.n})"
-    )
-    if found.low < bound:
-        return [(False, f"{text}, the lower end has to reach {bound:g} %")]
-    return [(True, text)]
-
-
-def _speed(evidence: Evidence, recipe: Recipe) -> list[_Finding]:
-    if not recipe.gate.not_slower_than_fp32 or recipe.precision is Precision.FP32:
-        return []
-    if evidence.fp32_p50_ms is None:
-        return [(False, f"fp32 of {recipe.runtime} was not measured beside it")]
-    pair = (
-        f"p50 {ms(evidence.p50_ms)} ms, fp32 {ms(evidence.fp32_p50_ms)} ms, n={evidence.latency_n}"
-    )
-    if evidence.p50_ms > evidence.fp32_p50_ms:
-        return [(False, f"slower than fp32 of {recipe.runtime}: {pair}")]
-    return [(True, pair)]
-
-
-def _memory(evidence: Evidence, profile: Profile) -> list[_Finding]:
-    budget = profile.memory_budget_bytes
-    if budget is None:
-        return []
-    needs = max(evidence.size_bytes, evidence.peak_rss_bytes or 0)
-    if needs > budget:
-        return [(False, f"needs {_mib(needs)}, budget of {profile.name} {_mib(budget)}")]
-    return []
-
-
-def _latency(evidence: Evidence, profile: Profile, host_matches: bool) -> list[_Finding]:
-    budget = profile.latency_budget_ms
-    if budget is None:
-        return []
-    if not host_matches:
-        return [(True, f"latency not measured on this class (measured on {evidence.measured_on})")]
-    text = f"p95 {ms(evidence.p95_ms)} ms, budget {budget:g} ms, n={evidence.latency_n}"
-    return [(evidence.p95_ms <= budget, text)]
-
-
-def _refused(reason: str) -> GateResult:
-    return GateResult(GateVerdict.REFUSED, reason)
-
-
 def _count(spec: Spec, key: str) -> int | None:
     return None if spec.body.get(key) is None else spec.whole(key)
 
@@ -349,14 +206,3 @@ def _interval(value: Mapping[str, object], key: str) -> Interval | None:
     if not isinstance(found, Mapping):
         raise InvalidError(f"evidence.{key} is no interval")
     return Interval.from_json(found)
-
-
-def _signed(delta: Interval) -> str:
-    def one(number: float) -> str:
-        return f"{number:+.1f}".replace("-", "−")
-
-    return f"{one(delta.value)} ({one(delta.low)}…{one(delta.high)})"
-
-
-def _mib(size: int) -> str:
-    return f"{size / 1024**2:,.1f} MiB"

@@ -1,12 +1,13 @@
 """Figures that carry how sure they are: value, 95 % interval, n. Refuses a figure without n."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from controller.domain.spec import Spec
 
 _Z = 1.959963984540054  # 95 %, two-sided
+_TAIL = 0.025  # what may lie outside on either side
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +58,46 @@ def paired_difference_pts(gained: int, lost: int, n: int) -> Interval:
     value = (gained - lost) / n
     low, high = max(-1.0, centre - half), min(1.0, centre + half)
     return Interval(100 * value, 100 * min(low, value), 100 * max(high, value), n)
+
+
+def quantile_of(values: Sequence[float], share: float) -> tuple[float, Interval | None]:
+    """A quantile (``share`` 0.5: the median) of single observations, and its 95 % interval.
+
+    The value interpolates between neighbours. The interval is of two order statistics and asks
+    nothing of the distribution: with B binomial (n, share), the l-th smallest lies above the true
+    quantile with probability P(B < l), the u-th below it with P(B >= u); l is the largest and u the
+    smallest for which these are at most 2.5 % (Hahn and Meeker, Statistical Intervals, 1991,
+    section 5.2). None where so few observations have no such pair: fewer than 6 for the median, 72
+    for p95. ValueError without any, or for a share that is not between 0 and 1.
+    """
+    if not values or not 0.0 < share < 1.0:
+        raise ValueError(f"no quantile {share} of {len(values)} values")
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * share
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    value = ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    ranks = _quantile_ranks(len(ordered), share)
+    if ranks is None:
+        return value, None
+    low, high = ordered[ranks[0] - 1], ordered[ranks[1] - 1]
+    return value, Interval(value, min(low, value), max(high, value), len(ordered))
+
+
+def _quantile_ranks(n: int, share: float) -> tuple[int, int] | None:
+    """Ranks l and u, counted from 1, of the order statistics; None where there are none."""
+    low, high, below = 0, 0, 0.0  # `below` is P(B < rank)
+    for rank in range(n + 1):
+        if rank and below <= _TAIL:
+            low = rank
+        below += _binomial(n, rank, share)
+        if below >= 1 - _TAIL:
+            high = rank + 1
+            break
+    return (low, high) if low and 0 < high <= n else None
+
+
+def _binomial(n: int, k: int, share: float) -> float:
+    """P(B = k); by logarithms, since n may be tens of thousands."""
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))

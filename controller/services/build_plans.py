@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from controller.domain.build import GateVerdict, Recipe, parse_recipe, refuse_early
+from controller.domain.build import GateVerdict, Recipe, parse_recipe
 from controller.domain.device import Profile
+from controller.domain.gate import GateResult, refuse_early
 from controller.domain.model import Signature
 from controller.errors import NotFoundError, RefusedError
 from controller.intake.models import class_outputs
@@ -125,25 +126,24 @@ def _plan_one(
     found = wish.dataset.name if wish.dataset else None
     refusal = refuse_early(recipe, profile, found, wish.dataset_name)
     if refusal is not None:
-        write_gate(conn, ctx, key, build_id=None, verdict=refusal.verdict, reason=refusal.reason)
+        write_gate(conn, ctx, key, build_id=None, result=refusal)
         return None
     target = target_key(variant.digest, recipe, spec, wish.dataset)
     row = find_build(conn, ctx.project, target)
     if row is not None and row.state != "FAILED":
-        verdict, reason = judge(row, profile)
         write_gate(
             conn,
             ctx,
             key,
             build_id=row.build_id,
-            verdict=verdict,
-            reason=reason,
+            result=judge(row, profile),
             cached=row.state == "COMPILED",
         )
         return None
     if row is None:
         row = _new_build(conn, ctx, target, variant, recipe, spec, wish.dataset)
-    write_gate(conn, ctx, key, build_id=row.build_id, verdict=GateVerdict.PENDING, reason="")
+    waits = GateResult(GateVerdict.PENDING, "")
+    write_gate(conn, ctx, key, build_id=row.build_id, result=waits)
     return row
 
 

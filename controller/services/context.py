@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from controller.ids import Ids
+from controller.services.agenda import Agenda
 from controller.services.totals import LatencyTotals
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Deps:
     samples: "SampleWindow"
     limits: Limits = field(default_factory=Limits)
     totals: LatencyTotals = field(default_factory=LatencyTotals)
-    wake: Callable[[], None] = lambda: None  # a stored fact may change a decision: tick soon
+    agenda: Agenda = field(default_factory=Agenda)  # of the tick: news of single rollouts
+    wake: Callable[[], None] = lambda: None  # a stored fact may change any decision: tick soon
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ An override by a person stays as long as it speaks of the same build.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from controller.domain.build import Evidence, GateVerdict, Recipe, gate, parse_recipe
+from controller.domain.build import Evidence, GateVerdict, Recipe, parse_recipe
 from controller.domain.device import Capabilities, Profile, host_matches, parse_profile
+from controller.domain.gate import GateResult, gate
 from controller.services.context import Ctx
 from controller.store import events
 from controller.store.builds import BuildRow, GateKey, GateRow, find_gate, gates_of_build, put_gate
@@ -27,21 +28,27 @@ def judge_build(conn: Connection, ctx: Ctx, project: str, build: BuildRow) -> No
     for gate_project, row in gates_of_build(conn, build.build_id):
         if gate_project != project or row.verdict == GateVerdict.OVERRIDDEN:
             continue
-        verdict, reason = judge(build, profiles.get(row.key.profile))
+        found = judge(build, profiles.get(row.key.profile))
         put_gate(
             conn,
             project,
-            replace(row, verdict=verdict.value, reason=reason, updated_at=ctx.now),
+            replace(
+                row,
+                verdict=found.verdict.value,
+                reason=found.reason,
+                findings=findings_json(found),
+                updated_at=ctx.now,
+            ),
         )
         events.append(
             conn,
             project,
             ctx.now,
-            f"build_{verdict.lower()}",
+            f"build_{found.verdict.lower()}",
             ctx.actor,
             model=row.key.model,
             version=row.key.version,
-            reason=reason,
+            reason=found.reason,
             details={
                 "variant": row.key.variant,
                 "recipe": row.key.recipe,
@@ -51,22 +58,26 @@ def judge_build(conn: Connection, ctx: Ctx, project: str, build: BuildRow) -> No
         )
 
 
-def judge(build: BuildRow, profile: Profile | None) -> tuple[GateVerdict, str]:
-    """Verdict and reason of one build for one profile; PENDING while it is being made."""
+def judge(build: BuildRow, profile: Profile | None) -> GateResult:
+    """The judgement of one build for one profile; PENDING while it is being made."""
     match build.state:
         case "FAILED":
-            return GateVerdict.FAILED, build.reason
+            return GateResult(GateVerdict.FAILED, build.reason)
         case "COMPILED":
             if profile is None:
-                return GateVerdict.REFUSED, "the profile does not exist any more"
+                return GateResult(GateVerdict.REFUSED, "the profile does not exist any more")
             recipe = recipe_of(build)
             evidence = build.evidence or {}
-            result = gate(
+            return gate(
                 Evidence.from_json(evidence), profile, recipe, measured_on_class(evidence, profile)
             )
-            return result.verdict, result.reason
         case _:
-            return GateVerdict.PENDING, ""
+            return GateResult(GateVerdict.PENDING, "")
+
+
+def findings_json(result: GateResult) -> list[dict[str, object]]:
+    """What is stored of a judgement beside verdict and reason."""
+    return [one.to_json() for one in result.findings]
 
 
 def recipe_of(build: BuildRow) -> Recipe:
@@ -86,18 +97,19 @@ def write_gate(
     key: GateKey,
     *,
     build_id: str | None,
-    verdict: GateVerdict,
-    reason: str,
+    result: GateResult,
     cached: bool = False,
 ) -> None:
     """Store a gate; an override of the same build stays, and so does one that says the same."""
+    verdict, reason = result.verdict.value, result.reason
+    found = findings_json(result)
     before = find_gate(conn, ctx.project, key)
     if before is not None and before.build_id == build_id:
-        same = (before.verdict, before.reason) == (verdict.value, reason)
+        same = (before.verdict, before.reason, before.findings) == (verdict, reason, found)
         if same or before.verdict == GateVerdict.OVERRIDDEN:
             return
     put_gate(
         conn,
         ctx.project,
-        GateRow(key, build_id, verdict.value, reason, None, None, None, cached, ctx.now),
+        GateRow(key, build_id, verdict, reason, None, None, None, cached, ctx.now, found),
     )

@@ -25,6 +25,9 @@ from controller.store.events import NewEvent
 from controller.store.outbox import OutboxKind
 from controller.store.session import Connection
 
+_LEFT = frozenset(
+    {AssignmentState.ROLLING_BACK, AssignmentState.ROLLED_BACK, AssignmentState.FAILED}
+)
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,39}")
 TEXT_MAX = 2000
 DETAILS_MAX = 32
@@ -79,10 +82,9 @@ AckMessage = Callable[[Ack], tuple[str, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """One acknowledgement per boot that spoke, and whether an assignment changed."""
+    """One acknowledgement per boot that spoke."""
 
     acks: tuple[Ack, ...]
-    changed: bool
 
 
 def accept_reports(
@@ -105,8 +107,7 @@ def accept_reports(
             outbox.append_many(
                 conn, ctx.now, OutboxKind.ACK, [ack_message(ack) for ack in accepted.acks]
             )
-    if accepted.changed:
-        deps.wake()
+    desk.tell_tick(deps)
     return accepted
 
 
@@ -126,8 +127,7 @@ def accept_spools(
             except LightermanError as error:
                 answers[device_id] = error
         desk.write()
-    if any(isinstance(one, Accepted) and one.changed for one in answers.values()):
-        deps.wake()
+    desk.tell_tick(deps)
     return answers
 
 
@@ -148,6 +148,8 @@ class _Desk:
         self._events: list[NewEvent] = []
         self._reached: dict[tuple[str, str], int] = {}
         self._applied: dict[str, int] = {}
+        self._news: set[str] = set()  # rollouts
+        self._left: set[str] = set()  # those that a device left, or could not follow
 
     def take(self, device_id: str, envelopes: Sequence[DeviceEnvelope]) -> Accepted:
         """Take in what one device says. DeniedError, InvalidError; then nothing of it counts."""
@@ -158,20 +160,19 @@ class _Desk:
         for boot_id in {one.boot_id for one in envelopes}:
             boot_counter(boot_id)
         reached: dict[str, int] = {}
-        changed = False
         for envelope in envelopes:
             last = reached.get(envelope.boot_id)
             if last is None:
                 last = self._boot(device_id, envelope.boot_id).last_seq
             if envelope.seq == last + 1:
-                changed |= self._store(speaker, envelope)
+                self._store(speaker, envelope)
                 last = envelope.seq
             reached[envelope.boot_id] = last
         for boot_id, seq in reached.items():
             if seq > self._boots[device_id, boot_id].last_seq:
                 self._reached[device_id, boot_id] = seq
         self._applied.setdefault(device_id, 0)
-        return Accepted(tuple(Ack(boot_id, seq) for boot_id, seq in reached.items()), changed)
+        return Accepted(tuple(Ack(boot_id, seq) for boot_id, seq in reached.items()))
 
     def write(self) -> None:
         """Store everything."""
@@ -183,6 +184,13 @@ class _Desk:
             self._conn, [(name, now, applied, None) for name, applied in self._applied.items()]
         )
 
+    def tell_tick(self, deps: Deps) -> None:
+        """Have the rollouts looked at of which there is news; call it behind the transaction."""
+        if self._left:
+            deps.agenda.note(self._left, urgent=True)
+        if self._news - self._left:
+            deps.agenda.note(self._news - self._left)
+
     def _boot(self, device_id: str, boot_id: str) -> BootRow:
         known = self._boots.get((device_id, boot_id))
         if known is None:
@@ -191,17 +199,18 @@ class _Desk:
             self._boots[device_id, boot_id] = known
         return known
 
-    def _store(self, speaker: Speaker, envelope: DeviceEnvelope) -> bool:
+    def _store(self, speaker: Speaker, envelope: DeviceEnvelope) -> None:
         body = envelope.body
         if isinstance(body, EventBody):
             self._tell(speaker, envelope, _event_kind(body.kind), body.reason, body.details)
-            return False
+            return
         if body.applied:
             before = self._applied.get(speaker.device_id, 0)
             self._applied[speaker.device_id] = max(before, body.generation)
         kind, reason, changed = self._apply(speaker, body)
         self._tell(speaker, envelope, kind, reason, _details(body))
-        return changed or body.applied
+        if changed or body.applied:
+            self._news.add(body.rollout)
 
     def _apply(self, speaker: Speaker, body: ReportBody) -> tuple[str, str, bool]:
         """Kind and reason of the event, and whether the assignment is another one now."""
@@ -219,6 +228,8 @@ class _Desk:
         )
         if after is not row:
             self._assignments[key] = self._moved[key] = after
+            if after.state is not row.state and after.state in _LEFT:
+                self._left.add(body.rollout)
         if outcome.ignored:
             if body.applied:
                 return "generation_applied", body.reason or outcome.ignored, False

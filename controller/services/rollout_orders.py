@@ -177,10 +177,11 @@ def supersede(
     events.append_many(conn, [_event(ctx, row, "assignment_superseded", reason) for row in listed])
 
 
-def close_left(conn: Connection, deps: Deps, ctx: Ctx) -> int:
+def close_left(conn: Connection, deps: Deps, ctx: Ctx) -> frozenset[str]:
     """Look after desired where a device left a version by itself, and close what came back.
 
-    Works over all rollouts, ended ones too: a committed version may be left days later.
+    Works over all rollouts, ended ones too: a committed version may be left days later. Returns
+    the rollouts of which something was closed.
     """
     ended = {"finished_at": ctx.now}
     retired = assignments.list_retired(conn)
@@ -204,7 +205,7 @@ def close_left(conn: Connection, deps: Deps, ctx: Ctx) -> int:
     events.append_many(
         conn, [_event(ctx, row, "assignment_rolled_back", why) for row, _, why, _ in steps]
     )
-    return len(retired) + len(unsettled) + len(back)
+    return frozenset(row.rollout_id for row in (*retired, *unsettled, *back))
 
 
 def restore_previous(

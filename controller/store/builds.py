@@ -57,6 +57,7 @@ class GateRow:
     override_at: datetime | None
     cached: bool
     updated_at: datetime
+    findings: list[dict[str, Any]] | None = None  # None: judged before they were kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,10 @@ class SeenRow:
     progress_pct: float
     step: str
     last_lines: tuple[str, ...]
+    asked_at: datetime | None = None  # when the build was asked for first
+    built_at: datetime | None = None  # when it was last made, or not
+    attempts: int = 0
+    worker: str = ""
 
 
 def add_build(
@@ -186,6 +191,7 @@ def put_gate(conn: Connection, project: str, row: GateRow) -> None:
         "override_at": row.override_at,
         "cached": row.cached,
         "updated_at": row.updated_at,
+        "findings": row.findings,
     }
     if conn.execute(update(build_gate).where(key).values(values)).rowcount == 0:
         conn.execute(
@@ -293,6 +299,8 @@ def _seen() -> Select[Any]:
             build_job.c.progress_pct,
             build_job.c.step,
             build_job.c.last_lines,
+            build_job.c.attempt,
+            build_job.c.worker,
         )
         .join_from(
             build_gate,
@@ -327,6 +335,10 @@ def _seen_row(row: Row[Any]) -> SeenRow:
         progress_pct=row.progress_pct or 0.0,
         step=row.step or "",
         last_lines=tuple(row.last_lines or ()),
+        asked_at=row.build_created_at,
+        built_at=row.build_updated_at if row.build_state in ("COMPILED", "FAILED") else None,
+        attempts=row.attempt or 0,
+        worker=row.worker or "",
     )
 
 
@@ -369,4 +381,5 @@ def _gate(row: Row[Any], prefix: str = "") -> GateRow:
         override_at=value[f"{prefix}override_at"],
         cached=value[f"{prefix}cached"],
         updated_at=value[f"{prefix}updated_at"],
+        findings=value[f"{prefix}findings"],
     )

@@ -189,6 +189,8 @@ build_gate = Table(
     Column("override_at", UtcDateTime),
     Column("cached", Boolean, nullable=False, default=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    # [{ok, text}]: all that was looked at. NULL: judged before this was kept
+    Column("findings", JSON),
     PrimaryKeyConstraint("project", "model", "version", "variant", "recipe", "profile"),
     ForeignKeyConstraint(["build_id"], ["build.build_id"]),
     CheckConstraint(

@@ -1,21 +1,18 @@
 """The gate: each refusal with its reason and figures; intervals against known values."""
 
+import math
 from dataclasses import replace
+from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.domain.build import (
-    Evidence,
-    GateVerdict,
-    Recipe,
-    gate,
-    parse_recipe,
-    refuse_early,
-)
+from controller.domain.build import Evidence, GateVerdict, Recipe, parse_recipe
 from controller.domain.device import Profile, parse_profile
-from controller.domain.interval import Interval, paired_difference_pts, share_pct
+from controller.domain.gate import Finding, gate, refuse_early
+from controller.domain.interval import Interval, paired_difference_pts, quantile_of, share_pct
 from controller.errors import InvalidError
 
 INT8 = parse_recipe(
@@ -60,10 +57,11 @@ def test_a_good_build_passes_and_says_its_figures() -> None:
     found = gate(GOOD, PROFILE, INT8, host_matches=False)
     assert found.verdict is GateVerdict.PASSED
     assert found.reason == (
-        "225 rows gave numbers;"
-        " accuracy −0.9 (−3.3…+1.6) pt against the source, n=225;"
+        "no NaN or infinity in the answers to 225 rows;"
+        " accuracy −0.9 points (95 % interval −3.3 to +1.6) against the source's, n=225;"
         " agreement 98.2 % with the source (95 % interval 95.5–99.3, n=225);"
         " p50 21.4 ms, fp32 74.1 ms, n=200;"
+        " needs 111.6 MiB of 512.0 MiB;"
         " latency not measured on this class (measured on x86_64 AMD EPYC)"
     )
 
@@ -71,7 +69,7 @@ def test_a_good_build_passes_and_says_its_figures() -> None:
 @pytest.mark.parametrize(
     ("changes", "host_matches", "reason"),
     [
-        ({"accuracy_delta_pts": paired_difference_pts(0, 5, 225)}, False, "allowed −2 pt"),
+        ({"accuracy_delta_pts": paired_difference_pts(0, 5, 225)}, False, "allowed −2 points"),
         ({"agreement": share_pct(214, 225)}, False, "the lower end has to reach 93 %"),
         ({"agreement": None, "accuracy_delta_pts": None}, False, "no dataset to measure agreement"),
         ({"fp32_p50_ms": 20.0}, False, "slower than fp32 of onnxruntime: p50 21.4 ms, fp32 20 ms"),
@@ -90,6 +88,10 @@ def test_each_refusal_has_its_reason(
     found = gate(replace(GOOD, **changes), PROFILE, INT8, host_matches)  # type: ignore[arg-type]
     assert found.verdict is GateVerdict.REFUSED
     assert reason in found.reason
+    # The reason says what refused it, the findings all that was looked at.
+    assert "; ".join(one.text for one in found.findings if not one.ok) == found.reason
+    assert len(found.findings) >= 4
+    assert [Finding.from_json(one.to_json()) for one in found.findings] == list(found.findings)
 
 
 def test_a_latency_measured_elsewhere_does_not_bind() -> None:
@@ -134,7 +136,13 @@ def test_a_tie_is_no_wrong_export() -> None:
 
 def test_evidence_comes_back_as_it_was_stored() -> None:
     full = replace(
-        GOOD, rows_compared=32, rows_differing=1, rows_generated=True, dataset_digest="sha256:1"
+        GOOD,
+        p50_interval_ms=Interval(21.4, 21.0, 21.9, 200),
+        eager_p50_interval_ms=Interval(118.0, 110.0, 125.0, 13),
+        rows_compared=32,
+        rows_differing=1,
+        rows_generated=True,
+        dataset_digest="sha256:1",
     )
     assert Evidence.from_json(full.to_json()) == full
 
@@ -163,6 +171,48 @@ def test_wilson_against_published_values() -> None:
     assert share_pct(81, 263).high == pytest.approx(36.62, abs=0.02)
     assert share_pct(0, 20).low == 0.0
     assert share_pct(0, 20).high == pytest.approx(16.11, abs=0.02)
+
+
+def test_median_intervals_against_published_ranks() -> None:
+    """Conover, Practical Nonparametric Statistics: ranks 2 and 9 of 10, 6 and 15 of 20."""
+    for n, low, high in ((6, 1, 6), (8, 1, 8), (10, 2, 9), (20, 6, 15), (50, 18, 33)):
+        value, interval = quantile_of([float(one) for one in range(1, n + 1)], 0.5)
+        assert interval == Interval((n + 1) / 2, float(low), float(high), n)
+        assert value == (n + 1) / 2
+
+
+def test_too_few_calls_have_no_interval() -> None:
+    assert quantile_of([3.0, 1.0, 2.0, 5.0, 4.0], 0.5) == (3.0, None)
+    assert quantile_of([7.0], 0.95) == (7.0, None)
+    assert quantile_of([float(one) for one in range(71)], 0.95)[1] is None
+    assert quantile_of([float(one) for one in range(72)], 0.95)[1] is not None
+    for values, share in (([], 0.5), ([1.0], 0.0), ([1.0], 1.0)):
+        with pytest.raises(ValueError, match="no quantile"):
+            quantile_of(values, share)
+
+
+def test_a_median_interval_covers_as_often_as_it_says() -> None:
+    """Of 2,000 skewed samples of 25; the true median of this distribution is known."""
+    chance = Random(1)
+    hits = 0
+    for _ in range(2000):
+        _, found = quantile_of([chance.expovariate(1.0) for _ in range(25)], 0.5)
+        assert found is not None
+        hits += found.low <= math.log(2) <= found.high
+    assert 0.945 <= hits / 2000 <= 0.975  # 95.7 % by the ranks 8 and 18
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300), st.sampled_from([0.5, 0.95]))
+def test_quantiles_are_those_of_numpy(values: list[float], share: float) -> None:
+    value, interval = quantile_of(values, share)
+    assert value == pytest.approx(float(np.percentile(values, 100 * share)), rel=1e-9)
+    if interval is not None:
+        assert min(values) <= interval.low <= value <= interval.high <= max(values)
+
+
+def test_many_calls_are_counted_in_little_time() -> None:
+    _, interval = quantile_of([float(one) for one in range(50_000)], 0.5)
+    assert interval == Interval(24999.5, 24780.0, 25219.0, 50_000)
 
 
 @given(st.integers(1, 3000), st.data())
