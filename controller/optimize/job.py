@@ -13,18 +13,18 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.domain.build import Evidence, Precision
-from controller.domain.model import ModelFormat
+from controller.domain.build import Evidence, Precision, Recipe
 from controller.errors import InvalidError, LightermanError
-from controller.optimize import evaluate_onnxruntime as evaluate
-from controller.optimize.export_onnx import check_exported, export_onnx
+from controller.optimize import evaluate
+from controller.optimize.builder import Builder, LackingError, Order, require_builder
 from controller.optimize.host import build_host, measured_on
-from controller.optimize.quantize_onnx import quantize_onnx
-from controller.optimize.rows import Feed, Rows, load_rows, sample_feeds, sample_inputs
-from controller.optimize.spec import MEDIA_TYPE, SCHEMA, BuildSpec, JobSpec, read_spec
+from controller.optimize.rows import Rows, load_rows
+from controller.optimize.source import LIKENESS_ROWS, LoadedSource
+from controller.optimize.spec import SCHEMA, BuildSpec, JobSpec, read_spec
 from controller.optimize.stopwatch import Stopwatch
 
 # A model of ordinary size is evaluated on every row. One that is much too slow is not worth
@@ -34,13 +34,10 @@ from controller.optimize.stopwatch import Stopwatch
 EVALUATION_CPU_S = 30.0
 CALIBRATION_CPU_S = 15.0
 LATENCY_S = 2.5
-EAGER_S = 1.5
 MIN_ROWS = 8
 # Without a dataset there are no figures, but a model that answers NaN is found all the same.
 GENERATED_ROWS, GENERATED_CPU_S = 64, 8.0
-# The exported file beside the program it came from: a wrong export is wrong on most rows.
-LIKENESS_ROWS, LIKENESS_CPU_S = 32, 5.0
-MIN_EAGER_CALLS = 5
+LIKENESS_CPU_S = 5.0
 READ_BYTES = 1024**2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -49,13 +46,28 @@ Report = Callable[[float, str, str], None]
 
 @dataclass(slots=True)
 class _Outcome:
-    """What became of one build."""
+    """What became of one build. `lacking`: this worker has not what its recipe needs."""
 
     build: BuildSpec
+    builder: Builder | None = None
     file: Path | None = None
     error: str = ""
+    lacking: bool = False
     figures: evaluate.Figures | None = None
     answers: evaluate.Answers | None = None
+
+    def fail(self, error: LightermanError) -> None:
+        """This build is lost, the others go on."""
+        self.error, self.file, self.builder = error.text(), None, None
+        self.lacking = isinstance(error, LackingError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Float:
+    """A runtime's float build, and how it answers beside the source; None: it is the source."""
+
+    file: Path
+    likeness: evaluate.Likeness | None
 
 
 class Job:
@@ -68,9 +80,9 @@ class Job:
         self._work = directory / "work"
         self._report = report
         self._lanes = len(os.sched_getaffinity(0))
-        self._versions: dict[str, str] = evaluate.versions()
+        self._versions: dict[str, str] = {}
         self._eager_p50_ms: float | None = None
-        self._likeness: evaluate.Likeness | None = None
+        self._floats: dict[str, _Float] = {}
         self._host = build_host(directory)
 
     def run(self) -> dict[str, object]:
@@ -78,25 +90,35 @@ class Job:
         self._outputs.mkdir(exist_ok=True)
         self._work.mkdir(exist_ok=True)
         outcomes = [_Outcome(build) for build in self._spec.builds]
-        try:
-            calibration, evaluation = self._rows("calibration"), self._rows("evaluation")
-            float_file, source = self._source(evaluation)
-        except LightermanError as error:
-            for outcome in outcomes:
-                outcome.error = error.text()
-            return self._result(outcomes, {})
-        for place, outcome in enumerate(outcomes):
-            width = 38 / len(outcomes)
-            base = 50 + width * place
-            try:
-                outcome.file = self._compile(
-                    outcome.build, float_file, calibration, base, width / 3
-                )
-                self._evaluate(outcome, evaluation, source, base + width / 3, width * 2 / 3)
-            except LightermanError as error:
-                outcome.error, outcome.file = error.text(), None
+        for outcome in outcomes:
+            with _failing(outcome):
+                outcome.builder = require_builder(outcome.build.recipe)
+        able = [outcome for outcome in outcomes if outcome.builder is not None]
+        with _failing(*able):
+            if able:
+                self._build(able)
         self._report(88, "measuring", "")
-        return self._result(outcomes, self._measure(outcomes, float_file))
+        return self._result(outcomes, self._measure(able))
+
+    def _build(self, outcomes: list[_Outcome]) -> None:
+        calibration, evaluation = self._rows("calibration"), self._rows("evaluation")
+        source = self._load()
+        for outcome in outcomes:
+            with _failing(outcome):
+                self._make_float(outcome, source, evaluation)
+        self._report(25, "timing the source", "")
+        self._eager_p50_ms = source.time_eager()
+        answers = self._answers(source, evaluation)
+        source.forget()
+        left = [outcome for outcome in outcomes if outcome.builder is not None]
+        width = 38 / max(1, len(left))
+        for place, outcome in enumerate(left):
+            base = 50 + width * place
+            with _failing(outcome):
+                self._compile(outcome, source, calibration, base, width / 3)
+                self._evaluate(
+                    outcome, source, evaluation, answers, base + width / 3, width * 2 / 3
+                )
 
     # ---- the source ---------------------------------------------------------------------------
 
@@ -106,124 +128,96 @@ class Job:
             return None
         return load_rows(self._inputs / role, self._spec.signature, self._spec.seed)
 
-    def _source(self, evaluation: Rows | None) -> tuple[Path, evaluate.Answers | None]:
-        """The float build, and what the source itself says of each evaluation row."""
+    def _load(self) -> LoadedSource:
         path = self._inputs / self._spec.source_role
-        target = self._work / "fp32.onnx"
-        runner: evaluate.Runner
-        match self._spec.source_format:
-            case ModelFormat.TORCH_EXPORT:
-                runner = self._torch_source(path, target, evaluation)
-            case ModelFormat.ONNX:
-                self._report(5, "loading", "")
-                shutil.copyfile(path, target)
-                check_exported(target, self._spec.signature)
-                runner = evaluate.OnnxSession(target, self._spec.signature)
-        if evaluation is None:
-            return target, None
-        go_on = self._budget(EVALUATION_CPU_S, 28, 20, len(evaluation), "evaluating the source", "")
-        signature = self._spec.signature
-        return target, evaluate.ask(runner, signature, evaluation.feeds(), self._lanes, go_on)
-
-    def _torch_source(self, path: Path, target: Path, evaluation: Rows | None) -> evaluate.Runner:
-        from controller.optimize import import_torch
-
-        self._report(2, "loading", "")
-        model = import_torch.TorchModel(path, self._spec.signature)
-        self._versions |= import_torch.versions()
-        self._report(10, "exporting", "")
-        export_onnx(model, target)
-        go_on = self._budget(LIKENESS_CPU_S, 20, 5, LIKENESS_ROWS, "comparing with the source", "")
-        self._likeness = evaluate.compare_runs(
-            model,
-            evaluate.OnnxSession(target, self._spec.signature),
-            # Row by row: both are loaded here, and large inputs take memory by the batch.
-            self._feeds(evaluation, LIKENESS_ROWS, size=1),
-            lambda done: done < LIKENESS_ROWS and go_on(done),
+        source = LoadedSource(
+            self._spec, path, self._work, lambda pct, step: self._report(pct, step, "")
         )
-        self._report(25, "timing the source", "")
-        self._eager_p50_ms = self._time_eager(model)
-        return model
+        self._versions |= source.versions
+        return source
 
-    def _feeds(self, evaluation: Rows | None, count: int, size: int = 0) -> Iterator[Feed]:
-        if evaluation is not None:
-            return evaluation.feeds(size)
-        return sample_feeds(self._spec.signature, count, self._spec.seed)
+    def _answers(self, source: LoadedSource, rows: Rows | None) -> evaluate.Answers | None:
+        """What the source itself says of each evaluation row."""
+        if rows is None:
+            return None
+        go_on = self._budget(EVALUATION_CPU_S, 28, 20, len(rows), "evaluating the source", "")
+        signature = self._spec.signature
+        return evaluate.ask(source.runner(), signature, rows.feeds(), self._lanes, go_on)
 
-    def _time_eager(self, model: evaluate.Runner) -> float:
-        """Median of single calls on one thread, as a device without us would run it."""
-        inputs = sample_inputs(self._spec.signature, batch=1, seed=self._spec.seed)
-        model.run(inputs)
-        times: list[float] = []
-        whole = Stopwatch()
-        while len(times) < MIN_EAGER_CALLS or whole.elapsed_s() < EAGER_S:
-            one = Stopwatch()
-            model.run(inputs)
-            times.append(one.elapsed_s())
-        return evaluate.summarise(times).p50_ms
+    # ---- a runtime ----------------------------------------------------------------------------
+
+    def _make_float(self, outcome: _Outcome, source: LoadedSource, rows: Rows | None) -> None:
+        """The float file of the build's runtime, which the others of it are measured against."""
+        recipe, builder = outcome.build.recipe, outcome.builder
+        if builder is None or recipe.runtime in self._floats:
+            return
+        self._versions |= builder.versions()
+        plain = Recipe(f"{recipe.runtime} as float", recipe.runtime, Precision.FP32)
+        target = self._work / f"float.{recipe.runtime}"
+        builder.compile_build(source, Order(plain), target)
+        likeness = None
+        if not source.is_float_of(recipe.runtime):
+            go_on = self._budget(
+                LIKENESS_CPU_S, 20, 5, LIKENESS_ROWS, "comparing with the source", ""
+            )
+            built = builder.open_build(target, self._spec.signature)
+            likeness = source.likeness(built, rows, go_on)
+        self._floats[recipe.runtime] = _Float(target, likeness)
 
     # ---- one build ----------------------------------------------------------------------------
 
     def _compile(
         self,
-        build: BuildSpec,
-        float_file: Path,
+        outcome: _Outcome,
+        source: LoadedSource,
         calibration: Rows | None,
         base: float,
         span: float,
-    ) -> Path:
+    ) -> None:
+        build, builder = outcome.build, outcome.builder
+        if builder is None:
+            raise InvalidError("nothing can be compiled")
         target = self._outputs / build.file_name
-        match build.recipe.precision:
-            case Precision.FP32:
-                shutil.copyfile(float_file, target)
-            case Precision.INT8:
-                if calibration is None:
-                    raise InvalidError(
-                        f"{build.recipe.name} needs calibration rows", "push a dataset first"
-                    )
-                go_on = self._budget(
-                    CALIBRATION_CPU_S, base, span, len(calibration), "calibrating", build.build_id
-                )
-                quantize_onnx(
-                    float_file,
-                    target,
-                    calibration,
-                    self._spec.signature,
-                    dict(build.recipe.quantization),
-                    go_on,
-                )
-                check_exported(target, self._spec.signature)
-        return target
+        if build.recipe.precision is Precision.FP32:
+            shutil.copyfile(self._floats[build.recipe.runtime].file, target)
+        else:
+            total = 0 if calibration is None else len(calibration)
+            go_on = self._budget(
+                CALIBRATION_CPU_S, base, span, total, "calibrating", build.build_id
+            )
+            builder.compile_build(source, Order(build.recipe, calibration, go_on), target)
+        outcome.file = target
 
     def _evaluate(
         self,
         outcome: _Outcome,
+        source: LoadedSource,
         rows: Rows | None,
-        source: evaluate.Answers | None,
+        said: evaluate.Answers | None,
         base: float,
         span: float,
     ) -> None:
         """Look at every output of the file that ships; figures where there is a source to meet."""
-        file, signature = outcome.file, self._spec.signature
-        if file is None:
+        file, builder, signature = outcome.file, outcome.builder, self._spec.signature
+        if file is None or builder is None:
             raise InvalidError("nothing was compiled")
-        total = GENERATED_ROWS if source is None else source.rows
+        total = GENERATED_ROWS if said is None else said.rows
         go_on = self._budget(
-            GENERATED_CPU_S if source is None else EVALUATION_CPU_S,
+            GENERATED_CPU_S if said is None else EVALUATION_CPU_S,
             base, span, total, "evaluating", outcome.build.build_id,
         )  # fmt: skip
         outcome.answers = found = evaluate.ask(
-            evaluate.OnnxSession(file, signature),
+            builder.open_build(file, signature),
             signature,
-            self._feeds(rows, GENERATED_ROWS),
+            source.feeds(rows, GENERATED_ROWS),
             self._lanes,
             lambda done: done < total and go_on(done),
         )
-        if rows is None or source is None or source.classes is None:
+        if rows is None or said is None or said.classes is None:
             return
         if found.classes is None:
             raise InvalidError("the build's results are no class scores, its source's are")
-        outcome.figures = evaluate.compare(found.classes, source.classes, rows.y)
+        outcome.figures = evaluate.compare(found.classes, said.classes, rows.y)
 
     def _budget(
         self, cpu_s: float, base: float, span: float, total: int, step: str, build_id: str
@@ -240,19 +234,24 @@ class Job:
 
     # ---- figures ------------------------------------------------------------------------------
 
-    def _measure(self, outcomes: list[_Outcome], float_file: Path) -> dict[str, Evidence]:
+    def _measure(self, outcomes: list[_Outcome]) -> dict[str, Evidence]:
         """Evidence by build id; a build that cannot be run gets its error instead."""
-        built = [outcome for outcome in outcomes if outcome.file is not None]
-        if not built:
-            return {}
+        found: dict[str, Evidence] = {}
+        by_runtime: dict[str, list[_Outcome]] = {}
+        for outcome in outcomes:
+            if outcome.file is not None:
+                by_runtime.setdefault(outcome.build.recipe.runtime, []).append(outcome)
+        for runtime, built in by_runtime.items():
+            with _failing(*built):
+                found |= self._measure_of(runtime, built)
+        return found
+
+    def _measure_of(self, runtime: str, built: list[_Outcome]) -> dict[str, Evidence]:
+        """All builds of one runtime, beside its float file."""
+        bench = evaluate.Bench(runtime, self._spec.signature)
         files = [outcome.file for outcome in built if outcome.file is not None]
-        try:
-            baseline, *timings = evaluate.measure_speed([float_file, *files], LATENCY_S)
-            memory = [evaluate.measure_memory(file) for file in files]
-        except LightermanError as error:
-            for outcome in built:
-                outcome.error, outcome.file = error.text(), None
-            return {}
+        baseline, *timings = bench.speed([self._floats[runtime].file, *files], LATENCY_S)
+        memory = [bench.memory(file) for file in files]
         return {
             outcome.build.build_id: self._evidence(outcome, file, timing, baseline, peak)
             for outcome, file, timing, peak in zip(built, files, timings, memory, strict=True)
@@ -266,7 +265,8 @@ class Job:
         baseline: evaluate.Timing,
         peak_rss_bytes: int,
     ) -> Evidence:
-        figures, answers, likeness = outcome.figures, outcome.answers, self._likeness
+        figures, answers = outcome.figures, outcome.answers
+        likeness = self._floats[outcome.build.recipe.runtime].likeness
         is_float = outcome.build.recipe.precision is Precision.FP32
         return Evidence(
             size_bytes=file.stat().st_size,
@@ -297,11 +297,22 @@ class Job:
         }
 
 
+@contextmanager
+def _failing(*outcomes: _Outcome) -> Iterator[None]:
+    """What goes wrong inside is the result of these builds."""
+    try:
+        yield
+    except LightermanError as error:
+        for outcome in outcomes:
+            outcome.fail(error)
+
+
 def _row(outcome: _Outcome, evidence: dict[str, Evidence]) -> dict[str, object]:
     build, file = outcome.build, outcome.file
     row: dict[str, object] = {"build_id": build.build_id, "recipe": build.recipe.name}
     if file is None or build.build_id not in evidence:
-        return {**row, "ok": False, "error": outcome.error or "it was not measured"}
+        error = outcome.error or "it was not measured"
+        return {**row, "ok": False, "error": error, "lacking": outcome.lacking}
     found = evidence[build.build_id]
     return {
         **row,
@@ -309,7 +320,7 @@ def _row(outcome: _Outcome, evidence: dict[str, Evidence]) -> dict[str, object]:
         "error": "",
         "digest": digest_of(file),
         "length": file.stat().st_size,
-        "media_type": MEDIA_TYPE,
+        "media_type": outcome.builder.MEDIA_TYPE if outcome.builder else "",
         "peak_rss_bytes": found.peak_rss_bytes,
         "evidence": found.to_json(),
     }
@@ -329,8 +340,12 @@ def _progress_writer() -> Report:
     own = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
+    told = 0.0
+
     def report(progress_pct: float, step: str, build_id: str) -> None:
-        line = {"progress_pct": round(progress_pct, 1), "step": step, "build_id": build_id}
+        nonlocal told
+        told = max(told, progress_pct)  # each runtime is exported and compared in its turn
+        line = {"progress_pct": round(told, 1), "step": step, "build_id": build_id}
         own.write(json.dumps(line) + "\n")
 
     return report

@@ -99,7 +99,7 @@ def sample_inputs(signature: Signature, batch: int, seed: int) -> list[Array]:
     samples: list[Array] = []
     for spec in signature.inputs:
         kind = numpy_type(spec)
-        shape = _sizes(spec, batch)
+        shape = sizes_of(spec, batch)
         values = random.random(shape) if kind.startswith("float") else np.zeros(shape)
         samples.append(values.astype(kind))
     return samples
@@ -116,7 +116,7 @@ def sample_feeds(signature: Signature, count: int, seed: int) -> Iterator[Feed]:
         scale = (1.0, 255.0)[number % 2]
         feed: list[Array] = []
         for spec in signature.inputs:
-            kind, shape = numpy_type(spec), _sizes(spec, batch)
+            kind, shape = numpy_type(spec), sizes_of(spec, batch)
             picture = kind == "uint8" and len(shape) > 2
             if kind.startswith("float"):
                 feed.append((random.random(shape) * scale).astype(kind))
@@ -130,7 +130,7 @@ def rows_of(inputs: list[Array]) -> int:
     return len(inputs[0]) if inputs[0].ndim else 1
 
 
-def _sizes(spec: TensorSpec, batch: int) -> list[int]:
+def sizes_of(spec: TensorSpec, batch: int) -> list[int]:
     """A shape with numbers; the batch is the first axis and whatever has its name."""
     return [
         axis if isinstance(axis, int) else batch if place == 0 or axis == "batch" else 8

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.domain.build import Precision, Recipe, parse_recipe
+from controller.domain.build import Recipe, parse_recipe
 from controller.domain.model import ModelFormat, Signature
 from controller.errors import InvalidError
 
 SCHEMA = 1
-MEDIA_TYPE = "application/onnx"
+_RUNTIME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _BUILD_ID = re.compile(r"[a-z0-9-]{1,63}")
 
 
@@ -28,7 +28,8 @@ class BuildSpec:
     @property
     def file_name(self) -> str:
         """Name of the result in `outputs/`."""
-        return f"{self.build_id}.onnx"
+        runtime = self.recipe.runtime
+        return f"{self.build_id}.{'onnx' if runtime == 'onnxruntime' else runtime}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ def _build(item: Mapping[str, object]) -> BuildSpec:
     if not isinstance(name, str) or not isinstance(body, Mapping):
         raise InvalidError(f"build {build_id} has no recipe")
     recipe = parse_recipe(name, body)
-    if recipe.runtime != "onnxruntime" or recipe.precision not in tuple(Precision):
-        raise InvalidError(f"recipe {name} is for {recipe.runtime}: this worker has onnxruntime")
+    if not _RUNTIME.fullmatch(recipe.runtime):
+        raise InvalidError(
+            f"recipe {name} is for {recipe.runtime!r}, which is no name of a runtime"
+        )
     return BuildSpec(build_id, recipe)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.intake.models import parse_model
-from controller.optimize import evaluate_onnxruntime
+from controller.optimize.build_onnxruntime import OnnxSession
 from controller.optimize.export_onnx import export_onnx
 from controller.optimize.import_torch import TorchModel
 from controller.optimize.stopwatch import Stopwatch
@@ -48,7 +48,7 @@ def export(model: Path, target: Path) -> None:
 def score(onnx_file: Path, model: Path, crops: Crops) -> Scored:
     """Cross-entropy and top-1 of the exported file; ``model`` is its source."""
     signature = parse_model(model, _Limits()).signature
-    session = evaluate_onnxruntime.OnnxSession(onnx_file, signature)
+    session = OnnxSession(onnx_file, signature)
     found = [
         session.run([crops.x[start : start + BATCH].astype(np.float32)])[0]
         for start in range(0, len(crops), BATCH)
@@ -76,7 +76,7 @@ class Speed:
 
 def time_calls(onnx_file: Path, model: Path) -> Speed:
     """Time the exported file through ONNX Runtime; ``model`` is its source."""
-    session = evaluate_onnxruntime.OnnxSession(onnx_file, parse_model(model, _Limits()).signature)
+    session = OnnxSession(onnx_file, parse_model(model, _Limits()).signature)
     picture = np.random.default_rng(0).uniform(0, 255, (1, 3, SIDE, SIDE)).astype(np.float32)
     session.run([picture])
     times: list[tuple[float, float]] = []

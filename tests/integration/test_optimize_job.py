@@ -13,7 +13,7 @@ import pytest
 
 from controller.domain.build import Evidence
 from controller.intake.torch_export import sanitize_pt2
-from controller.optimize.evaluate_onnxruntime import NOT_A_CLASS, compare
+from controller.optimize.evaluate import NOT_A_CLASS, compare
 from tests.support.digits import digits, job_folder, job_spec
 
 FP32, INT8 = "onnxruntime-fp32", "onnxruntime-int8"

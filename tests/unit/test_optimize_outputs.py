@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from controller.domain.model import Signature, TensorSpec
 from controller.errors import InvalidError
-from controller.optimize.evaluate_onnxruntime import Answers, OnnxSession, ask, compare_runs
+from controller.optimize.build_onnxruntime import OnnxSession
+from controller.optimize.evaluate import Answers, ask, compare_runs
 from controller.optimize.outputs import differing, not_finite
 from controller.optimize.raw import first_words
 from controller.optimize.rows import Rows, sample_feeds

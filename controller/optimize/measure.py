@@ -1,7 +1,8 @@
-"""A process of its own that times ONNX files or shows the memory of one: nothing else is loaded.
+"""A process of its own that times files of one runtime or shows the memory of one: nothing else is
+loaded.
 
-Called as `python -m controller.optimize.measure_onnxruntime speed|memory SECONDS FILE…`; writes
-one line of JSON. Reads no settings, writes no file.
+Called as `python -m controller.optimize.measure RUNTIME speed|memory SECONDS SIGNATURE FILE…`;
+writes one line of JSON. Reads no settings, writes no file.
 """
 
 import json
@@ -9,39 +10,28 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
+from controller.domain.model import Signature
+from controller.optimize.builder import Builder, find_builder
+from controller.optimize.rows import numpy_type, sizes_of
 from controller.optimize.stopwatch import Stopwatch
 
 WARM_UP_CALLS = 3
 MIN_CALLS = 8
 MAX_CALLS = 200
-_TYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(uint8)": "uint8",
-    "tensor(int8)": "int8",
-    "tensor(int16)": "int16",
-    "tensor(uint16)": "uint16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(uint32)": "uint32",
-    "tensor(uint64)": "uint64",
-    "tensor(bool)": "bool",
-}
 
 
 def main(arguments: list[str]) -> int:
     """Measure and print."""
-    what, seconds, files = arguments[0], float(arguments[1]), arguments[2:]
-    calls = [_Call(file) for file in files]
+    runtime, what, seconds, described, *files = arguments
+    builder, signature = find_builder(runtime), Signature.from_json(json.loads(described))
+    calls = [_Call(builder, Path(file), signature) for file in files]
     if what == "memory":
         for call in calls:
             call.timed()
         result: list[dict[str, float]] = [{"peak_rss_bytes": _peak_rss_bytes()}]
     else:
-        result = _times(calls, seconds)
+        result = _times(calls, float(seconds))
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
 
@@ -57,27 +47,17 @@ def _peak_rss_bytes() -> int:
 class _Call:
     """One loaded file, called with fixed inputs on one thread."""
 
-    def __init__(self, file: str) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            file, options, providers=["CPUExecutionProvider"]
-        )
+    def __init__(self, builder: Builder, file: Path, signature: Signature) -> None:
+        self._runner = builder.open_build(file, signature)
         random = np.random.default_rng(0)
-        self._feed: dict[str, object] = {}
-        for entry in self._session.get_inputs():
-            shape = [
-                axis if isinstance(axis, int) else (1 if place == 0 else 8)
-                for place, axis in enumerate(entry.shape)
-            ]
-            self._feed[entry.name] = random.random(shape).astype(_TYPES[entry.type])
+        self._inputs = [
+            random.random(sizes_of(spec, 1)).astype(numpy_type(spec)) for spec in signature.inputs
+        ]
 
     def timed(self) -> float:
         """Seconds of one call."""
         watch = Stopwatch()
-        self._session.run(None, self._feed)
+        self._runner.run(self._inputs)
         return watch.elapsed_s()
 
 

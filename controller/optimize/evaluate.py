@@ -1,6 +1,7 @@
-"""What a build is worth, through ONNX Runtime on the file that ships: accuracy, agreement, speed.
+"""What a build is worth, through its runtime on the file that ships: accuracy, agreement, speed.
 
-Judges nothing: figures carry n and an interval, the gate decides. Refuses a figure without rows.
+Knows no runtime. Judges nothing: figures carry n and an interval, the gate decides. Refuses a
+figure without rows.
 """
 
 import itertools
@@ -12,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,58 +20,12 @@ from numpy.typing import NDArray
 from controller.domain.interval import Interval, paired_difference_pts, share_pct
 from controller.domain.model import Signature
 from controller.errors import InvalidError
+from controller.optimize.builder import Runner
 from controller.optimize.outputs import check_shapes, differing, not_finite
-from controller.optimize.raw import first_words, keep_raw
+from controller.optimize.raw import first_words
 from controller.optimize.rows import Array, Feed, rows_of
 
 NOT_A_CLASS = -1  # a result with NaN or infinity is wrong whatever the label
-
-
-class Runner(Protocol):
-    """Anything that infers."""
-
-    def run(self, inputs: list[Array]) -> list[Array]:
-        """Results in the order of the signature's outputs."""
-        ...
-
-
-class OnnxSession:
-    """A session of ONNX Runtime on one file; a call takes one thread."""
-
-    def __init__(self, path: Path, signature: Signature) -> None:
-        """Load it. Raises InvalidError with the runtime's own words."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # A build host does other things too: spinning threads starve each other.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            keep_raw(error)
-            raise InvalidError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load the model"
-                f"{first_words(str(error))}"
-            ) from error
-        self._inputs = [spec.name for spec in signature.inputs]
-        self._outputs = [spec.name for spec in signature.outputs]
-
-    def run(self, inputs: list[Array]) -> list[Array]:
-        """One call. Raises InvalidError when the runtime does."""
-        feed = dict(zip(self._inputs, inputs, strict=True))
-        try:
-            return list(self._session.run(self._outputs, feed))
-        except Exception as error:
-            keep_raw(error)
-            shapes = ", ".join(str(list(one.shape)) for one in inputs)
-            raise InvalidError(
-                f"ONNX Runtime fails on inputs of {shapes}{first_words(str(error))}"
-            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,38 +153,36 @@ def summarise(times_s: list[float]) -> Timing:
     return Timing(round(float(p50), 4), round(float(p95), 4), len(times_s))
 
 
-def measure_speed(files: list[Path], seconds: float) -> list[Timing]:
-    """Time the files in turn, call by call, in one fresh process that holds nothing else."""
-    measured = _measure("speed", files, seconds)
-    return [Timing(item["p50_ms"], item["p95_ms"], int(item["n"])) for item in measured]
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Measures files of one runtime and signature, each time in a fresh process."""
 
+    runtime: str
+    signature: Signature
 
-def measure_memory(file: Path) -> int:
-    """Peak resident bytes of a process that loads the file and infers at batch 1."""
-    return int(_measure("memory", [file], 0.0)[0]["peak_rss_bytes"])
+    def speed(self, files: list[Path], seconds: float) -> list[Timing]:
+        """Time the files in turn, call by call, in one process that holds nothing else."""
+        measured = self._measure("speed", files, seconds)
+        return [Timing(item["p50_ms"], item["p95_ms"], int(item["n"])) for item in measured]
 
+    def memory(self, file: Path) -> int:
+        """Peak resident bytes of a process that loads the file and infers at batch 1."""
+        return int(self._measure("memory", [file], 0.0)[0]["peak_rss_bytes"])
 
-def versions() -> dict[str, str]:
-    """What was used."""
-    import onnx
-    import onnxruntime
-
-    return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
-
-
-def _measure(what: str, files: list[Path], seconds: float) -> list[dict[str, float]]:
-    command = (sys.executable, "-I", "-m", "controller.optimize.measure_onnxruntime", what)
-    done = subprocess.run(
-        [*command, str(seconds), *(str(file) for file in files)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        sys.stderr.write(done.stderr)
-        raise InvalidError(f"the build cannot be run on one row{_why(done)}")
-    measured: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+    def _measure(self, what: str, files: list[Path], seconds: float) -> list[dict[str, float]]:
+        module = (sys.executable, "-I", "-m", "controller.optimize.measure", self.runtime)
+        described = json.dumps(self.signature.to_json())
+        done = subprocess.run(
+            [*module, what, str(seconds), described, *(str(file) for file in files)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            sys.stderr.write(done.stderr)
+            raise InvalidError(f"the build cannot be run on one row{_why(done)}")
+        measured: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+        return measured
 
 
 def _why(done: "subprocess.CompletedProcess[str]") -> str:

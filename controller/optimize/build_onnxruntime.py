@@ -1,0 +1,89 @@
+"""ONNX Runtime on the build side: float as exported, INT8 by its own quantiser, run as shipped.
+
+The library is imported only inside the functions. Refuses GPUs and more than one thread a call.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from controller.domain.build import Precision
+from controller.domain.model import Signature
+from controller.errors import InvalidError
+from controller.optimize.builder import Order, Source
+from controller.optimize.raw import first_words, keep_raw
+from controller.optimize.rows import Array
+
+MEDIA_TYPE = "application/onnx"
+EXTRA = "optimize"
+NEEDS: Mapping[Precision, tuple[str, ...]] = {
+    Precision.FP32: ("onnxruntime",),
+    Precision.INT8: ("onnxruntime",),
+}
+
+
+def compile_build(source: Source, order: Order, target: Path) -> None:
+    """Write the ONNX file that ships. InvalidError in plain words."""
+    from controller.optimize.export_onnx import check_exported
+    from controller.optimize.quantize_onnx import quantize_onnx
+
+    recipe = order.recipe
+    if recipe.precision is Precision.INT8:
+        flavour = dict(recipe.quantization)
+        rows, go_on = order.rows(), order.go_on
+        quantize_onnx(source.onnx(), target, rows, source.signature, flavour, go_on)
+    else:
+        shutil.copyfile(source.onnx(), target)
+    check_exported(target, source.signature)
+
+
+def open_build(path: Path, signature: Signature) -> "OnnxSession":
+    """Load an ONNX file as a device would. InvalidError in plain words."""
+    return OnnxSession(path, signature)
+
+
+def versions() -> Mapping[str, str]:
+    """What was used."""
+    import onnx
+    import onnxruntime
+
+    return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+
+
+class OnnxSession:
+    """A session of ONNX Runtime on one file; a call takes one thread."""
+
+    def __init__(self, path: Path, signature: Signature) -> None:
+        """Load it. Raises InvalidError with the runtime's own words."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # A build host does other things too: spinning threads starve each other.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            keep_raw(error)
+            raise InvalidError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load the model"
+                f"{first_words(str(error))}"
+            ) from error
+        self._inputs = [spec.name for spec in signature.inputs]
+        self._outputs = [spec.name for spec in signature.outputs]
+
+    def run(self, inputs: list[Array]) -> list[Array]:
+        """One call. Raises InvalidError when the runtime does."""
+        feed = dict(zip(self._inputs, inputs, strict=True))
+        try:
+            return list(self._session.run(self._outputs, feed))
+        except Exception as error:
+            keep_raw(error)
+            shapes = ", ".join(str(list(one.shape)) for one in inputs)
+            raise InvalidError(
+                f"ONNX Runtime fails on inputs of {shapes}{first_words(str(error))}"
+            ) from error
