@@ -6,7 +6,7 @@ Decides nothing of the fleet; whatever was started is ended, also when a later p
 import json
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -39,6 +39,7 @@ from controller.blobs.blobs import Blobs
 from controller.clock import Clock, SystemClock
 from controller.ids import RandomIds
 from controller.mqtt.broker import check_port_free
+from controller.services.agenda import Agenda
 from controller.services.certificates import check_certificate
 from controller.services.context import Ctx, Deps, Limits
 from controller.services.jobs import expire_leases
@@ -93,7 +94,8 @@ class Controller:
         self._clock: Clock = SystemClock()
         self._ids = RandomIds()
         self._ended = ExitStack()
-        self._wakers: list[Callable[[], None]] = []
+        self._tick: Loop | None = None
+        self._agenda = Agenda(self._ring)
         self._workers: dict[str, float] = {}
         self._run_dir = settings.data_dir / "run"
         self._loops: tuple[Loop, ...] = ()
@@ -178,6 +180,7 @@ class Controller:
                 job_lease_s=settings.job_lease_s,
                 device_certificate_s=settings.device_certificate_s,
             ),
+            agenda=self._agenda,
             wake=self._wake,
         )
         load_shipped(deps, self.new_ctx("controller"))
@@ -189,7 +192,6 @@ class Controller:
         if not settings.broker_address:
             port = port or free_port(settings.listen_host)
         self._side = BrokerSide(settings, self._deps, self._server, self._clock, self.new_ctx, port)
-        self._wakers.append(self._side.doorbells.wake)
         self._side.start(self._ended)
 
     def _start_listeners(self, mqtt: str) -> tuple[Listener, Listener]:
@@ -255,8 +257,8 @@ class Controller:
         deps, settings = self._deps, self.settings
 
         def tick_once() -> float:
-            wake_at = tick(deps, self.new_ctx("controller"))
-            self._side.doorbells.wake()  # it may have left something in the outbox
+            ctx = self.new_ctx("controller")
+            wake_at = tick(deps, ctx, everything=False, told=self._side.doorbells.wake)
             return until(wake_at, self._clock.now())
 
         def flush_once() -> float:
@@ -273,7 +275,7 @@ class Controller:
             Loop("leases", expire_once, self._clock),
             Loop("certificates", self._renew_once, self._clock),
         )
-        self._wakers.append(loops[0].wake)
+        self._tick = loops[0]
         for loop in loops:
             self._ended.callback(loop.stop)
             loop.start()
@@ -300,8 +302,13 @@ class Controller:
         child.start()
 
     def _wake(self) -> None:
-        for wake in self._wakers:
-            wake()
+        self._agenda.note_all()
+        self._ring(urgent=False)
+
+    def _ring(self, urgent: bool) -> None:
+        if self._tick is not None:  # else it begins with a look at everything anyway
+            self._tick.wake(hurry=urgent)
+            self._side.doorbells.wake()
 
     def _process_facts(self) -> ProcessFacts:
         now = self._clock.monotonic()

@@ -38,6 +38,7 @@ class Loop:
         self._round_s: float | None = None  # when the round that runs began
         self._least_s = least_s
         self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -50,14 +51,16 @@ class Loop:
         """Begin."""
         self._thread.start()
 
-    def wake(self) -> None:
-        """Act soon, but not before `least_s`, or the time of a long round, passed since."""
+    def wake(self, hurry: bool = False) -> None:
+        """Act soon, but (without `hurry`) not before `least_s`, or as long as the last one took."""
         self._wake.set()
+        if hurry:
+            self._hurry.set()
 
     def stop(self) -> None:
         """End after the act that runs."""
         self._stopping.set()
-        self._wake.set()
+        self.wake(hurry=True)
         if self._thread.is_alive():
             self._thread.join(STOP_S)
 
@@ -73,6 +76,7 @@ class Loop:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
+            self._hurry.clear()
             wait_s = TICK_MOST_S
             self._round_s = self._clock.monotonic()
             try:
@@ -85,7 +89,7 @@ class Loop:
             # A long round of a large fleet leaves the processor to others before the next.
             rest_s = max(self._least_s, min(took_s, REST_MOST_S)) if self._least_s else 0.0
             if rest_s:
-                self._stopping.wait(rest_s)
+                self._hurry.wait(rest_s)
             self._wake.wait(max(0.0, wait_s - rest_s))
 
 

@@ -103,7 +103,11 @@ class Doorbells:
         return bool(messages)
 
     def _publish(self, rows: list[OutboxRow]) -> bool:
-        return self._client.publish_all([Outgoing(*told_message(row), row.retain) for row in rows])
+        # Of what is kept by topic only the newest word counts: an offer that was taken back since
+        # is not told any more.
+        newest = {(row.kind, row.topic): row.number for row in rows if row.retain}
+        told = [row for row in rows if not row.retain or newest[row.kind, row.topic] == row.number]
+        return self._client.publish_all([Outgoing(*told_message(row), row.retain) for row in told])
 
     def _tell_broker(self, rows: list[OutboxRow]) -> list[int]:
         """Have the broker read its lists, end sessions; numbers of the rows that are done."""

@@ -5,7 +5,6 @@ Nothing that a device sends raises or stops this: it is counted, logged and drop
 
 import json
 import logging
-import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -15,8 +14,9 @@ from functools import partial
 
 from controller.clock import Clock
 from controller.errors import ErrorKind, InvalidError, LightermanError
+from controller.mqtt.backlog import Backlog, Word
 from controller.mqtt.client import Message, Outgoing
-from controller.mqtt.convert import ack_message, parse_envelope, spooled, telemetry_of
+from controller.mqtt.convert import ack_message, spooled, telemetry_of
 from controller.services.context import Ctx, Deps
 from controller.services.device_sessions import boot_counter, check_live_boot
 from controller.services.reports import DeviceEnvelope, accept_spools
@@ -54,7 +54,7 @@ class _Known:
 
 
 class Ingest:
-    """A bounded queue and one thread behind it."""
+    """A bounded backlog and one thread behind it."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Ingest:
         self._publish = publish
         self._told = told
         self._grace_s = grace_s
-        self._queue: queue.Queue[Message | None] = queue.Queue(QUEUE_MAX)
+        self._backlog = Backlog(QUEUE_MAX)
         self._known: dict[str, _Known] = {}
         self._present: dict[str, tuple[bool, Seen]] = {}  # of the batch at hand
         self._ahead: dict[str, Seen] = {}  # the same
@@ -90,19 +90,17 @@ class Ingest:
         """Finish what is queued and end."""
         self._ending.set()
         if self._thread.is_alive():
-            self._queue.put(None)
+            self._backlog.wake()
             self._thread.join(10.0)
 
     def take(self, message: Message) -> None:
         """Queue a message; when the queue is full it is dropped: spools send reports again."""
-        try:
-            self._queue.put_nowait(message)
-        except queue.Full:
+        if not self._backlog.put(message):
             self._count("shed", "the queue is full")
 
     def queued(self) -> int:
         """How many messages wait."""
-        return self._queue.qsize()
+        return len(self._backlog)
 
     def on_connect(self) -> None:
         """The broker has us again: devices that stay silent from now on are not online."""
@@ -110,27 +108,21 @@ class Ingest:
         self._feed_all.set()
 
     def _run(self) -> None:
-        while True:
-            try:
-                first = self._queue.get(timeout=1.0)
-            except queue.Empty:
-                self._settle_silence()
-                continue
-            if first is None:
-                return
-            if not self._queue.empty():  # many speak: a little later there are more, for one price
+        while not self._ending.is_set() or len(self._backlog):
+            self._backlog.wait(1.0)
+            self._guarded(self._sort_in)
+            if 1 < len(self._backlog) < BATCH_MAX and not self._backlog.urgent:
+                # Many speak: a little later there are more, for one price.
                 self._ending.wait(GATHER_S)
-            batch, ended = [first], False
-            while len(batch) < BATCH_MAX and not self._queue.empty():
-                message = self._queue.get()
-                if message is None:
-                    ended = True
-                    break
-                batch.append(message)
-            self._guarded(partial(self._take_batch, batch))
+                self._guarded(self._sort_in)
+            batch = self._backlog.take(BATCH_MAX)
+            if batch:
+                self._guarded(partial(self._take_batch, batch))
             self._settle_silence()
-            if ended:
-                return
+
+    def _sort_in(self) -> None:
+        for message in self._backlog.sort_in():
+            self._count("malformed", f"on {message.topic[:200]}")
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
@@ -144,20 +136,15 @@ class Ingest:
     def _refuse(self, error: LightermanError) -> None:
         self._count("malformed" if error.kind is ErrorKind.INVALID else "refused", error.text())
 
-    def _take_batch(self, batch: list[Message]) -> None:
+    def _take_batch(self, batch: list[Word]) -> None:
         spools: dict[str, list[DeviceEnvelope]] = {}
         self._guarded(partial(self._read_ahead, batch))
-        for message in batch:
-            topic = topics.parse_device_topic(message.topic)
-            envelope = parse_envelope(topic.suffix, message.payload) if topic else None
-            if topic is None or envelope is None:
-                self._count("malformed", f"on {message.topic[:200]}")
+        for word in batch:
+            if word.suffix in (topics.UP_REPORT, topics.UP_EVENT):
+                self._guarded(partial(_spool, spools, word.device_id, word.envelope))
                 continue
-            if topic.suffix in (topics.UP_REPORT, topics.UP_EVENT):
-                self._guarded(partial(_spool, spools, topic.device_id, envelope))
-                continue
-            take = self._presence if topic.suffix == topics.UP_PRESENCE else self._telemetry
-            self._guarded(partial(take, topic.device_id, envelope, message.retained))
+            take = self._presence if word.suffix == topics.UP_PRESENCE else self._telemetry
+            self._guarded(partial(take, word.device_id, word.envelope, word.retained))
         if self._present:
             present, self._present = self._present, {}
             self._guarded(partial(self._tell_presence, present))
@@ -223,20 +210,19 @@ class Ingest:
             seen.status = {**document, "online": online}
             self._feed(seen.project, device_id, seen.status)
 
-    def _read_ahead(self, batch: list[Message]) -> None:
+    def _read_ahead(self, batch: list[Word]) -> None:
         """Look all devices of a batch up in one go whose facts are not known any more."""
         now = self._clock.monotonic()
         wanted: set[str] = set()
         telling: set[str] = set()
-        for message in batch:
-            topic = topics.parse_device_topic(message.topic)
-            if topic is None or topic.suffix in (topics.UP_REPORT, topics.UP_EVENT):
+        for word in batch:
+            if word.suffix in (topics.UP_REPORT, topics.UP_EVENT):
                 continue
-            if topic.suffix == topics.UP_TELEMETRY:
-                telling.add(topic.device_id)
-            known = self._known.get(topic.device_id)
+            if word.suffix == topics.UP_TELEMETRY:
+                telling.add(word.device_id)
+            known = self._known.get(word.device_id)
             if known is None or now >= known.until:
-                wanted.add(topic.device_id)
+                wanted.add(word.device_id)
         self._ahead = find_all_seen(self._deps, wanted) if wanted else {}
         known_ones = telling & (self._ahead.keys() | self._known.keys())
         look_ahead(self._deps, self._clock.now(), known_ones)

@@ -54,7 +54,8 @@ def start_rollout(
         _insert_assignments(conn, ctx, draft, row.rollout_id)
         _tell_start(conn, ctx, draft, row)
         view = view_rollout(conn, ctx, row)
-    deps.wake()
+    deps.agenda.note(one.rollout_id for one in draft.open)
+    deps.agenda.note([row.rollout_id], urgent=True)
     return view
 
 
@@ -79,7 +80,7 @@ def set_intent(
             details={"intent": intent.value},
         )
         view = view_rollout(conn, ctx, _existing(conn, ctx, rollout_id))
-    deps.wake()
+    deps.agenda.note([rollout_id], urgent=True)
     return view
 
 

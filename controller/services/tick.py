@@ -4,18 +4,18 @@ Everything it needs is in the database, so a controller that was killed anywhere
 was. The only writer of phases, waves and orders.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from controller.domain.health import Judgement, WaveFacts, judge
-from controller.domain.planner import PauseKind, Plan, is_over, plan
+from controller.domain.planner import LOOK_S, PauseKind, Plan, is_over, plan
 from controller.domain.rollout import Phase, Verdict, parse_rollout_spec
 from controller.errors import LightermanError
 from controller.services.context import Ctx, Deps
 from controller.services.desired import Composer, canonical, make_composer
-from controller.services.rollout_facts import plan_facts, rules_of, wave_facts
+from controller.services.rollout_facts import CANDIDATES, plan_facts, rules_of, wave_facts
 from controller.services.rollout_orders import call_back, close_left, offer, withdraw
 from controller.store import assignments, events, outbox, rollouts, waves
 from controller.store.outbox import OutboxKind
@@ -27,28 +27,57 @@ _JUDGED = frozenset({Phase.PROGRESSING, Phase.PAUSED})
 _HOLDS = frozenset({PauseKind.INCONCLUSIVE, PauseKind.ERROR})
 
 
-def tick(deps: Deps, ctx: Ctx) -> datetime | None:
-    """Bring every rollout one step on; when to look again without news, None where nothing runs.
+def tick(
+    deps: Deps, ctx: Ctx, *, everything: bool = True, told: Callable[[], None] = lambda: None
+) -> datetime | None:
+    """Bring rollouts one step on; when to look again without news, None where nothing runs.
 
-    A rollout that fails does not hold up the others: the first error is raised after all were seen.
+    All of them, or (without `everything`) those with news on the agenda and those whose time came;
+    `told` hears of each step, which may have left something in the outbox. A rollout that fails
+    does not hold up the others: the first error is raised after all were seen.
     """
     _close_left(deps, ctx)
     with deps.store.read() as conn:
-        active = rollouts.list_rollouts(conn, active_only=True)
-    wakes: list[datetime] = []
-    failed: LightermanError | None = None
-    active.reverse()
+        newest_first = rollouts.list_rollouts(conn, active_only=True)
+    active = {row.rollout_id: row for row in reversed(newest_first)}
+    named, all_of_them = deps.agenda.take_news(active)
+    wanted = [
+        row
+        for row in active.values()
+        if everything
+        or all_of_them
+        or row.rollout_id in named
+        or deps.agenda.is_due(row.rollout_id, ctx.now)
+    ]
     # Those that nobody has looked at first: they must not wait for the judging of a large one.
-    for row in sorted(active, key=lambda row: row.phase is not Phase.PENDING):
+    wanted.sort(key=lambda row: row.phase is not Phase.PENDING)
+    todo = {row.rollout_id: row for row in wanted}
+    failed: LightermanError | None = None
+    for row in _turns(deps, active, todo):
+        todo.pop(row.rollout_id, None)
+        news = everything or row.rollout_id in named
         try:
-            wake_at = _tick_rollout(deps, replace(ctx, project=row.project), row.rollout_id)
+            _tick_rollout(deps, replace(ctx, project=row.project), row.rollout_id, news)
         except LightermanError as error:
             failed = failed or error
-            continue
-        wakes += [wake_at] if wake_at is not None else []
+        told()
     if failed is not None:
         raise failed
-    return min(wakes, default=None)
+    return deps.agenda.next_at()
+
+
+def _turns(
+    deps: Deps, active: Mapping[str, RolloutRow], todo: Mapping[str, RolloutRow]
+) -> Iterator[RolloutRow]:
+    """Those to look at, one by one; before each the one that cannot wait, where there is one."""
+    while True:
+        urgent = deps.agenda.take_urgent(active)
+        if urgent is not None:
+            yield active[urgent]
+        if todo:
+            yield next(iter(todo.values()))
+        elif urgent is None:
+            return
 
 
 def _close_left(deps: Deps, ctx: Ctx) -> None:
@@ -61,52 +90,103 @@ def _close_left(deps: Deps, ctx: Ctx) -> None:
         )
     if waiting:
         with deps.store.write() as conn:
-            close_left(conn, deps, ctx)
-
-
-def _tick_rollout(deps: Deps, ctx: Ctx, rollout_id: str) -> datetime | None:
-    with deps.store.write() as conn:
-        row = rollouts.get_rollout(conn, ctx.project, rollout_id)
-        if row is None or is_over(row.phase):
-            return None
-        composer = make_composer(
-            conn,
-            ctx.project,
-            row.model,
-            row.version,
-            row.policies,
-            pinned=bool(parse_rollout_spec(row.spec).policy),
-        )
-        judged = _judge(conn, ctx, row, composer)
-        facts = plan_facts(
-            conn, row, waves.list_waves(conn, rollout_id), judged.verdict, judged.reason
-        )
-        decided = plan(facts, ctx.now)
-        _carry_out(conn, deps, ctx, row, decided, composer)
-        return decided.wake_at
+            closed = close_left(conn, deps, ctx)
+        deps.agenda.note(closed)
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
-    verdict: Verdict
-    reason: str
+class _Look:
+    """What one look at a rollout found, and what it decided."""
+
+    row: RolloutRow
+    composer: Composer
+    wave: WaveRow | None  # the open one, where it was judged
+    judged: Judgement | None
+    evidence: Mapping[str, Any]
+    decided: Plan
+
+    @property
+    def is_news(self) -> bool:
+        """Whether anything is to be written."""
+        decided, row = self.decided, self.row
+        return (
+            self.is_judged_anew
+            or bool(decided.take or decided.withdraw or decided.roll_back)
+            or _is_changed(row, decided)
+        )
+
+    @property
+    def is_judged_anew(self) -> bool:
+        """Whether the judge says something else than before."""
+        if self.wave is None or self.judged is None:
+            return False
+        return _news(self.judged.verdict, self.judged.reason, self.evidence) != _news(
+            self.wave.verdict, self.wave.verdict_reason, self.wave.evidence
+        )
 
 
-def _judge(conn: Connection, ctx: Ctx, row: RolloutRow, composer: Composer) -> _Judged:
-    """Judge the open wave and write what was said, where anything changed."""
-    listed = waves.list_waves(conn, row.rollout_id)
-    if row.current_wave == 0:
-        return _Judged(Verdict.PENDING, "")
-    wave = listed[row.current_wave - 1]
-    if row.phase not in _JUDGED:
-        return _Judged(wave.verdict or Verdict.PENDING, wave.verdict_reason)
-    facts = wave_facts(conn, row, wave, ctx.now)
+def _tick_rollout(deps: Deps, ctx: Ctx, rollout_id: str, news: bool) -> None:
+    """Without news a look comes first that waits for nobody: mostly there is nothing to write."""
+    if not news:
+        with deps.store.read() as conn:
+            look = _look(conn, ctx, rollout_id)
+        if look is None:
+            return
+        if not look.is_news:
+            _settle(deps, ctx, look)
+            return
+    with deps.store.write() as conn:
+        look = _look(conn, ctx, rollout_id)
+        if look is None:
+            return
+        _write_judgement(conn, ctx, look)
+        _carry_out(conn, deps, ctx, look)
+    _settle(deps, ctx, look)
+
+
+def _settle(deps: Deps, ctx: Ctx, look: _Look) -> None:
+    decided = look.decided
+    at = decided.wake_at or ctx.now + timedelta(seconds=LOOK_S)
+    # There may be more to offer to: at once, but others may speak, and be heard, between.
+    wake_at = ctx.now if len(decided.take) == CANDIDATES else at
+    deps.agenda.settle(look.row.rollout_id, decided.phase, wake_at)
+
+
+def _look(conn: Connection, ctx: Ctx, rollout_id: str) -> _Look | None:
+    """Facts, verdict, plan. Reads only; None where the rollout is over."""
+    row = rollouts.get_rollout(conn, ctx.project, rollout_id)
+    if row is None or is_over(row.phase):
+        return None
+    composer = make_composer(
+        conn,
+        ctx.project,
+        row.model,
+        row.version,
+        row.policies,
+        pinned=bool(parse_rollout_spec(row.spec).policy),
+    )
+    listed = waves.list_waves(conn, rollout_id)
+    wave = listed[row.current_wave - 1] if row.current_wave else None
+    if wave is None or row.phase not in _JUDGED:
+        verdict = (wave.verdict if wave else None) or Verdict.PENDING
+        reason = wave.verdict_reason if wave else ""
+        facts = plan_facts(conn, row, listed, verdict, reason)
+        return _Look(row, composer, None, None, {}, plan(facts, ctx.now))
+    seen = wave_facts(conn, row, wave, ctx.now)
     rules = rules_of(composer, parse_rollout_spec(row.spec))
-    found = judge(facts, rules, ctx.now)
-    evidence = _evidence(wave, facts, found, rules.min_samples)
-    if _news(found.verdict, found.reason, evidence) != _news(
-        wave.verdict, wave.verdict_reason, wave.evidence
-    ):
+    found = judge(seen, rules, ctx.now)
+    evidence = _evidence(wave, seen, found, rules.min_samples)
+    listed[row.current_wave - 1] = replace(wave, evidence=evidence)
+    facts = plan_facts(conn, row, listed, found.verdict, found.reason)
+    return _Look(row, composer, wave, found, evidence, plan(facts, ctx.now))
+
+
+def _write_judgement(conn: Connection, ctx: Ctx, look: _Look) -> None:
+    """Write what was said, where anything changed."""
+    row, wave, found = look.row, look.wave, look.judged
+    if wave is None or found is None:
+        return
+    if look.is_judged_anew:
         soaking = wave.soak_started_at or found.soak.counted_until
         waves.set_verdict(
             conn,
@@ -114,13 +194,12 @@ def _judge(conn: Connection, ctx: Ctx, row: RolloutRow, composer: Composer) -> _
             wave.number,
             found.verdict,
             found.reason,
-            evidence,
+            dict(look.evidence),
             soaking if found.soak.counted_until else None,
             ctx.now,
         )
     if found.verdict is not (wave.verdict or Verdict.PENDING):
         _tell(conn, ctx, row, "wave_judged", f"wave {wave.number} {found.verdict}: {found.reason}")
-    return _Judged(found.verdict, found.reason)
 
 
 def _news(verdict: Verdict | None, reason: str, evidence: Mapping[str, Any]) -> tuple[object, ...]:
@@ -150,9 +229,17 @@ def _evidence(
     }
 
 
-def _carry_out(
-    conn: Connection, deps: Deps, ctx: Ctx, row: RolloutRow, decided: Plan, composer: Composer
-) -> None:
+def _is_changed(row: RolloutRow, decided: Plan) -> bool:
+    return (
+        decided.phase is not row.phase
+        or decided.current_wave != row.current_wave
+        or decided.reason != row.phase_reason
+        or decided.pause_reasons != row.pause_reasons
+    )
+
+
+def _carry_out(conn: Connection, deps: Deps, ctx: Ctx, look: _Look) -> None:
+    row, decided = look.row, look.decided
     if decided.current_wave > row.current_wave:
         waves.open_wave(conn, row.rollout_id, decided.current_wave, ctx.now)
         _tell(conn, ctx, row, "wave_opened", f"wave {decided.current_wave} is open")
@@ -161,15 +248,9 @@ def _carry_out(
     if decided.roll_back:
         call_back(conn, deps, ctx, row, decided.roll_back, decided.reason)
     if decided.take:
-        offer(conn, deps, ctx, row, composer, decided.current_wave, decided.take)
+        offer(conn, deps, ctx, row, look.composer, decided.current_wave, decided.take)
     _remember_hold(conn, ctx, row, decided)
-    changed = (
-        decided.phase is not row.phase
-        or decided.current_wave != row.current_wave
-        or decided.reason != row.phase_reason
-        or decided.pause_reasons != row.pause_reasons
-    )
-    if not changed:
+    if not _is_changed(row, decided):
         return
     over = is_over(decided.phase)
     rollouts.set_phase(

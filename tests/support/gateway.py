@@ -24,6 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from controller.app import Controller, Listening
 from controller.blobs.blobs import Blobs
 from controller.ids import RandomIds
+from controller.services.agenda import Agenda
 from controller.services.context import Ctx, Deps, Limits
 from controller.services.objects import load_shipped
 from controller.services.samples import SampleWindow
@@ -87,6 +88,7 @@ def open_desk(folder: Path, limits: Limits | None = None) -> Iterator[Desk]:
             signer=Signer.create(),
             samples=SampleWindow(),
             limits=limits or Limits(),
+            agenda=Agenda(lambda urgent: wake()),
             wake=wake,
         )
     )

@@ -91,7 +91,7 @@ def test_a_batch_does_what_one_after_the_other_does(desk: Desk, tmp_path: Path) 
     answers = accept_spools(desk.deps, desk.ctx("controller"), {n: said(*WAY) for n in NAMES[:2]})
     for envelope in said(*WAY):
         accept_reports(desk.deps, desk.ctx("controller"), "pi-3", [envelope])
-    assert answers["pi-1"] == Accepted((Ack(BOOT, len(WAY)),), True)
+    assert answers["pi-1"] == Accepted((Ack(BOOT, len(WAY)),))
     found = rows(desk)
     same = ("state", "reason", "evidence", "exposed", "activated_at", "finished_at", "updated_at")
     for name in NAMES[:2]:
@@ -114,7 +114,7 @@ def test_who_may_not_speak_holds_up_nobody(desk: Desk) -> None:
     answers = accept_spools(desk.deps, desk.ctx("controller"), spools)
     assert isinstance(answers["nobody"], DeniedError)
     assert isinstance(answers["pi-2"], InvalidError)
-    assert answers["pi-1"] == Accepted((Ack(BOOT, 1),), True)
+    assert answers["pi-1"] == Accepted((Ack(BOOT, 1),))
     assert rows(desk)["pi-1"].state is A.DOWNLOADING
     assert kinds(desk, "pi-2") == []
 
