@@ -5,7 +5,7 @@ Decides nothing: what is told was written by the transaction that decided it.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from controller.errors import LightermanError
@@ -103,10 +103,7 @@ class Doorbells:
         return bool(messages)
 
     def _publish(self, rows: list[OutboxRow]) -> bool:
-        # Of what is kept by topic only the newest word counts: an offer that was taken back since
-        # is not told any more.
-        newest = {(row.kind, row.topic): row.number for row in rows if row.retain}
-        told = [row for row in rows if not row.retain or newest[row.kind, row.topic] == row.number]
+        told = newest_of_topic(rows)
         return self._client.publish_all([Outgoing(*told_message(row), row.retain) for row in told])
 
     def _tell_broker(self, rows: list[OutboxRow]) -> list[int]:
@@ -143,3 +140,12 @@ class Doorbells:
         ]
         if bells and not self._client.publish_all(bells):
             self._ring_all.set()
+
+
+def newest_of_topic(rows: Sequence[OutboxRow]) -> list[OutboxRow]:
+    """Without what a later row says anew: the broker keeps one word of such a topic.
+
+    So an offer that was taken back before it was told does not ring any more.
+    """
+    newest = {(row.kind, row.topic): row.number for row in rows if row.retain}
+    return [row for row in rows if not row.retain or newest[row.kind, row.topic] == row.number]
