@@ -14,6 +14,7 @@ KINDS: dict[str, str] = {
     "policy": "Object",
     "apply_result": "ApplyResult",
     "build": "Build",
+    "build_explanation": "BuildExplanation",
     "device": "Device",
     "device_explanation": "DeviceExplanation",
     "token": "Token",

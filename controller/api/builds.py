@@ -3,7 +3,8 @@
 import grpc
 
 from controller.api.base import ApiBase
-from controller.api.convert_builds import build_message
+from controller.api.convert_builds import build_message, explanation_message, names_from_wire
+from controller.services.build_explanations import explain_builds
 from controller.services.builds import list_builds, override_build, retry_build, start_build
 from lighterman.v1 import fleet_pb2
 
@@ -30,14 +31,15 @@ class BuildsApi(ApiBase):
         self, request: fleet_pb2.ListBuildsRequest, context: grpc.ServicerContext
     ) -> fleet_pb2.ListBuildsResponse:
         """Builds as profiles see them."""
-        views = list_builds(
-            self.deps,
-            self.ctx(context),
-            model=request.model,
-            version=request.version,
-            profile=request.profile,
-        )
+        views = list_builds(self.deps, self.ctx(context), **names_from_wire(request))
         return fleet_pb2.ListBuildsResponse(builds=[build_message(view) for view in views])
+
+    def ExplainBuilds(
+        self, request: fleet_pb2.ListBuildsRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.ExplainBuildsResponse:
+        """Why builds are as they are, and what to do next."""
+        found = explain_builds(self.deps, self.ctx(context), **names_from_wire(request))
+        return fleet_pb2.ExplainBuildsResponse(builds=[explanation_message(one) for one in found])
 
     def OverrideBuild(
         self, request: fleet_pb2.OverrideBuildRequest, context: grpc.ServicerContext

@@ -1,9 +1,12 @@
 """Wire and values of builds and build jobs. Decides nothing."""
 
 from controller.api.convert_catalogue import dump_json, timestamp
+from controller.api.convert_device import time_to_wire
+from controller.api.convert_rollouts import fact_messages
 from controller.domain.build import Evidence
 from controller.domain.device import Capabilities
 from controller.domain.interval import Interval
+from controller.services.build_explanations import BuildExplanation
 from controller.services.builds import BuildView
 from controller.services.jobs import ClaimedJob
 from lighterman.v1 import build_pb2, common_pb2, fleet_pb2
@@ -33,7 +36,37 @@ def build_message(view: BuildView) -> fleet_pb2.Build:
         job_id=view.job_id,
         last_lines=view.last_lines,
         updated_at=timestamp(view.updated_at),
+        findings=[fleet_pb2.GateFinding(ok=one.ok, text=one.text) for one in view.findings],
+        override_at=time_to_wire(view.override_at),
+        source_digest=view.source_digest,
+        dataset_digest=view.dataset_digest,
+        runtime=view.runtime,
+        target_key=view.target_key,
+        recipe_spec_json="" if view.recipe_spec is None else dump_json(view.recipe_spec),
+        tool_versions=dict(view.evidence.tool_versions) if view.evidence else {},
+        asked_at=time_to_wire(view.asked_at),
+        built_at=time_to_wire(view.built_at),
+        attempts=view.attempts,
+        worker=view.worker,
     )
+
+
+def explanation_message(found: BuildExplanation) -> fleet_pb2.BuildExplanation:
+    """Why a build is as it is, for the wire."""
+    return fleet_pb2.BuildExplanation(
+        build=build_message(found.build), facts=fact_messages(found.facts)
+    )
+
+
+def names_from_wire(request: fleet_pb2.ListBuildsRequest) -> dict[str, str]:
+    """Which builds are asked for; empty names mean all."""
+    return {
+        "model": request.model,
+        "version": request.version,
+        "profile": request.profile,
+        "variant": request.variant,
+        "recipe": request.recipe,
+    }
 
 
 def _figures(evidence: Evidence, on_class: bool) -> fleet_pb2.BuildFigures:
@@ -52,6 +85,11 @@ def _figures(evidence: Evidence, on_class: bool) -> fleet_pb2.BuildFigures:
         rows_checked=evidence.rows_checked,
         rows_not_finite=evidence.rows_not_finite,
         peak_rss_bytes=evidence.peak_rss_bytes or 0,
+        p50_interval_ms=_interval(evidence.p50_interval_ms),
+        p95_interval_ms=_interval(evidence.p95_interval_ms),
+        fp32_p50_interval_ms=_interval(evidence.fp32_p50_interval_ms),
+        eager_p50_interval_ms=_interval(evidence.eager_p50_interval_ms),
+        source_accuracy_pct=_interval(evidence.source_accuracy),
     )
 
 

@@ -1,4 +1,7 @@
-"""``fleetctl build``: run, list, override, retry. Shows the worker's progress, judges nothing."""
+"""``fleetctl build``: run, list, override, retry. Shows the worker's progress, judges nothing.
+
+``show`` and ``explain`` are in `build_show`.
+"""
 
 import time
 
@@ -7,15 +10,31 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from controller.cli import units
+from controller.cli import build_show, units
+from controller.cli.build_figures import (
+    FINAL,
+    USABLE,
+    accuracy_cell,
+    agreement_cells,
+    change_cells,
+    eager_cells,
+    error_line,
+    figures_text,
+    override_text,
+    p50_cell,
+    quality_cells,
+)
+from controller.cli.build_show import build_name
 from controller.cli.follow import follow, watch_option
 from controller.cli.problem import CliError
 from controller.cli.session import CLOCK, Session, common, parse_ref
 from lighterman.v1 import fleet_pb2
 
-FINAL = ("passed", "refused", "failed", "overridden")
-USABLE = ("passed", "overridden")
 POLL_S = 0.5
+LEGEND = (
+    "in brackets: 95 % interval; n: calls timed, rows evaluated; change: against the source's"
+    " accuracy"
+)
 
 
 @click.group()
@@ -118,7 +137,7 @@ def _state_text(item: fleet_pb2.Build) -> str:
     if item.state in USABLE:
         text = f"done  {units.size(item.size_bytes)}  {figures_text(item.figures)}"
         if item.state == "overridden":
-            text += f"  overridden by {item.override_by}: {item.override_reason}"
+            text += f"  {override_text(item)}"
         elif item.cached:
             text += "  compiled before"
         elsewhere = item.figures.latency_n and not item.figures.measured_on_class
@@ -126,30 +145,6 @@ def _state_text(item: fleet_pb2.Build) -> str:
     if item.state == "running":
         return f"{item.step or 'running'} {item.progress_pct:.0f} %"
     return f"{item.state}: {item.reason}" if item.reason else item.state
-
-
-def figures_text(figures: fleet_pb2.BuildFigures) -> str:
-    """``acc 91.2 % (−0.3 pt, n=2,000)  agrees 98.2 %  p95 38 ms on …``."""
-    parts: list[str] = []
-    if figures.HasField("accuracy_pct"):
-        delta = ""
-        if figures.HasField("accuracy_delta_pts"):
-            change = figures.accuracy_delta_pts
-            sign = "+" if change.value > 0 else "−" if change.value < 0 else "±"
-            delta = f"{sign}{abs(change.value):.1f} pt [{change.low:+.1f}, {change.high:+.1f}], "
-        parts.append(
-            f"acc {figures.accuracy_pct.value:.1f} % ({delta}n={figures.accuracy_pct.n:,})"
-        )
-    if figures.HasField("agreement_pct"):
-        agreement = figures.agreement_pct
-        parts.append(
-            f"agrees {agreement.value:.1f} % [{agreement.low:.1f}, {agreement.high:.1f}]"
-            f" (n={agreement.n:,})"
-        )
-    if figures.latency_n:
-        p50, p95 = units.ms(figures.p50_ms), units.ms(figures.p95_ms)
-        parts.append(f"p50 {p50}  p95 {p95} ms (n={figures.latency_n})")
-    return "  ".join(parts)
 
 
 def _live_table(builds: list[fleet_pb2.Build]) -> Table:
@@ -167,7 +162,7 @@ def _show(session: Session, builds: list[fleet_pb2.Build]) -> None:
     session.show_list(
         "build",
         builds,
-        lambda item: item.build_id or f"{item.profile}/{item.variant}/{item.recipe}",
+        build_name,
         lambda: (
             _show_wide(session, builds)
             if session.output == "wide"
@@ -178,74 +173,78 @@ def _show(session: Session, builds: list[fleet_pb2.Build]) -> None:
 
 
 def _show_table(session: Session, builds: list[fleet_pb2.Build]) -> None:
-    """A heading per version and profile, and what was measured under it."""
-    columns = ["build", "state", ">size", ">p95 ms", ">n", ">acc %", ">Δ pt, or agreement %", ">n"]
+    """A heading per version, profile and variant, and what was measured under it."""
+    columns = ["recipe", "state", ">size", ">p50 ms", ">p95 ms", ">n", ">acc %"]
     rows: list[list[str] | str] = []
     heading = ""
     for item in builds:
-        where = f"{item.model}:{item.version}  {item.profile}"
+        where = f"{item.model}:{item.version}  {item.profile}  {item.variant}"
         if where != heading:
             rows.append(where)
             heading = where
         figures = item.figures
         rows.append(
             [
-                f"  {item.variant}  {item.recipe}",
+                f"  {item.recipe}",
                 _state_cell(item),
                 units.size(item.size_bytes) if item.size_bytes else units.UNKNOWN,
+                p50_cell(figures) if figures.latency_n else units.UNKNOWN,
                 units.ms(figures.p95_ms) if figures.latency_n else units.UNKNOWN,
                 f"{figures.latency_n:,}" if figures.latency_n else units.UNKNOWN,
-                _accuracy_cell(figures),
-                *_quality_cells(figures),
+                accuracy_cell(figures),
+                *quality_cells(figures),
             ]
         )
-    session.table(columns, rows)
+    session.table([*columns, ">change, points", ">n"], rows)
+    if any(item.figures.latency_n for item in builds):
+        session.say(LEGEND)
     for item in builds:
-        if item.reason:
-            session.say(f"{item.profile}  {item.variant}  {item.recipe}: {item.reason}")
-        for line in item.last_lines if item.state == "failed" else ():
-            session.say(f"    {line}")
+        for line in _below(item):
+            session.say(f"{item.profile}  {item.variant}  {item.recipe}: {line}")
+    for line in _elsewhere(builds):
+        session.say(line)
+
+
+def _below(item: fleet_pb2.Build) -> list[str]:
+    """What a person has to know of a build that did not simply pass."""
+    ref = f"{item.model}:{item.version}"
+    which = f"--profile {item.profile} --variant {item.variant} --recipe {item.recipe}"
+    match item.state:
+        case "overridden":
+            return [f"{override_text(item)} (refused: {item.reason})"]
+        case "failed":
+            said = error_line(item.last_lines, item.reason)
+            more = f"all lines of the job: fleetctl build show {ref} {which}"
+            return [item.reason, *([said] if said else []), *([more] if item.last_lines else [])]
+        case "passed":
+            return []
+        case _:
+            return [item.reason] if item.reason else []
+
+
+def _elsewhere(builds: list[fleet_pb2.Build]) -> list[str]:
+    """Where latencies come from a host that is none of the profile: no budget was held."""
+    found = {
+        item.profile: item.figures.measured_on
+        for item in builds
+        if item.figures.latency_n and not item.figures.measured_on_class
+    }
+    return [
+        f"{name}: latency not measured on this class, but on {on}" for name, on in found.items()
+    ]
 
 
 def _show_wide(session: Session, builds: list[fleet_pb2.Build]) -> None:
-    columns = ["version", "profile", "variant", "recipe", "state", ">size", ">p50 ms", ">p95 ms"]
-    columns += [">n", ">acc %", ">Δ pt (95 %)", ">n", ">agrees % (95 %)", ">n"]
-    session.table([*columns, "measured on", "reason"], [_wide_row(item) for item in builds])
+    columns = ["version", "profile", "variant", "recipe", "state", ">size"]
+    columns += [">p50 ms (95 %)", ">p95 ms", ">n", ">eager p50 ms (95 %)", ">n"]
+    columns += [">acc %", ">change, points (95 %)", ">n", ">agrees % (95 %)", ">n"]
+    session.table(
+        [*columns, "measured on", "reason", "overridden"], [_wide_row(item) for item in builds]
+    )
 
 
 def _state_cell(item: fleet_pb2.Build) -> str:
     return f"{item.step} {item.progress_pct:.0f} %" if item.state == "running" else item.state
-
-
-def _accuracy_cell(figures: fleet_pb2.BuildFigures) -> str:
-    known = figures.HasField("accuracy_pct")
-    return f"{figures.accuracy_pct.value:.1f}" if known else units.UNKNOWN
-
-
-def _delta_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
-    """Change of accuracy with its interval, and the rows behind it."""
-    if not figures.HasField("accuracy_delta_pts"):
-        n = f"{figures.accuracy_pct.n:,}" if figures.HasField("accuracy_pct") else units.UNKNOWN
-        return units.UNKNOWN, n
-    found = figures.accuracy_delta_pts
-    low, high = units.signed(found.low), units.signed(found.high)
-    return f"{units.signed(found.value)} ({low} to {high})", f"{found.n:,}"
-
-
-def _agreement_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
-    """Share with its interval, and the rows behind it."""
-    if not figures.HasField("agreement_pct"):
-        return units.UNKNOWN, units.UNKNOWN
-    found = figures.agreement_pct
-    return f"{found.value:.1f} ({found.low:.1f}–{found.high:.1f})", f"{found.n:,}"
-
-
-def _quality_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
-    """The change of accuracy; where there are no labels, how often both say the same."""
-    if figures.HasField("accuracy_delta_pts") or not figures.HasField("agreement_pct"):
-        return _delta_cells(figures)
-    share, rows = _agreement_cells(figures)
-    return f"agrees {share}", rows
 
 
 def _wide_row(item: fleet_pb2.Build) -> list[str]:
@@ -259,14 +258,16 @@ def _wide_row(item: fleet_pb2.Build) -> list[str]:
         item.recipe,
         _state_cell(item),
         units.size(item.size_bytes) if item.size_bytes else units.UNKNOWN,
-        units.ms(figures.p50_ms) if measured else units.UNKNOWN,
+        p50_cell(figures) if measured else units.UNKNOWN,
         units.ms(figures.p95_ms) if measured else units.UNKNOWN,
         f"{figures.latency_n:,}" if measured else units.UNKNOWN,
-        _accuracy_cell(figures),
-        *_delta_cells(figures),
-        *_agreement_cells(figures),
+        *eager_cells(figures),
+        accuracy_cell(figures),
+        *change_cells(figures),
+        *agreement_cells(figures),
         figures.measured_on + on_class if figures.measured_on else units.UNKNOWN,
         item.reason,
+        override_text(item).removeprefix("overridden "),
     ]
 
 
@@ -326,3 +327,7 @@ def retry(session: Session, ref: str) -> None:
         session.say(f"{name}:{version} has no failed build")
         return
     _show(session, builds)
+
+
+build.add_command(build_show.show)
+build.add_command(build_show.explain)

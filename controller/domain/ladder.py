@@ -203,14 +203,7 @@ def compose_ladder(
     device without its light rung has nothing to step down to, one without its heavy rung is worse
     than its model. What goes out so, a person decides. Names of other models' variants are no wish.
     """
-    able = None if runtimes is None else frozenset(runtimes)
-    fastest: dict[str, PassedBuild] = {}
-    for build in passed:
-        if able is not None and build.runtime not in able:
-            continue
-        best = fastest.get(build.variant)
-        if best is None or _speed(build) < _speed(best):
-            fastest[build.variant] = build
+    fastest = fastest_builds(passed, runtimes)
     wishes = policy.rungs or tuple(RungWish(variant, RungKind.LOCAL) for variant in variants)
     rungs: list[Rung] = []
     missing: list[str] = []
@@ -224,6 +217,24 @@ def compose_ladder(
     if not any(rung.kind is RungKind.LOCAL for rung in rungs):
         return Ladder((), f"no passed build for profile {profile}", tuple(missing))
     return Ladder(tuple(rungs), "", tuple(missing))
+
+
+def fastest_builds(
+    passed: Iterable[PassedBuild], runtimes: Iterable[str] | None = None
+) -> dict[str, PassedBuild]:
+    """The build of each variant that a device gets: among equals the smaller one.
+
+    ``runtimes`` are those the device reports (None: not asked).
+    """
+    able = None if runtimes is None else frozenset(runtimes)
+    fastest: dict[str, PassedBuild] = {}
+    for build in passed:
+        if able is not None and build.runtime not in able:
+            continue
+        best = fastest.get(build.variant)
+        if best is None or _speed(build) < _speed(best):
+            fastest[build.variant] = build
+    return fastest
 
 
 def _speed(build: PassedBuild) -> tuple[float, int, str]:

@@ -9,15 +9,16 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.domain.interval import Interval, paired_difference_pts, share_pct
+from controller.domain.interval import Interval, paired_difference_pts, quantile_of, share_pct
 from controller.domain.model import Signature
 from controller.errors import InvalidError
 from controller.optimize.builder import Runner
@@ -62,6 +63,8 @@ class Timing:
     p50_ms: float
     p95_ms: float
     n: int
+    p50: Interval | None  # the same with its interval; None: too few calls for one
+    p95: Interval | None
 
 
 def ask(
@@ -145,12 +148,13 @@ def compare(
     )
 
 
-def summarise(times_s: list[float]) -> Timing:
-    """p50 and p95 of single calls. Raises InvalidError without any."""
+def summarise(times_s: Sequence[float]) -> Timing:
+    """p50 and p95 of single calls with their intervals. Raises InvalidError without any."""
     if not times_s:
         raise InvalidError("no call was timed")
-    p50, p95 = np.percentile(np.array(times_s) * 1000, [50, 95])
-    return Timing(round(float(p50), 4), round(float(p95), 4), len(times_s))
+    times_ms = [1000 * one for one in times_s]
+    (p50_ms, p50), (p95_ms, p95) = quantile_of(times_ms, 0.5), quantile_of(times_ms, 0.95)
+    return Timing(p50_ms, p95_ms, len(times_ms), p50, p95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +167,13 @@ class Bench:
     def speed(self, files: list[Path], seconds: float) -> list[Timing]:
         """Time the files in turn, call by call, in one process that holds nothing else."""
         measured = self._measure("speed", files, seconds)
-        return [Timing(item["p50_ms"], item["p95_ms"], int(item["n"])) for item in measured]
+        return [summarise(item["times_s"]) for item in measured]
 
     def memory(self, file: Path) -> int:
         """Peak resident bytes of a process that loads the file and infers at batch 1."""
         return int(self._measure("memory", [file], 0.0)[0]["peak_rss_bytes"])
 
-    def _measure(self, what: str, files: list[Path], seconds: float) -> list[dict[str, float]]:
+    def _measure(self, what: str, files: list[Path], seconds: float) -> list[dict[str, Any]]:
         module = (sys.executable, "-I", "-m", "controller.optimize.measure", self.runtime)
         described = json.dumps(self.signature.to_json())
         done = subprocess.run(
@@ -181,7 +185,7 @@ class Bench:
         if done.returncode != 0:
             sys.stderr.write(done.stderr)
             raise InvalidError(f"the build cannot be run on one row{_why(done)}")
-        measured: list[dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+        measured: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
         return measured
 
 

@@ -81,7 +81,7 @@ class Job:
         self._report = report
         self._lanes = len(os.sched_getaffinity(0))
         self._versions: dict[str, str] = {}
-        self._eager_p50_ms: float | None = None
+        self._eager: evaluate.Timing | None = None
         self._floats: dict[str, _Float] = {}
         self._host = build_host(directory)
 
@@ -107,7 +107,7 @@ class Job:
             with _failing(outcome):
                 self._make_float(outcome, source, evaluation)
         self._report(25, "timing the source", "")
-        self._eager_p50_ms = source.time_eager()
+        self._eager = source.time_eager()
         answers = self._answers(source, evaluation)
         source.forget()
         left = [outcome for outcome in outcomes if outcome.builder is not None]
@@ -267,7 +267,8 @@ class Job:
     ) -> Evidence:
         figures, answers = outcome.figures, outcome.answers
         likeness = self._floats[outcome.build.recipe.runtime].likeness
-        is_float = outcome.build.recipe.precision is Precision.FP32
+        floating = timing if outcome.build.recipe.precision is Precision.FP32 else baseline
+        eager = self._eager
         return Evidence(
             size_bytes=file.stat().st_size,
             p50_ms=timing.p50_ms,
@@ -278,8 +279,8 @@ class Job:
             source_accuracy=figures.source_accuracy if figures else None,
             accuracy_delta_pts=figures.accuracy_delta_pts if figures else None,
             agreement=figures.agreement if figures else None,
-            fp32_p50_ms=timing.p50_ms if is_float else baseline.p50_ms,
-            eager_p50_ms=self._eager_p50_ms,
+            fp32_p50_ms=floating.p50_ms,
+            eager_p50_ms=eager.p50_ms if eager else None,
             peak_rss_bytes=peak_rss_bytes,
             tool_versions=self._versions,
             rows_checked=answers.rows if answers else None,
@@ -287,6 +288,10 @@ class Job:
             rows_generated=not self._spec.evaluation,
             rows_compared=likeness.rows if likeness else None,
             rows_differing=likeness.differing if likeness else None,
+            p50_interval_ms=timing.p50,
+            p95_interval_ms=timing.p95,
+            fp32_p50_interval_ms=floating.p50,
+            eager_p50_interval_ms=eager.p50 if eager else None,
         )
 
     def _result(self, outcomes: list[_Outcome], evidence: dict[str, Evidence]) -> dict[str, object]:

@@ -20,7 +20,7 @@ from controller.optimize.spec import JobSpec
 from controller.optimize.stopwatch import Stopwatch
 
 EAGER_S = 1.5
-MIN_EAGER_CALLS = 5
+MIN_EAGER_CALLS = 6  # fewer have no interval of their median
 # The float file beside the program it came from: a wrong export is wrong on most rows.
 LIKENESS_ROWS = 32
 
@@ -104,10 +104,10 @@ class LoadedSource:
             return rows.feeds(size)
         return sample_feeds(self.signature, count, self._seed)
 
-    def time_eager(self) -> float | None:
-        """Median of PyTorch's single calls on one thread, as a device without us would run it.
+    def time_eager(self) -> evaluate.Timing | None:
+        """PyTorch's single calls on one thread, as a device without us would run it.
 
-        Milliseconds; None where the source is no program of PyTorch.
+        None where the source is no program of PyTorch.
         """
         if self._program is None:
             return None
@@ -119,4 +119,4 @@ class LoadedSource:
             one = Stopwatch()
             self._program.run(inputs)
             times.append(one.elapsed_s())
-        return evaluate.summarise(times).p50_ms
+        return evaluate.summarise(times)

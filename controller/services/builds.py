@@ -10,6 +10,7 @@ from typing import Any
 
 from controller.domain.build import Evidence, GateVerdict
 from controller.domain.device import Profile
+from controller.domain.gate import Finding
 from controller.errors import InvalidError, NotFoundError, RefusedError
 from controller.services.build_plans import plan_builds, queue_job
 from controller.services.context import Ctx, Deps
@@ -18,6 +19,7 @@ from controller.services.models import require_version
 from controller.services.suggestions import suggest_names
 from controller.store import events
 from controller.store.builds import SeenRow, list_seen, put_gate
+from controller.store.objects import list_objects
 from controller.store.session import Connection
 
 MAX_REASON_CHARS = 500
@@ -49,6 +51,17 @@ class BuildView:
     job_id: str
     last_lines: tuple[str, ...]
     updated_at: datetime
+    findings: tuple[Finding, ...] = ()
+    override_at: datetime | None = None
+    source_digest: str = ""
+    dataset_digest: str = ""
+    runtime: str = ""
+    target_key: str = ""
+    recipe_spec: Mapping[str, Any] | None = None
+    asked_at: datetime | None = None  # for the first time
+    built_at: datetime | None = None  # or failed
+    attempts: int = 0
+    worker: str = ""
 
 
 def start_build(
@@ -100,14 +113,49 @@ def retry_build(deps: Deps, ctx: Ctx, *, model: str, version: str) -> list[Build
 
 
 def list_builds(
-    deps: Deps, ctx: Ctx, *, model: str = "", version: str = "", profile: str = ""
+    deps: Deps,
+    ctx: Ctx,
+    *,
+    model: str = "",
+    version: str = "",
+    profile: str = "",
+    variant: str = "",
+    recipe: str = "",
 ) -> list[BuildView]:
-    """Builds as profiles see them; empty names mean all. NotFoundError for an unknown model."""
+    """Builds as profiles see them; empty names mean all. NotFoundError for unknown names."""
     with deps.store.read() as conn:
-        if model:
-            require_version(conn, ctx.project, model, version)
-        _check_profile(conn, ctx, profile)
-        return _views(conn, ctx.project, model, version, profile)
+        return read_builds(conn, ctx, model, version, profile, variant, recipe)
+
+
+def read_builds(
+    conn: Connection,
+    ctx: Ctx,
+    model: str,
+    version: str,
+    profile: str = "",
+    variant: str = "",
+    recipe: str = "",
+) -> list[BuildView]:
+    """As :func:`list_builds`, within a transaction."""
+    if model:
+        row = require_version(conn, ctx.project, model, version)
+        known = [one.variant for one in row.variants]
+        if variant and version and variant not in known:
+            raise NotFoundError(
+                f"{row.model}:{row.version} has no variant {variant}",
+                *suggest_names(variant, known),
+            )
+    _check_profile(conn, ctx, profile)
+    views = _views(conn, ctx.project, model, version, profile)
+    if recipe:
+        recipes = {row.name for row in list_objects(conn, ctx.project, "Recipe")}
+        recipes |= {view.recipe for view in views}
+        if recipe not in recipes:
+            raise NotFoundError(
+                f"recipe {recipe} does not exist",
+                *suggest_names(recipe, sorted(recipes)),
+            )
+    return [view for view in views if variant in ("", view.variant) and recipe in ("", view.recipe)]
 
 
 def override_build(
@@ -260,4 +308,23 @@ def _view(one: SeenRow, profiles: Mapping[str, Profile]) -> BuildView:
         job_id=one.job_id or "",
         last_lines=one.last_lines if state == "failed" else (),
         updated_at=gate.updated_at,
+        findings=_findings(one, state),
+        override_at=gate.override_at,
+        source_digest=one.source_digest,
+        dataset_digest=(build.dataset_digest or "") if build is not None else "",
+        runtime=build.runtime if build is not None else "",
+        target_key=build.target_key if build is not None else "",
+        recipe_spec=build.recipe_spec if build is not None else None,
+        asked_at=one.asked_at,
+        built_at=one.built_at,
+        attempts=one.attempts,
+        worker=one.worker,
     )
+
+
+def _findings(one: SeenRow, state: str) -> tuple[Finding, ...]:
+    """All that the gate looked at; of what was judged before this was kept, its reason."""
+    if one.gate.findings is not None:
+        return tuple(Finding.from_json(each) for each in one.gate.findings)
+    judged = state in ("passed", "refused", "overridden") and one.gate.reason
+    return (Finding(state == "passed", one.gate.reason),) if judged else ()

@@ -70,6 +70,16 @@ def test_both_recipes_are_built_with_evidence(heavy: tuple[Path, Done], files: P
         assert found.latency_n >= 8
         assert 0 < found.p50_ms <= found.p95_ms
         assert found.eager_p50_ms is not None
+        for value, sure in (
+            (found.p50_ms, found.p50_interval_ms),
+            (found.fp32_p50_ms, found.fp32_p50_interval_ms),
+            (found.eager_p50_ms, found.eager_p50_interval_ms),
+        ):
+            assert sure is not None
+            assert sure.n >= 6
+            assert sure.low <= sure.value == value <= sure.high
+        assert found.p50_interval_ms is not None
+        assert found.p50_interval_ms.n == found.latency_n
         assert found.peak_rss_bytes is not None
         assert 30e6 < found.peak_rss_bytes < 300e6, "of the runtime, not of PyTorch"
         assert found.measured_on.split()[0] == result["host"]["arch"]

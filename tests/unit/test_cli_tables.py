@@ -7,7 +7,7 @@ import pytest
 
 from controller.cli import tables, units
 from controller.cli.apply import read_objects
-from controller.cli.builds import _quality_cells
+from controller.cli.build_figures import quality_cells
 from controller.cli.follow import news_key
 from controller.cli.problem import CliError
 from controller.cli.rollout_watch import unsaid
@@ -81,10 +81,10 @@ def test_accuracy_is_told_with_its_interval_and_n_else_agreement() -> None:
         accuracy_delta_pts=fleet_pb2.Interval(value=-0.5, low=-1.5, high=0.5, n=400),
         agreement_pct=fleet_pb2.Interval(value=98.0, low=97.0, high=99.0, n=400),
     )
-    assert _quality_cells(labelled) == ("−0.5 (−1.5 to +0.5)", "400")
+    assert quality_cells(labelled) == ("−0.5 (−1.5…+0.5)", "400")
     unlabelled = fleet_pb2.BuildFigures(agreement_pct=labelled.agreement_pct)
-    assert _quality_cells(unlabelled) == ("agrees 98.0 (97.0–99.0)", "400")
-    assert _quality_cells(fleet_pb2.BuildFigures()) == ("–", "–")
+    assert quality_cells(unlabelled) == ("agrees 98.0 (97.0–99.0)", "400")
+    assert quality_cells(fleet_pb2.BuildFigures()) == ("–", "–")
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ class GetStatusResponse(_message.Message):
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def devices(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """online, offline, pending, retired, quarantined"""
+        """online, offline, never_connected, pending, retired, quarantined"""
 
     @_builtins.property
     def running(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelInField]: ...
@@ -932,19 +932,25 @@ class ListBuildsRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.str
     profile: _builtins.str
+    variant: _builtins.str
+    recipe: _builtins.str
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         version: _builtins.str = ...,
         profile: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        recipe: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "profile", b"profile", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "profile", b"profile", "recipe", b"recipe", "variant", b"variant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -971,10 +977,100 @@ class ListBuildsResponse(_message.Message):
 Global___ListBuildsResponse: _TypeAlias = ListBuildsResponse  # noqa: Y015
 
 @_typing.final
+class ExplainBuildsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUILDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def builds(self) -> _containers.RepeatedCompositeFieldContainer[Global___BuildExplanation]: ...
+    def __init__(
+        self,
+        *,
+        builds: _abc.Iterable[Global___BuildExplanation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["builds", b"builds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainBuildsResponse: _TypeAlias = ExplainBuildsResponse  # noqa: Y015
+
+@_typing.final
+class BuildExplanation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUILD_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def build(self) -> Global___Build: ...
+    @_builtins.property
+    def facts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fact]:
+        """"state", "gate", "overridden", "measured", "used", "job", "next" """
+
+    def __init__(
+        self,
+        *,
+        build: Global___Build | None = ...,
+        facts: _abc.Iterable[Global___Fact] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "facts", b"facts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BuildExplanation: _TypeAlias = BuildExplanation  # noqa: Y015
+
+@_typing.final
+class GateFinding(_message.Message):
+    """One line of a gate's judgement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OK_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ok: _builtins.bool
+    text: _builtins.str
+    def __init__(
+        self,
+        *,
+        ok: _builtins.bool = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ok", b"ok", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GateFinding: _TypeAlias = GateFinding  # noqa: Y015
+
+@_typing.final
 class Build(_message.Message):
     """One build as seen by one profile. Figures are unset where nothing was measured."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ToolVersionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     BUILD_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -997,6 +1093,18 @@ class Build(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     LAST_LINES_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    OVERRIDE_AT_FIELD_NUMBER: _builtins.int
+    SOURCE_DIGEST_FIELD_NUMBER: _builtins.int
+    DATASET_DIGEST_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    TARGET_KEY_FIELD_NUMBER: _builtins.int
+    RECIPE_SPEC_JSON_FIELD_NUMBER: _builtins.int
+    TOOL_VERSIONS_FIELD_NUMBER: _builtins.int
+    ASKED_AT_FIELD_NUMBER: _builtins.int
+    BUILT_AT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
     build_id: _builtins.str
     model: _builtins.str
     version: _builtins.str
@@ -1017,12 +1125,38 @@ class Build(_message.Message):
     cached: _builtins.bool
     """compiled before for the same target"""
     job_id: _builtins.str
+    source_digest: _builtins.str
+    dataset_digest: _builtins.str
+    runtime: _builtins.str
+    target_key: _builtins.str
+    """digest of all that the compile depends on"""
+    recipe_spec_json: _builtins.str
+    """as it was when the build was asked for"""
+    attempts: _builtins.int
+    """of the job that made it last"""
+    worker: _builtins.str
     @_builtins.property
     def figures(self) -> Global___BuildFigures: ...
     @_builtins.property
     def last_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateFinding]:
+        """all that the gate looked at"""
+
+    @_builtins.property
+    def override_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def tool_versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def asked_at(self) -> _timestamp_pb2.Timestamp:
+        """for the first time"""
+
+    @_builtins.property
+    def built_at(self) -> _timestamp_pb2.Timestamp:
+        """or failed"""
+
     def __init__(
         self,
         *,
@@ -1047,10 +1181,22 @@ class Build(_message.Message):
         job_id: _builtins.str = ...,
         last_lines: _abc.Iterable[_builtins.str] | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        findings: _abc.Iterable[Global___GateFinding] | None = ...,
+        override_at: _timestamp_pb2.Timestamp | None = ...,
+        source_digest: _builtins.str = ...,
+        dataset_digest: _builtins.str = ...,
+        runtime: _builtins.str = ...,
+        target_key: _builtins.str = ...,
+        recipe_spec_json: _builtins.str = ...,
+        tool_versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        asked_at: _timestamp_pb2.Timestamp | None = ...,
+        built_at: _timestamp_pb2.Timestamp | None = ...,
+        attempts: _builtins.int = ...,
+        worker: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "built_at", b"built_at", "figures", b"figures", "override_at", b"override_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "cached", b"cached", "dataset", b"dataset", "digest", b"digest", "figures", b"figures", "job_id", b"job_id", "last_lines", b"last_lines", "model", b"model", "override_by", b"override_by", "override_reason", b"override_reason", "profile", b"profile", "progress_pct", b"progress_pct", "reason", b"reason", "recipe", b"recipe", "size_bytes", b"size_bytes", "source_size_bytes", b"source_size_bytes", "state", b"state", "step", b"step", "updated_at", b"updated_at", "variant", b"variant", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "attempts", b"attempts", "build_id", b"build_id", "built_at", b"built_at", "cached", b"cached", "dataset", b"dataset", "dataset_digest", b"dataset_digest", "digest", b"digest", "figures", b"figures", "findings", b"findings", "job_id", b"job_id", "last_lines", b"last_lines", "model", b"model", "override_at", b"override_at", "override_by", b"override_by", "override_reason", b"override_reason", "profile", b"profile", "progress_pct", b"progress_pct", "reason", b"reason", "recipe", b"recipe", "recipe_spec_json", b"recipe_spec_json", "runtime", b"runtime", "size_bytes", b"size_bytes", "source_digest", b"source_digest", "source_size_bytes", b"source_size_bytes", "state", b"state", "step", b"step", "target_key", b"target_key", "tool_versions", b"tool_versions", "updated_at", b"updated_at", "variant", b"variant", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1102,6 +1248,11 @@ class BuildFigures(_message.Message):
     DATASET_DIGEST_FIELD_NUMBER: _builtins.int
     ROWS_CHECKED_FIELD_NUMBER: _builtins.int
     ROWS_NOT_FINITE_FIELD_NUMBER: _builtins.int
+    P50_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    P95_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    FP32_P50_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    EAGER_P50_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    SOURCE_ACCURACY_PCT_FIELD_NUMBER: _builtins.int
     p50_ms: _builtins.float
     p95_ms: _builtins.float
     latency_n: _builtins.int
@@ -1127,6 +1278,20 @@ class BuildFigures(_message.Message):
 
     @_builtins.property
     def agreement_pct(self) -> Global___Interval: ...
+    @_builtins.property
+    def p50_interval_ms(self) -> Global___Interval:
+        """The same quantiles with n and a 95 % interval; unset where so few calls have none."""
+
+    @_builtins.property
+    def p95_interval_ms(self) -> Global___Interval: ...
+    @_builtins.property
+    def fp32_p50_interval_ms(self) -> Global___Interval: ...
+    @_builtins.property
+    def eager_p50_interval_ms(self) -> Global___Interval: ...
+    @_builtins.property
+    def source_accuracy_pct(self) -> Global___Interval:
+        """of the source on the same rows"""
+
     def __init__(
         self,
         *,
@@ -1144,10 +1309,15 @@ class BuildFigures(_message.Message):
         dataset_digest: _builtins.str = ...,
         rows_checked: _builtins.int | None = ...,
         rows_not_finite: _builtins.int | None = ...,
+        p50_interval_ms: Global___Interval | None = ...,
+        p95_interval_ms: Global___Interval | None = ...,
+        fp32_p50_interval_ms: Global___Interval | None = ...,
+        eager_p50_interval_ms: Global___Interval | None = ...,
+        source_accuracy_pct: Global___Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_rows_checked", b"_rows_checked", "_rows_not_finite", b"_rows_not_finite", "accuracy_delta_pts", b"accuracy_delta_pts", "accuracy_pct", b"accuracy_pct", "agreement_pct", b"agreement_pct", "rows_checked", b"rows_checked", "rows_not_finite", b"rows_not_finite"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rows_checked", b"_rows_checked", "_rows_not_finite", b"_rows_not_finite", "accuracy_delta_pts", b"accuracy_delta_pts", "accuracy_pct", b"accuracy_pct", "agreement_pct", b"agreement_pct", "eager_p50_interval_ms", b"eager_p50_interval_ms", "fp32_p50_interval_ms", b"fp32_p50_interval_ms", "p50_interval_ms", b"p50_interval_ms", "p95_interval_ms", b"p95_interval_ms", "rows_checked", b"rows_checked", "rows_not_finite", b"rows_not_finite", "source_accuracy_pct", b"source_accuracy_pct"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rows_checked", b"_rows_checked", "_rows_not_finite", b"_rows_not_finite", "accuracy_delta_pts", b"accuracy_delta_pts", "accuracy_pct", b"accuracy_pct", "agreement_pct", b"agreement_pct", "dataset_digest", b"dataset_digest", "eager_p50_ms", b"eager_p50_ms", "fp32_p50_ms", b"fp32_p50_ms", "latency_n", b"latency_n", "measured_on", b"measured_on", "measured_on_class", b"measured_on_class", "p50_ms", b"p50_ms", "p95_ms", b"p95_ms", "peak_rss_bytes", b"peak_rss_bytes", "rows_checked", b"rows_checked", "rows_not_finite", b"rows_not_finite"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rows_checked", b"_rows_checked", "_rows_not_finite", b"_rows_not_finite", "accuracy_delta_pts", b"accuracy_delta_pts", "accuracy_pct", b"accuracy_pct", "agreement_pct", b"agreement_pct", "dataset_digest", b"dataset_digest", "eager_p50_interval_ms", b"eager_p50_interval_ms", "eager_p50_ms", b"eager_p50_ms", "fp32_p50_interval_ms", b"fp32_p50_interval_ms", "fp32_p50_ms", b"fp32_p50_ms", "latency_n", b"latency_n", "measured_on", b"measured_on", "measured_on_class", b"measured_on_class", "p50_interval_ms", b"p50_interval_ms", "p50_ms", b"p50_ms", "p95_interval_ms", b"p95_interval_ms", "p95_ms", b"p95_ms", "peak_rss_bytes", b"peak_rss_bytes", "rows_checked", b"rows_checked", "rows_not_finite", b"rows_not_finite", "source_accuracy_pct", b"source_accuracy_pct"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__rows_checked: _TypeAlias = _typing.Literal["rows_checked"]  # noqa: Y015
     _WhichOneofArgType__rows_checked: _TypeAlias = _typing.Literal["_rows_checked", b"_rows_checked"]  # noqa: Y015
@@ -1310,6 +1480,8 @@ class Device(_message.Message):
     CPU_USED_PCT_FIELD_NUMBER: _builtins.int
     ENROLLED_AT_FIELD_NUMBER: _builtins.int
     CERTIFICATE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    RETIRED_AT_FIELD_NUMBER: _builtins.int
+    RETIRED_BY_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     profile: _builtins.str
     state: _builtins.str
@@ -1320,6 +1492,7 @@ class Device(_message.Message):
     temperature_c: _builtins.float
     memory_used_pct: _builtins.float
     cpu_used_pct: _builtins.float
+    retired_by: _builtins.str
     @_builtins.property
     def last_seen_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1332,6 +1505,10 @@ class Device(_message.Message):
     def enrolled_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def certificate_expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def retired_at(self) -> _timestamp_pb2.Timestamp:
+        """set while it is retired"""
+
     def __init__(
         self,
         *,
@@ -1350,10 +1527,12 @@ class Device(_message.Message):
         cpu_used_pct: _builtins.float | None = ...,
         enrolled_at: _timestamp_pb2.Timestamp | None = ...,
         certificate_expires_at: _timestamp_pb2.Timestamp | None = ...,
+        retired_at: _timestamp_pb2.Timestamp | None = ...,
+        retired_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_used_pct", b"_cpu_used_pct", "_memory_used_pct", b"_memory_used_pct", "_temperature_c", b"_temperature_c", "capabilities", b"capabilities", "certificate_expires_at", b"certificate_expires_at", "cpu_used_pct", b"cpu_used_pct", "enrolled_at", b"enrolled_at", "last_seen_at", b"last_seen_at", "memory_used_pct", b"memory_used_pct", "temperature_c", b"temperature_c"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_used_pct", b"_cpu_used_pct", "_memory_used_pct", b"_memory_used_pct", "_temperature_c", b"_temperature_c", "capabilities", b"capabilities", "certificate_expires_at", b"certificate_expires_at", "cpu_used_pct", b"cpu_used_pct", "enrolled_at", b"enrolled_at", "last_seen_at", b"last_seen_at", "memory_used_pct", b"memory_used_pct", "retired_at", b"retired_at", "temperature_c", b"temperature_c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_used_pct", b"_cpu_used_pct", "_memory_used_pct", b"_memory_used_pct", "_temperature_c", b"_temperature_c", "applied_generation", b"applied_generation", "capabilities", b"capabilities", "certificate_expires_at", b"certificate_expires_at", "cpu_used_pct", b"cpu_used_pct", "desired_generation", b"desired_generation", "device_id", b"device_id", "enrolled_at", b"enrolled_at", "labels", b"labels", "last_seen_at", b"last_seen_at", "memory_used_pct", b"memory_used_pct", "models", b"models", "online", b"online", "profile", b"profile", "state", b"state", "temperature_c", b"temperature_c"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_used_pct", b"_cpu_used_pct", "_memory_used_pct", b"_memory_used_pct", "_temperature_c", b"_temperature_c", "applied_generation", b"applied_generation", "capabilities", b"capabilities", "certificate_expires_at", b"certificate_expires_at", "cpu_used_pct", b"cpu_used_pct", "desired_generation", b"desired_generation", "device_id", b"device_id", "enrolled_at", b"enrolled_at", "labels", b"labels", "last_seen_at", b"last_seen_at", "memory_used_pct", b"memory_used_pct", "models", b"models", "online", b"online", "profile", b"profile", "retired_at", b"retired_at", "retired_by", b"retired_by", "state", b"state", "temperature_c", b"temperature_c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_used_pct: _TypeAlias = _typing.Literal["cpu_used_pct"]  # noqa: Y015
     _WhichOneofArgType__cpu_used_pct: _TypeAlias = _typing.Literal["_cpu_used_pct", b"_cpu_used_pct"]  # noqa: Y015

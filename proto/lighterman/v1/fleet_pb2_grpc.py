@@ -99,6 +99,11 @@ class FleetServiceStub(object):
                 request_serializer=lighterman_dot_v1_dot_fleet__pb2.ListBuildsRequest.SerializeToString,
                 response_deserializer=lighterman_dot_v1_dot_fleet__pb2.ListBuildsResponse.FromString,
                 _registered_method=True)
+        self.ExplainBuilds = channel.unary_unary(
+                '/lighterman.v1.FleetService/ExplainBuilds',
+                request_serializer=lighterman_dot_v1_dot_fleet__pb2.ListBuildsRequest.SerializeToString,
+                response_deserializer=lighterman_dot_v1_dot_fleet__pb2.ExplainBuildsResponse.FromString,
+                _registered_method=True)
         self.OverrideBuild = channel.unary_unary(
                 '/lighterman.v1.FleetService/OverrideBuild',
                 request_serializer=lighterman_dot_v1_dot_fleet__pb2.OverrideBuildRequest.SerializeToString,
@@ -279,6 +284,12 @@ class FleetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListBuilds(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainBuilds(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -472,6 +483,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ListBuilds,
                     request_deserializer=lighterman_dot_v1_dot_fleet__pb2.ListBuildsRequest.FromString,
                     response_serializer=lighterman_dot_v1_dot_fleet__pb2.ListBuildsResponse.SerializeToString,
+            ),
+            'ExplainBuilds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainBuilds,
+                    request_deserializer=lighterman_dot_v1_dot_fleet__pb2.ListBuildsRequest.FromString,
+                    response_serializer=lighterman_dot_v1_dot_fleet__pb2.ExplainBuildsResponse.SerializeToString,
             ),
             'OverrideBuild': grpc.unary_unary_rpc_method_handler(
                     servicer.OverrideBuild,
@@ -925,6 +941,33 @@ class FleetService(object):
             '/lighterman.v1.FleetService/ListBuilds',
             lighterman_dot_v1_dot_fleet__pb2.ListBuildsRequest.SerializeToString,
             lighterman_dot_v1_dot_fleet__pb2.ListBuildsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainBuilds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lighterman.v1.FleetService/ExplainBuilds',
+            lighterman_dot_v1_dot_fleet__pb2.ListBuildsRequest.SerializeToString,
+            lighterman_dot_v1_dot_fleet__pb2.ExplainBuildsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,7 @@ class FleetServiceStub:
     GetObject: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetObjectRequest, _fleet_pb2.Object]
     StartBuild: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.StartBuildRequest, _fleet_pb2.StartBuildResponse]
     ListBuilds: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListBuildsRequest, _fleet_pb2.ListBuildsResponse]
+    ExplainBuilds: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListBuildsRequest, _fleet_pb2.ExplainBuildsResponse]
     OverrideBuild: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.OverrideBuildRequest, _fleet_pb2.OverrideBuildResponse]
     RetryBuild: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RetryBuildRequest, _fleet_pb2.StartBuildResponse]
     ListDevices: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListDevicesRequest, _fleet_pb2.ListDevicesResponse]
@@ -86,6 +87,7 @@ class FleetServiceAsyncStub(FleetServiceStub):
     GetObject: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetObjectRequest, _fleet_pb2.Object]  # type: ignore[assignment]
     StartBuild: _aio.UnaryUnaryMultiCallable[_fleet_pb2.StartBuildRequest, _fleet_pb2.StartBuildResponse]  # type: ignore[assignment]
     ListBuilds: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListBuildsRequest, _fleet_pb2.ListBuildsResponse]  # type: ignore[assignment]
+    ExplainBuilds: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListBuildsRequest, _fleet_pb2.ExplainBuildsResponse]  # type: ignore[assignment]
     OverrideBuild: _aio.UnaryUnaryMultiCallable[_fleet_pb2.OverrideBuildRequest, _fleet_pb2.OverrideBuildResponse]  # type: ignore[assignment]
     RetryBuild: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RetryBuildRequest, _fleet_pb2.StartBuildResponse]  # type: ignore[assignment]
     ListDevices: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListDevicesRequest, _fleet_pb2.ListDevicesResponse]  # type: ignore[assignment]
@@ -201,6 +203,13 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.ListBuildsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ListBuildsResponse, _abc.Awaitable[_fleet_pb2.ListBuildsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ExplainBuilds(
+        self,
+        request: _fleet_pb2.ListBuildsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ExplainBuildsResponse, _abc.Awaitable[_fleet_pb2.ExplainBuildsResponse]]: ...
 
     @_abc_1.abstractmethod
     def OverrideBuild(

@@ -1,0 +1,113 @@
+"""Figures of builds as people read them: every one with its interval and n. Asks nobody."""
+
+import re
+from collections.abc import Sequence
+
+from controller.cli import units
+from lighterman.v1 import fleet_pb2
+
+FINAL = ("passed", "refused", "failed", "overridden")
+USABLE = ("passed", "overridden")
+# `onnxruntime.capi….Fail: …`, `RuntimeError: …`: what a library's traceback ends with.
+_ERROR = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Fail|Interrupt)\b")
+
+
+def share_text(found: fleet_pb2.Interval) -> str:
+    """``98.2 % (97.0–99.1), n=400``."""
+    return f"{found.value:.1f} % ({found.low:.1f}–{found.high:.1f}), n={found.n:,}"
+
+
+def change_text(found: fleet_pb2.Interval) -> str:
+    """``−0.3 points (−1.3 to +0.7), n=2,000``."""
+    low, high = units.signed(found.low), units.signed(found.high)
+    return f"{units.signed(found.value)} points ({low} to {high}), n={found.n:,}"
+
+
+def quantile_cell(value_ms: float, found: fleet_pb2.Interval, known: bool) -> str:
+    """Milliseconds and, where ``known``, their interval: ``38 (37–41)``."""
+    if not value_ms:
+        return units.UNKNOWN
+    text = units.ms(value_ms)
+    return f"{text} ({units.ms(found.low)}–{units.ms(found.high)})" if known else text
+
+
+def p50_cell(figures: fleet_pb2.BuildFigures) -> str:
+    """Median of the build."""
+    known = figures.HasField("p50_interval_ms")
+    return quantile_cell(figures.p50_ms, figures.p50_interval_ms, known)
+
+
+def eager_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
+    """Median of the source in its own framework, and its calls."""
+    found, known = figures.eager_p50_interval_ms, figures.HasField("eager_p50_interval_ms")
+    return (
+        quantile_cell(figures.eager_p50_ms, found, known),
+        f"{found.n:,}" if known else units.UNKNOWN,
+    )
+
+
+def figures_text(figures: fleet_pb2.BuildFigures) -> str:
+    """``acc 91.2 % (−0.3 points, −1.3 to +0.7, n=2,000)  p50 38 (37–41)  p95 44 ms, n=200``."""
+    parts: list[str] = []
+    if figures.HasField("accuracy_pct"):
+        change = f"n={figures.accuracy_pct.n:,}"
+        if figures.HasField("accuracy_delta_pts"):
+            found = figures.accuracy_delta_pts
+            low, high = units.signed(found.low), units.signed(found.high)
+            change = f"{units.signed(found.value)} points, {low} to {high}, n={found.n:,}"
+        parts.append(f"acc {figures.accuracy_pct.value:.1f} % ({change})")
+    if figures.HasField("agreement_pct"):
+        parts.append(f"agrees {share_text(figures.agreement_pct)}")
+    if figures.latency_n:
+        p95 = units.ms(figures.p95_ms)
+        parts.append(f"p50 {p50_cell(figures)}  p95 {p95} ms, n={figures.latency_n:,}")
+    return "  ".join(parts)
+
+
+def accuracy_cell(figures: fleet_pb2.BuildFigures) -> str:
+    """Accuracy in percent."""
+    known = figures.HasField("accuracy_pct")
+    return f"{figures.accuracy_pct.value:.1f}" if known else units.UNKNOWN
+
+
+def change_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
+    """Change of accuracy with its interval, and the rows behind it."""
+    if not figures.HasField("accuracy_delta_pts"):
+        n = f"{figures.accuracy_pct.n:,}" if figures.HasField("accuracy_pct") else units.UNKNOWN
+        return units.UNKNOWN, n
+    found = figures.accuracy_delta_pts
+    low, high = units.signed(found.low), units.signed(found.high)
+    return f"{units.signed(found.value)} ({low}…{high})", f"{found.n:,}"
+
+
+def agreement_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
+    """Share of rows answered as the source does with its interval, and the rows behind it."""
+    if not figures.HasField("agreement_pct"):
+        return units.UNKNOWN, units.UNKNOWN
+    found = figures.agreement_pct
+    return f"{found.value:.1f} ({found.low:.1f}–{found.high:.1f})", f"{found.n:,}"
+
+
+def quality_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
+    """The change of accuracy; where there are no labels, how often both say the same."""
+    if figures.HasField("accuracy_delta_pts") or not figures.HasField("agreement_pct"):
+        return change_cells(figures)
+    share, rows = agreement_cells(figures)
+    return f"agrees {share}", rows
+
+
+def override_text(item: fleet_pb2.Build) -> str:
+    """``overridden by ana 2026-11-24T09:14:05Z: seen in the lab``; empty without an override."""
+    if not item.override_by:
+        return ""
+    when = units.instant(item.override_at)
+    at = f" {when:%Y-%m-%dT%H:%M:%SZ}" if when else ""
+    return f"overridden by {item.override_by}{at}: {item.override_reason}"
+
+
+def error_line(lines: Sequence[str], reason: str) -> str:
+    """What a job said last about its end; empty where the reason says it already."""
+    said = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in said if _ERROR.match(line)]
+    last = (errors or said or [""])[-1]
+    return "" if last in reason else last

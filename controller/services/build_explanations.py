@@ -1,0 +1,161 @@
+"""Answers "why is it so" for builds: what the gate saw, who overruled it, who gets it, what next.
+
+Guesses nothing: says what was stored, and commands that exist.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from controller.domain.device import Profile
+from controller.domain.ladder import fastest_builds
+from controller.domain.words import moment, ms
+from controller.errors import NotFoundError
+from controller.services.builds import BuildView, read_builds
+from controller.services.context import Ctx, Deps
+from controller.services.explain import Fact
+from controller.services.gates import load_profiles
+from controller.store.builds import passed_builds
+from controller.store.session import Connection
+
+USABLE = ("passed", "overridden")
+LINES_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BuildExplanation:
+    """A build and why it is as it is."""
+
+    build: BuildView
+    facts: tuple[Fact, ...]
+
+
+def explain_builds(
+    deps: Deps,
+    ctx: Ctx,
+    *,
+    model: str,
+    version: str,
+    profile: str = "",
+    variant: str = "",
+    recipe: str = "",
+) -> list[BuildExplanation]:
+    """Why each of these builds is as it is. NotFoundError where there are none."""
+    with deps.store.read() as conn:
+        views = read_builds(conn, ctx, model, version, profile, variant, recipe)
+        ref = f"{model}:{version}"
+        if not views:
+            raise NotFoundError(
+                f"{ref} has no such build",
+                f"make it: fleetctl build run {ref}" + (f" --profile {profile}" if profile else ""),
+                f"fleetctl build list {ref} shows those there are",
+            )
+        profiles = load_profiles(conn, ctx.project)
+        given = {name: _given(conn, ctx, views[0], name) for name in {v.profile for v in views}}
+    return [
+        BuildExplanation(view, explain(view, given[view.profile], profiles.get(view.profile)))
+        for view in views
+    ]
+
+
+def explain(
+    view: BuildView, given: Mapping[str, str], profile: Profile | None = None
+) -> tuple[Fact, ...]:
+    """The facts of one build. ``given``: variant -> recipe of the build that devices get."""
+    facts = [
+        Fact("state", _state(view)),
+        *(
+            Fact("gate", f"{'holds  ' if one.ok else 'refused'}  {one.text}")
+            for one in view.findings
+        ),
+    ]
+    if view.override_by:
+        when = f" {moment(view.override_at)}" if view.override_at else ""
+        facts.append(Fact("overridden", f"by {view.override_by}{when}: {view.override_reason}"))
+    if view.evidence is not None:
+        facts.append(Fact("measured", _measured(view, profile)))
+    if view.state in (*USABLE, "refused", "failed"):
+        facts.append(Fact("used", _used(view, given)))
+    if view.state == "failed":
+        facts += [Fact("job", line) for line in _last(view.last_lines)]
+    return (*facts, *(Fact("next", text) for text in _next(view, given)))
+
+
+def _given(conn: Connection, ctx: Ctx, view: BuildView, profile: str) -> dict[str, str]:
+    passed = passed_builds(conn, ctx.project, view.model, view.version, profile)
+    return {variant: one.recipe for variant, one in fastest_builds(passed).items()}
+
+
+def _state(view: BuildView) -> str:
+    match view.state:
+        case "queued":
+            return "queued: waits for a build worker"
+        case "running":
+            return f"running: {view.step or 'at work'}, {view.progress_pct:.0f} %"
+        case "failed":
+            tried = f", attempt {view.attempts}" if view.attempts > 1 else ""
+            return f"failed {moment(view.updated_at)}{tried}: {view.reason}"
+        case "refused" if not view.build_id:
+            return f"refused {moment(view.updated_at)} before it was made: {view.reason}"
+        case _:
+            cached = ", compiled before for the same target" if view.cached else ""
+            return f"{view.state} {moment(view.updated_at)}{cached}"
+
+
+def _measured(view: BuildView, profile: Profile | None) -> str:
+    evidence = view.evidence
+    if evidence is None:
+        return "not at all"
+    text = f"on {evidence.measured_on or 'an unknown host'}, n={evidence.latency_n}: "
+    if view.measured_on_class:
+        return text + f"a host of {view.profile}"
+    budget = profile.latency_budget_ms if profile is not None else None
+    if budget is None:
+        return text + f"not a host of {view.profile}, which has no latency budget"
+    return (
+        text + f"not a host of {view.profile}, so its budget of {budget:g} ms was not checked;"
+        " on the devices the policy and the waves of a rollout decide"
+    )
+
+
+def _used(view: BuildView, given: Mapping[str, str]) -> str:
+    best = given.get(view.variant)
+    if best is None:
+        return f"no: no build of {view.variant} may go to {view.profile}"
+    if best == view.recipe:
+        return f"yes: devices of {view.profile} get it as their rung {view.variant}"
+    why = "is faster" if view.state in USABLE else "passed"
+    speed = f" (this one p50 {ms(view.evidence.p50_ms)} ms)" if view.evidence else ""
+    return f"no: devices of {view.profile} get {best}, which {why}{speed}"
+
+
+def _next(view: BuildView, given: Mapping[str, str]) -> list[str]:
+    ref = f"{view.model}:{view.version}"
+    this = f"--profile {view.profile} --variant {view.variant} --recipe {view.recipe}"
+    match view.state:
+        case "queued":
+            return ["fleetctl status says whether a build worker is there"]
+        case "running":
+            return [f"fleetctl build list {ref} --watch"]
+        case "failed":
+            return [
+                f"all that is known: fleetctl build show {ref} {this}",
+                f"once the cause is mended: fleetctl build retry {ref}",
+            ]
+        case "refused" if view.variant in given:
+            return ["nothing has to be done: another build of the variant is used"]
+        case "refused" if not view.build_id:
+            return [f"once the reason is gone: fleetctl build run {ref} --profile {view.profile}"]
+        case "refused":
+            return [
+                f"figures: fleetctl build show {ref} {this}",
+                f"if you answer for it: fleetctl build override {ref} {this} --reason TEXT",
+            ]
+        case _ if given.get(view.variant) == view.recipe:
+            return [f"fleetctl rollout plan {ref} --to profile={view.profile}"]
+        case _:
+            return []
+
+
+def _last(lines: Sequence[str]) -> list[str]:
+    kept = [line for line in lines if line.strip()]
+    return kept[-LINES_SHOWN:]
