@@ -5,6 +5,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from controller.domain.words import one_line
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: at, level, logger, message, and the traceback of an error."""
@@ -22,6 +24,15 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class TextFormatter(logging.Formatter):
+    """A line for people. What others wrote cannot steer their terminal or forge a second line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (its name in logging)
+        """The line without its traceback."""
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
 def set_up_log(form: str, level: str) -> None:
     """Send our log lines (and warnings of libraries) to standard error."""
     handler = logging.StreamHandler(sys.stderr)
@@ -29,7 +40,7 @@ def set_up_log(form: str, level: str) -> None:
         handler.setFormatter(JsonFormatter())
     else:
         text = "%(asctime)s %(levelname)-7s %(name)s  %(message)s"
-        handler.setFormatter(logging.Formatter(text, datefmt="%H:%M:%S"))
+        handler.setFormatter(TextFormatter(text, datefmt="%H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

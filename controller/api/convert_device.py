@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.domain.device import Capabilities
 from controller.domain.rollout import AssignmentState
+from controller.domain.words import one_line
 from controller.errors import InvalidError
 from controller.services.device_sessions import DesiredView, HelloFacts
 from controller.services.reports import DeviceEnvelope, EventBody, ReportBody
@@ -39,16 +40,19 @@ def capabilities_from_wire(found: common_pb2.Capabilities) -> Capabilities:
     if found.memory_bytes < 0 or found.disk_bytes < 0:
         raise InvalidError("capabilities with a negative size")
     return Capabilities(
-        arch=found.arch[:64],
-        os=found.os[:200],
-        cpu_model=found.cpu_model[:200],
-        device_model=found.device_model[:200],
-        accelerators=tuple(text[:100] for text in list(found.accelerators)[:32]),
-        runtimes={name[:64]: text[:64] for name, text in list(found.runtimes.items())[:32]},
+        arch=one_line(found.arch[:64]),
+        os=one_line(found.os[:200]),
+        cpu_model=one_line(found.cpu_model[:200]),
+        device_model=one_line(found.device_model[:200]),
+        accelerators=tuple(one_line(text[:100]) for text in list(found.accelerators)[:32]),
+        runtimes={
+            one_line(name[:64]): one_line(text[:64])
+            for name, text in list(found.runtimes.items())[:32]
+        },
         memory_bytes=found.memory_bytes,
         disk_bytes=found.disk_bytes,
-        agent_version=found.agent_version[:64],
-        python=found.python[:64],
+        agent_version=one_line(found.agent_version[:64]),
+        python=one_line(found.python[:64]),
         host_simulated=found.host_simulated,
     )
 
@@ -110,31 +114,26 @@ def envelope_from_wire(envelope: device_pb2.Envelope) -> DeviceEnvelope:
             said = envelope.event
             body = EventBody(
                 said.kind,
-                _readable(said.model),
-                _readable(said.version),
-                _readable(said.reason),
-                {_readable(name): _readable(text) for name, text in said.details.items()},
+                one_line(said.model),
+                one_line(said.version),
+                one_line(said.reason),
+                {one_line(name): one_line(text) for name, text in said.details.items()},
             )
             return DeviceEnvelope(envelope.boot_id, envelope.seq, body)
         case other:
             raise InvalidError(f"{other or 'nothing'} is neither report nor event")
 
 
-def _readable(text: str) -> str:
-    """Without NUL, which no database keeps: a device must not hang on one such word."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
-
-
 def _report(said: device_pb2.Report) -> ReportBody:
     evidence = said.evidence
     return ReportBody(
-        model=_readable(said.model),
-        version=_readable(said.version),
-        rollout=_readable(said.rollout),
+        model=one_line(said.model),
+        version=one_line(said.version),
+        rollout=one_line(said.rollout),
         generation=number_from_wire(said.generation, "generation"),
         state=state_from_wire(said.state),
-        reason=_readable(said.reason),
-        serving_version=_readable(said.serving_version),
+        reason=one_line(said.reason),
+        serving_version=one_line(said.serving_version),
         applied=said.applied,
         evidence={
             "inferences": evidence.inferences,

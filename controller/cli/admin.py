@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.cli import contexts, units
 from controller.cli.models import upload_all
+from controller.cli.printable import one_line, printable_json
 from controller.cli.session import Session, common, selector_option, yes_option
 from lighterman.v1 import fleet_pb2
 
@@ -332,14 +333,13 @@ def tail_telemetry(session: Session, selector: str) -> None:
     """Follow device health as it arrives, one JSON document a line with -o json."""
     for sample in session.stub.TailTelemetry(fleet_pb2.TailTelemetryRequest(selector=selector)):
         if session.output == "json":
-            session.out.file.write(sample.json.strip() + "\n")
+            session.out.file.write(printable_json(sample.json.strip()) + "\n")
             session.out.file.flush()
             continue
         health = json.loads(sample.json)
+        at = units.local(sample.at, with_date=False)
         session.out.print(
-            f"{units.local(sample.at, with_date=False)}  {sample.device_id} "
-            f" {_health_text(health)}",
-            markup=False,
+            one_line(f"{at}  {sample.device_id}  {_health_text(health)}"), markup=False
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from controller.cli import records, units
+from controller.cli.printable import one_line, printable_json
 from controller.cli.session import Session, common
 from lighterman.v1 import fleet_pb2
 
@@ -42,7 +43,8 @@ def event_line(item: fleet_pb2.Event, wide: bool = False) -> str:
     tail = [item.reason, *(details if wide or not item.reason else which), who, rollout]
     front = [f"{item.number:>6}"] if wide else []
     front += [units.local(item.at), f"{where or units.UNKNOWN:<10}", f"{item.kind:<22}", what]
-    return "  ".join(part for part in (*front, *tail) if part)
+    # One event is one line, whatever a device wrote into its reason.
+    return one_line("  ".join(part for part in (*front, *tail) if part))
 
 
 @event.command("list")
@@ -86,7 +88,8 @@ def tail(session: Session, device: str, rollout: str, model: str, kinds: tuple[s
         if session.output == "json":
             import json
 
-            session.out.file.write(json.dumps(records.document("event", item)) + "\n")
+            line = printable_json(json.dumps(records.document("event", item)))
+            session.out.file.write(line + "\n")
             session.out.file.flush()
         elif session.output == "name":
             session.out.print(str(item.number))

@@ -10,6 +10,7 @@ from controller.cli.problem import CliError
 from controller.cli.session import Session, common, parse_ref
 from lighterman.v1 import common_pb2, fleet_pb2
 
+MAX_LABELS_BYTES = 4 * 1024 * 1024  # of one message to the controller
 FORMAT_WORDS = {"torch_export": "torch.export", "onnx": "ONNX"}
 
 
@@ -44,10 +45,22 @@ def _read_labels(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CliError(f"labels file {path} cannot be read as UTF-8 text: {error}") from None
-    labels = [line.strip() for line in lines if line.strip()]
+        with path.open("rb") as file:  # a device or a pipe has no length to look at first
+            data = file.read(MAX_LABELS_BYTES + 1)
+    except OSError as error:
+        raise CliError(f"labels file {path} cannot be read: {error.strerror}") from None
+    if len(data) > MAX_LABELS_BYTES:
+        most = units.size(MAX_LABELS_BYTES)
+        raise CliError(f"labels file {path} is longer than {most}\none label a line, nothing else")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CliError(
+            f"labels file {path} is no UTF-8 text: byte 0x{data[error.start]:02x} at {error.start}"
+            "\nsave it as UTF-8, one label a line"
+        ) from None
+    # Only the line break ends a line: other signs that could are refused as part of a label.
+    labels = [line.strip(" \t\r") for line in text.split("\n") if line.strip()]
     if not labels:
         raise CliError(
             f"labels file {path} holds no label; one label a line, in the order of the outputs"

@@ -155,7 +155,7 @@ def show_rollout(session: Session, item: fleet_pb2.Rollout) -> None:
 
 
 def _frame(session: Session, item: fleet_pb2.Rollout) -> Group:
-    lines = [Text(line) for line in _footer(item)]
+    lines = [Text(session.readable(line)) for line in _footer(item)]
     return Group(Text(_headline(session, item)), *_wave_lines(session, item), *lines)
 
 

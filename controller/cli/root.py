@@ -12,6 +12,7 @@ from controller.cli.builds import build
 from controller.cli.devices import device
 from controller.cli.events import event
 from controller.cli.models import model
+from controller.cli.printable import printable
 from controller.cli.problem import EXIT_USAGE, CliError, from_rpc, render
 from controller.cli.rollouts import rollout
 from controller.cli.session import CLOCK, Session
@@ -34,6 +35,10 @@ def fleetctl(ctx: click.Context, context_name: str | None) -> None:
     """Bring models to devices in waves, watch them, bring a bad version back."""
     ctx.obj = Session(context_name)
     ctx.call_on_close(ctx.obj.close)
+
+
+def _error(problem: CliError) -> str:
+    return render(localise(printable(problem.text), CLOCK.now()))
 
 
 fleetctl.add_command(status)
@@ -67,11 +72,11 @@ def run(arguments: list[str] | None = None) -> int:
         usage.show()
         return EXIT_USAGE
     except CliError as problem:
-        click.echo(render(localise(problem.text, CLOCK.now())), err=True)
+        click.echo(_error(problem), err=True)
         return problem.exit_code
     except grpc.RpcError as error:
         known = from_rpc(error, session.controller if session else "the controller")
-        click.echo(render(localise(known.text, CLOCK.now())), err=True)
+        click.echo(_error(known), err=True)
         return known.exit_code
     except KeyboardInterrupt:
         return 130

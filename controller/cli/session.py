@@ -14,6 +14,7 @@ from rich.text import Text
 
 from controller.cli import contexts, records, tables, units
 from controller.cli.connection import Connection
+from controller.cli.printable import one_line, printable, printable_json
 from controller.cli.problem import EXIT_USAGE, CliError
 from controller.clock import SystemClock
 
@@ -70,17 +71,21 @@ class Session:
     def say(self, text: str = "") -> None:
         """A line for people; silent with --quiet and where a program reads."""
         if not self.quiet and not self.machine:
-            self.out.print(units.localise(text, self.now()), markup=False)
+            self.out.print(self.readable(text), markup=False)
 
     def note(self, text: str) -> None:
         """A line beside the output, on standard error."""
         if not self.quiet:
-            self.err.print(units.localise(text, self.now()), markup=False)
+            self.err.print(self.readable(text), markup=False)
+
+    def readable(self, text: str) -> str:
+        """As people may see it: local times, nothing that steers their terminal."""
+        return units.localise(printable(text), self.now())
 
     def show(self, kind: str, message: Message, name: str, render: Callable[[], None]) -> None:
         """One object in the chosen form."""
         if self.output == "name":
-            self.out.print(name, markup=False)
+            self.out.print(one_line(name), markup=False)
         elif self.machine:
             self.dump(records.document(kind, message))
         else:
@@ -97,7 +102,7 @@ class Session:
         """Several objects in the chosen form; ``empty`` is said to people where there are none."""
         if self.output == "name":
             for message in messages:
-                self.out.print(names(message), markup=False)
+                self.out.print(one_line(names(message)), markup=False)
         elif self.machine:
             self.dump(records.listing(kind, messages))
         elif messages:
@@ -112,7 +117,7 @@ class Session:
         if self.output == "yaml":
             text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
         else:
-            text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+            text = printable_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
         self.out.file.write(text)
         self.out.file.flush()
 
@@ -132,9 +137,9 @@ class Session:
         """The lines of a table, its head bold, its times local."""
         now = self.now()
         local = [
-            units.localise(row, now)
+            units.localise(one_line(row), now)
             if isinstance(row, str)
-            else [units.localise(cell, now) for cell in row]
+            else [units.localise(one_line(cell), now) for cell in row]
             for row in rows
         ]
         head, *lines = tables.layout(columns, local, self.width)
@@ -153,7 +158,8 @@ class Session:
                 f"{sentence}, and nobody is here to confirm it\nto go on, give --yes={count}",
                 EXIT_USAGE,
             )
-        typed = click.prompt(f"{sentence}. Type {count} to go on", default="", show_default=False)
+        asked = f"{printable(sentence)}. Type {count} to go on"
+        typed = click.prompt(asked, default="", show_default=False)
         if typed.strip() != str(count):
             raise CliError("not confirmed; nothing was done")
 

@@ -1,6 +1,7 @@
 """How figures stand in reasons: counts with their noun, milliseconds that never round to 0, times.
 
-Times are ISO 8601 in UTC to the second; what shows them to people turns them into local time.
+And how words of others do: as one line without anything that steers a terminal. Times are ISO 8601
+in UTC to the second; what shows them to people turns them into local time.
 """
 
 from collections.abc import Iterable
@@ -26,3 +27,16 @@ def ms(value_ms: float, digits: int = 3) -> str:
     """Milliseconds with so many significant digits, never less than whole (``380``, ``0.041``)."""
     whole = value_ms >= 10 ** (digits - 1)
     return f"{value_ms:.0f}" if whole else f"{value_ms:.{digits}g}"
+
+
+def one_line(text: str) -> str:
+    """What somebody else wrote, for a line of a log or a screen: no breaks, no control characters.
+
+    NUL, which no database keeps, is among them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}"
+        for one in text
+    )

@@ -7,6 +7,7 @@ labels that are no classes, and a split that would put one source on both sides.
 import hashlib
 import math
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import InvalidError
-from controller.intake.archive import open_archive
+from controller.intake.archive import ZIP_MAGIC, open_archive
 
 DTYPES = {
     "float32": "FP32",
@@ -31,9 +32,12 @@ DTYPES = {
 }
 MAX_BYTES = 2 * 1024**3
 MAX_CLASS = 10_000_000
+MAX_ROWS = 1_000_000  # a megabyte of zeros unpacks to a thousand megabytes of rows
+CHUNK_BYTES = 64 * 1024**2
 MAX_HEADER = 10_000
 CALIBRATION_SHARE = 4  # one source in four, at least one
 _ARRAYS = {"x.npy": "x", "y.npy": "y", "source.npy": "source"}
+_HOW = "make it with numpy.savez(FILE, x=…, y=…)"
 _PACKINGS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 Array = NDArray[np.generic]
@@ -92,6 +96,9 @@ def load_dataset(
     """The arrays x, y and source, checked. Raises InvalidError."""
     name = what or path.name
     arrays: dict[str, Array] = {}
+    with path.open("rb") as stream:
+        if stream.read(4) != ZIP_MAGIC:
+            raise InvalidError(f"{name} is no .npz file", _HOW)
     with open_archive(path, name, cap_bytes, _PACKINGS) as archive:
         unknown = sorted(set(archive.entries) - set(_ARRAYS))
         if unknown:
@@ -99,7 +106,7 @@ def load_dataset(
                 f"{name} holds {unknown[0][:80]!r}", "a dataset has the arrays x, y and source"
             )
         if "x.npy" not in archive.entries:
-            raise InvalidError(f"{name} has no array x", "make it with numpy.savez(FILE, x=…, y=…)")
+            raise InvalidError(f"{name} has no array x", _HOW)
         for entry, key in _ARRAYS.items():
             if entry in archive.entries:
                 with archive.open(entry) as stream:
@@ -129,11 +136,12 @@ def split_dataset(
     chosen = np.zeros(len(ids), dtype=bool)
     chosen[order[: max(1, len(ids) // CALIBRATION_SHARE)]] = True
     calibration = chosen[of_row]
-    for target, rows in ((calibration_out, calibration), (evaluation_out, ~calibration)):
-        parts: dict[str, Array] = {"x": x[rows], "source": keys[rows]}
+    for target, chosen_rows in ((calibration_out, calibration), (evaluation_out, ~calibration)):
+        rows = np.flatnonzero(chosen_rows)
+        parts: dict[str, Array] = {"x": x, "source": keys}
         if y is not None:
-            parts["y"] = y[rows]
-        _write(target, parts)
+            parts["y"] = y
+        _write(target, parts, rows)
     in_calibration = int(calibration.sum())
     return DatasetSplit(
         calibration_rows=in_calibration,
@@ -148,12 +156,28 @@ def _spread(source: object, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:{source}".encode()).digest()
 
 
-def _write(target: Path, parts: dict[str, Array]) -> None:
-    """An npz without the time of day inside, so that its digest depends on the content only."""
+def _write(target: Path, parts: dict[str, Array], rows: NDArray[np.intp]) -> None:
+    """An npz without the time of day inside, so that its digest depends on the content only.
+
+    A part of the rows at a time: a large dataset is in memory once, not twice.
+    """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for key, array in sorted(parts.items()):
             with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w") as stream:
-                np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(array.dtype),
+                    "fortran_order": False,
+                    "shape": (len(rows), *array.shape[1:]),
+                }
+                np.lib.format.write_array_header_1_0(stream, header)
+                for some in _chunks(rows, array):
+                    stream.write(np.ascontiguousarray(array[some]).tobytes())
+
+
+def _chunks(rows: NDArray[np.intp], array: Array) -> Iterator[NDArray[np.intp]]:
+    step = max(1, CHUNK_BYTES // max(1, array.nbytes // len(array)))
+    for at in range(0, len(rows), step):
+        yield rows[at : at + step]
 
 
 def _read_array(stream: IO[bytes], length: int, where: str) -> Array:
@@ -173,6 +197,8 @@ def _read_array(stream: IO[bytes], length: int, where: str) -> Array:
         )
     if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize > length:
         raise InvalidError(f"{where} claims the shape {shape} and carries fewer bytes")
+    if shape and shape[0] > MAX_ROWS:
+        raise InvalidError(f"{where} has {shape[0]:,} rows", f"at most {MAX_ROWS:,} are taken")
     data = stream.read(math.prod(shape) * dtype.itemsize)
     if len(data) != math.prod(shape) * dtype.itemsize or stream.read(1):
         raise InvalidError(f"{where} claims the shape {shape} and carries other bytes")
@@ -189,7 +215,9 @@ def _check_arrays(
         raise InvalidError(
             f"{what}: x has the shape {x.shape}", "rows first, then the shape of one input"
         )
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
+    if x.dtype.kind == "f" and not all(
+        np.isfinite(x[some]).all() for some in _chunks(np.arange(len(x)), x)
+    ):
         raise InvalidError(f"{what}: x holds values that are no numbers (NaN or infinite)")
     labels: NDArray[np.int64] | None = None
     if y is not None:
@@ -198,9 +226,12 @@ def _check_arrays(
                 f"{what}: y has the shape {y.shape} and type {y.dtype}",
                 f"one whole number per row is needed, {len(x)} in all",
             )
+        if int(y.min()) < 0 or int(y.max()) > MAX_CLASS:
+            raise InvalidError(
+                f"{what}: y holds labels from {y.min()} to {y.max()}",
+                "a label is the place of its class in the model's scores, from 0 on",
+            )
         labels = y.astype(np.int64)
-        if int(labels.min()) < 0 or int(labels.max()) > MAX_CLASS:
-            raise InvalidError(f"{what}: y holds labels from {labels.min()} to {labels.max()}")
     if source is not None and (source.dtype.kind not in "iuUS" or source.shape != (len(x),)):
         raise InvalidError(
             f"{what}: source has the shape {source.shape} and type {source.dtype}",

@@ -4,6 +4,8 @@ Decides nothing by file names and opens nothing with a library that could run it
 """
 
 import math
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from controller.intake.onnx_model import parse_onnx
 from controller.intake.torch_export import parse_torch_export
 
 MAX_AXES = 8
+MAX_NAME = 200
 MAX_ROW_BYTES = 256 * 1024**2  # a picture of 3 x 4096 x 4096 FP32 is 192 MiB
 MAX_TENSOR_BYTES = 1024**3
 _BYTES = {
@@ -23,6 +26,10 @@ _BYTES = {
     **dict.fromkeys(("FP16", "BF16", "UINT16", "INT16"), 2),
     **dict.fromkeys(("FP32", "UINT32", "INT32"), 4),
 }
+
+# An entry of the zip's directory, which is at the end: torch.save and torch.jit.save write it.
+_PICKLED = re.compile(rb"PK\x01\x02.{42}[^/]{1,200}/data\.pkl", re.DOTALL)
+TAIL_BYTES = 64 * 1024
 
 # What other formats begin with, to say what it is instead of "unknown".
 _OTHERS = (
@@ -64,9 +71,16 @@ def parse_model(path: Path, limits: ModelLimits, what: str = "") -> ParsedModel:
     length = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(8)
+        stream.seek(-min(length, TAIL_BYTES), os.SEEK_END)
+        tail = stream.read(TAIL_BYTES)
     if not head:
         raise InvalidError(f"{name} is empty")
     if head.startswith(ZIP_MAGIC):
+        if _PICKLED.search(tail) and b"/models/" not in tail:
+            raise InvalidError(
+                f"{name} is of torch.save or torch.jit.save (TorchScript), which are pickles",
+                "make it with torch.export.save(torch.export.export(model, …), FILE)",
+            )
         signature = parse_torch_export(path, limits.artifact_bytes, name).signature
         check_size(signature, name)
         return ParsedModel(ModelFormat.TORCH_EXPORT, signature, length)
@@ -82,8 +96,16 @@ def parse_model(path: Path, limits: ModelLimits, what: str = "") -> ParsedModel:
 
 
 def check_size(signature: Signature, what: str) -> None:
-    """InvalidError for tensors that no device could hold; a dynamic axis counts as 1."""
+    """InvalidError for tensors that no device could hold; a dynamic axis counts as 1.
+
+    And for names that are shown wherever the model is, and would steer a terminal there.
+    """
     for spec in (*signature.inputs, *signature.outputs):
+        if len(spec.name) > MAX_NAME or not spec.name.isprintable():
+            raise InvalidError(
+                f"{what}: {spec.name[:80]!r} cannot name an input or output",
+                f"names are printable and at most {MAX_NAME} characters long",
+            )
         if len(spec.shape) > MAX_AXES:
             raise InvalidError(
                 f"{what}: {spec.name[:80]} has {len(spec.shape)} axes", f"at most {MAX_AXES}"

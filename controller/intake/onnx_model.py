@@ -60,7 +60,10 @@ def parse_onnx(path: Path, cap_bytes: int, what: str) -> Signature:
     try:
         model.ParseFromString(path.read_bytes())
     except (DecodeError, RecursionError, ValueError) as error:
-        raise InvalidError(f"{what} is no ONNX model: {error}") from error
+        raise InvalidError(
+            f"{what} is no ONNX model: {error}",
+            "push a .pt2 of torch.export.save or an .onnx file, whole",
+        ) from error
     if not model.HasField("graph") or not model.opset_import or model.ir_version < 3:
         raise InvalidError(
             f"{what} is neither a torch.export archive nor an ONNX model",
@@ -107,11 +110,11 @@ def _check_domains(model: ModelProto, what: str) -> frozenset[tuple[str, str]]:
 
 
 def _check_graphs(model: ModelProto, functions: frozenset[tuple[str, str]], what: str) -> None:
-    nodes = _walk_nodes(model.graph.node, MAX_DEPTH)
+    nodes = _walk_nodes(model.graph.node, MAX_DEPTH, what)
     count = 0
     for tensor in _graph_tensors(model.graph):
         _check_tensor(tensor, what)
-    for source in (nodes, *(_walk_nodes(f.node, MAX_DEPTH) for f in model.functions)):
+    for source in (nodes, *(_walk_nodes(f.node, MAX_DEPTH, what) for f in model.functions)):
         for node in source:
             count += 1
             if count > MAX_NODES:
@@ -141,17 +144,17 @@ def _check_node(node: NodeProto, functions: frozenset[tuple[str, str]], what: st
                 _check_tensor(tensor, what)
 
 
-def _walk_nodes(nodes: Iterable[NodeProto], depth: int) -> Iterator[NodeProto]:
+def _walk_nodes(nodes: Iterable[NodeProto], depth: int, what: str) -> Iterator[NodeProto]:
     """Every node, those of subgraphs too."""
     if depth == 0:
-        raise InvalidError("the model nests graphs too deep", f"at most {MAX_DEPTH} are read")
+        raise InvalidError(f"{what} nests graphs too deep", f"at most {MAX_DEPTH} are read")
     for node in nodes:
         yield node
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _walk_nodes(attribute.g.node, depth - 1)
+                yield from _walk_nodes(attribute.g.node, depth - 1, what)
             for graph in attribute.graphs:
-                yield from _walk_nodes(graph.node, depth - 1)
+                yield from _walk_nodes(graph.node, depth - 1, what)
 
 
 def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:

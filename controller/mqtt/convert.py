@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 
 from controller.domain.histogram import Histogram
 from controller.domain.rollout import AssignmentState
+from controller.domain.words import one_line
 from controller.errors import InvalidError
 from controller.services.outbox import OutboxKind, OutboxRow
 from controller.services.reports import Ack, DeviceEnvelope, EventBody, ReportBody
@@ -44,10 +45,10 @@ def spooled(envelope: device_pb2.Envelope) -> DeviceEnvelope | None:
         said = envelope.event
         body = EventBody(
             said.kind,
-            readable(said.model),
-            readable(said.version),
-            readable(said.reason),
-            {readable(name): readable(text) for name, text in said.details.items()},
+            one_line(said.model),
+            one_line(said.version),
+            one_line(said.reason),
+            {one_line(name): one_line(text) for name, text in said.details.items()},
         )
         return DeviceEnvelope(envelope.boot_id, envelope.seq, body)
     report = envelope.report
@@ -56,13 +57,13 @@ def spooled(envelope: device_pb2.Envelope) -> DeviceEnvelope | None:
         envelope.boot_id,
         envelope.seq,
         ReportBody(
-            model=readable(report.model),
-            version=readable(report.version),
-            rollout=readable(report.rollout),
+            model=one_line(report.model),
+            version=one_line(report.version),
+            rollout=one_line(report.rollout),
             generation=_number(report.generation),
             state=_state(report.state),
-            reason=readable(report.reason),
-            serving_version=readable(report.serving_version),
+            reason=one_line(report.reason),
+            serving_version=one_line(report.serving_version),
             applied=report.applied,
             evidence={
                 "inferences": evidence.inferences,
@@ -78,13 +79,8 @@ def spooled(envelope: device_pb2.Envelope) -> DeviceEnvelope | None:
     )
 
 
-def readable(text: str) -> str:
-    """The text without NUL, which no database keeps: a device must not hang on one such word."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
-
-
 def _short(text: str) -> str:
-    return readable(text[:TEXT_MAX])
+    return one_line(text[:TEXT_MAX])
 
 
 def _number(number: int) -> int:

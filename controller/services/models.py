@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, assert_never
 
+from controller.domain.ladder import OFF
 from controller.domain.model import ModelFormat, ModelRef, Signature, parse_name, parse_version
 from controller.errors import ConflictError, InvalidError, NotFoundError
 from controller.intake.models import check_labels, check_one_signature, parse_model
@@ -177,11 +178,30 @@ def _check_new(new: NewVersion) -> None:
     names = [parse_name(one.variant, "variant") for one in new.variants]
     if len(set(names)) != len(names):
         raise InvalidError("a variant is named twice", f"given are {', '.join(names)}")
+    if OFF in names:
+        raise InvalidError(
+            f"a variant cannot be named {OFF}", "in a policy's rungs that word turns a model off"
+        )
     if len(new.labels) > MAX_LABELS:
         raise InvalidError(f"{len(new.labels)} labels, at most {MAX_LABELS} are taken")
     for number, label in enumerate(new.labels, 1):
-        if len(label) > MAX_LABEL_CHARS or not label.isprintable():
-            raise InvalidError(f"label {number} is longer than {MAX_LABEL_CHARS} or not printable")
+        if len(label) > MAX_LABEL_CHARS:
+            raise InvalidError(
+                f"label {number} has {len(label):,} characters, at most {MAX_LABEL_CHARS} are taken"
+            )
+        if not label.isprintable():
+            raise InvalidError(
+                f"label {number} is not printable: {label!r}", "labels are plain text, one a line"
+            )
+    for name, text in (
+        ("licence", new.licence),
+        *(("file name", v.file_name) for v in new.variants),
+    ):
+        if len(text) > MAX_LABEL_CHARS or not text.isprintable():
+            raise InvalidError(
+                f"the {name} {text[:80]!r} is longer than {MAX_LABEL_CHARS} characters or not"
+                " printable"
+            )
 
 
 def _understand(deps: Deps, new: NewVariant, position: int) -> _Understood:

@@ -163,8 +163,27 @@ def test_broken_files_are_refused_by_the_name_that_was_typed(name: str, tmp_path
 
 
 def test_labels_are_lines_of_text(world: World) -> None:
-    with pytest.raises(InvalidError, match="label 2"):
+    with pytest.raises(InvalidError, match=r"label 2 is not printable: 'not\\x1bfine'"):
         world.push(labels=["fine", "not\x1bfine"])
+    with pytest.raises(InvalidError, match="label 1 has 201 characters"):
+        world.push(labels=["a" * 201])
+
+
+def test_words_that_every_screen_shows_are_printable(world: World) -> None:
+    with pytest.raises(InvalidError, match=r"the licence 'MIT\\x1b\[2J'"):
+        world.push(licence="MIT\x1b[2J")
+    stored = world.deps.blobs.put_bytes(tiny_onnx(1))
+    new = NewVersion("digits", "1.0.0", [NewVariant("heavy", stored, "m\x1b[31m.onnx")])
+    with pytest.raises(InvalidError, match=r"the file name 'm\\x1b\[31m.onnx'"):
+        push_model(world.deps, world.ctx, new)
+
+
+def test_no_variant_is_named_like_the_rung_that_turns_a_model_off(world: World) -> None:
+    stored = world.deps.blobs.put_bytes(tiny_onnx(1))
+    with pytest.raises(InvalidError, match="cannot be named off"):
+        push_model(
+            world.deps, world.ctx, NewVersion("digits", "1.0.0", [NewVariant("off", stored, "")])
+        )
 
 
 def test_a_version_needs_uploaded_variants(world: World) -> None:

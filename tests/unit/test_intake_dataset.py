@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.errors import InvalidError
-from controller.intake.dataset import load_dataset, parse_dataset, split_dataset
+from controller.intake.dataset import (
+    CHUNK_BYTES,
+    MAX_ROWS,
+    load_dataset,
+    parse_dataset,
+    split_dataset,
+)
 
 X = np.arange(24, dtype=np.float32).reshape(6, 4)
 
@@ -104,6 +110,41 @@ def test_a_header_that_claims_more_than_the_file_is_refused(tmp_path: Path) -> N
         archive.writestr("x.npy", entry.replace(b"(6, 4), }        ", b"(66666666, 4), } "))
     with pytest.raises(InvalidError, match="claims"):
         parse_dataset(path)
+
+
+def test_rows_have_a_bound_of_their_own(tmp_path: Path) -> None:
+    """A few megabytes of packed zeros are hundreds of millions of rows: each costs a sort."""
+    path = tmp_path / "many.npz"
+    np.savez_compressed(path, x=np.zeros((MAX_ROWS + 1, 1), np.uint8))
+    assert path.stat().st_size < 10_000
+    with pytest.raises(InvalidError, match=r"many.npz: x has 1,000,001 rows"):
+        parse_dataset(path)
+
+
+def test_a_file_that_is_no_archive_is_told_how_to_make_one(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", X)
+    with pytest.raises(InvalidError, match=r"is no \.npz file") as caught:
+        parse_dataset(tmp_path / "d.npy")
+    assert "numpy.savez" in caught.value.text()
+
+
+def test_labels_out_of_range_are_told_as_they_stand(tmp_path: Path) -> None:
+    path = save(tmp_path / "d.npz", x=X, y=np.full(6, 2**64 - 1, np.uint64))
+    with pytest.raises(InvalidError, match="labels from 18446744073709551615 to"):
+        parse_dataset(path)
+
+
+def test_a_split_in_chunks_is_the_split_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "d.npz", x=X, y=np.arange(6), source=list("aabbcc"))
+    made = []
+    for number, size in enumerate((CHUNK_BYTES, 20)):  # 20: one row of x at a time
+        monkeypatch.setattr("controller.intake.dataset.CHUNK_BYTES", size)
+        parts = tmp_path / f"c{number}", tmp_path / f"e{number}"
+        split_dataset(path, *parts)
+        made.append([part.read_bytes() for part in parts])
+    assert made[0] == made[1]
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,5 +1,6 @@
 """ONNX files: parsed whole; foreign operators, external data and false claims are refused."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -329,3 +330,25 @@ def test_what_the_checker_of_onnx_refuses_is_refused(tmp_path: Path) -> None:
     with pytest.raises(onnx.checker.ValidationError):
         onnx.checker.check_model(model)
     assert "breaks the rules" in refuse(model, tmp_path / "m.onnx").message
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mimage\x07", "a\nb", "gnp\u202eexe", "x" * 201])
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_names_that_would_steer_a_terminal_are_refused(
+    name: str, side: str, tmp_path: Path
+) -> None:
+    model = build()
+    node = model.graph.node[0]
+    (node.input if side == "input" else node.output)[0] = name
+    (model.graph.input if side == "input" else model.graph.output)[0].name = name
+    assert "cannot name an input or output" in refuse(model, tmp_path / "m.onnx").message
+
+
+def test_pickles_in_a_zip_are_named_as_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    for first in ("code/__torch__.py", "version"):  # torch.jit.save compresses, torch.save not
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(f"m/{first}", b"3", zipfile.ZIP_DEFLATED)
+            archive.writestr("m/data.pkl", b"\x80\x02}.")
+        with pytest.raises(InvalidError, match=r"m.pt is of torch.save or torch.jit.save"):
+            parse_model(path, Limits())
