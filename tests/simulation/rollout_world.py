@@ -109,6 +109,7 @@ class World:
     ids: CountingIds = field(default_factory=CountingIds)
     kills: int = 0
     wakes: int = 0
+    by_agenda: bool = False  # ticks look only at what has news, or is due
     seen_phases: dict[str, Phase] = field(default_factory=dict)
     seen_waves: dict[str, int] = field(default_factory=dict)
     broken: tuple[str, ...] = ()
@@ -189,6 +190,7 @@ class World:
         """Presence."""
         with self.store.write() as conn:
             devices.update_device(conn, device_id, online=online)
+        self.deps.agenda.note_all()
 
     def online(self, device_id: str) -> bool:
         """Presence as stored."""
@@ -201,7 +203,7 @@ class World:
     def tick(self) -> None:
         """One tick of the controller; a kill inside leaves a new process over the same file."""
         try:
-            tick(self.deps, self.ctx("controller"))
+            tick(self.deps, self.ctx("controller"), everything=not self.by_agenda)
         except KilledError:
             self.restart()
         self.check()
