@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 import click
 
 from controller.cli import units
-from controller.cli.build_figures import change_text, override_text, quantile_cell, share_text
+from controller.cli.build_figures import change_text, override_text, share_text
 from controller.cli.devices import show_facts
+from controller.cli.printable import one_line
 from controller.cli.records import record
 from controller.cli.session import Session, common, parse_ref
 from lighterman.v1 import fleet_pb2
@@ -44,7 +45,7 @@ def show(session: Session, ref: str, **names: str) -> None:
             session.say("\n" * bool(number) + _title(item))
             last = ""
             for topic, text in _lines(item):
-                session.say(f"{topic if topic != last else '':<12}{text}".rstrip())
+                session.say(f"{topic if topic != last else '':<12}{one_line(text)}".rstrip())
                 last = topic
 
     nothing = f"no such build; make some: fleetctl build run {ref} --wait"
@@ -133,7 +134,8 @@ def _figures(figures: fleet_pb2.BuildFigures) -> Iterator[str]:
     if figures.HasField("accuracy_delta_pts"):
         yield f"change      {change_text(figures.accuracy_delta_pts)}"
     if figures.HasField("agreement_pct"):
-        yield f"agreement   {share_text(figures.agreement_pct)} with the source"
+        share = share_text(figures.agreement_pct)
+        yield f"agreement   {share.replace(', n=', ' with the source, n=')}"
     for name, value, field in (
         ("p50", figures.p50_ms, "p50_interval_ms"),
         ("p95", figures.p95_ms, "p95_interval_ms"),
@@ -154,11 +156,13 @@ def _figures(figures: fleet_pb2.BuildFigures) -> Iterator[str]:
 def _quantile(figures: fleet_pb2.BuildFigures, value: float, field: Any) -> str:
     known = figures.HasField(field)
     found = getattr(figures, field)
-    cell = quantile_cell(value, found, known).replace(" (", " ms (")
     if known:
-        return f"{cell}, n={found.n:,}"
+        low, high = units.ms(found.low, 3), units.ms(found.high, 3)
+        return f"{units.ms(value, 3)} ms ({low}–{high}), n={found.n:,}"
     calls = f", n={figures.latency_n:,}" if field != "eager_p50_interval_ms" else ""
-    return f"{cell} ms{calls}, too few calls for an interval, or made before it was kept"
+    return (
+        f"{units.ms(value, 3)} ms{calls}, too few calls for an interval, or made before it was kept"
+    )
 
 
 def _flat(value: Mapping[str, Any], front: str = "") -> Iterator[tuple[str, Any]]:
@@ -166,4 +170,4 @@ def _flat(value: Mapping[str, Any], front: str = "") -> Iterator[tuple[str, Any]
         if isinstance(inner, Mapping):
             yield from _flat(inner, f"{front}{name}.")
         else:
-            yield f"{front}{name}", inner
+            yield f"{front}{name}", str(inner).lower() if isinstance(inner, bool) else inner

@@ -229,9 +229,7 @@ def _elsewhere(builds: list[fleet_pb2.Build]) -> list[str]:
         for item in builds
         if item.figures.latency_n and not item.figures.measured_on_class
     }
-    return [
-        f"{name}: latency not measured on this class, but on {on}" for name, on in found.items()
-    ]
+    return [f"{name}: latencies are of {on}, no host of it" for name, on in found.items()]
 
 
 def _show_wide(session: Session, builds: list[fleet_pb2.Build]) -> None:

@@ -156,7 +156,7 @@ def start(
     answer = session.stub.PlanRollout(spec, timeout=60)
     if yes is None and not session.machine:
         _show_plan(session, spec, answer)
-    else:  # who confirms unasked still has to learn what the plan warns of
+    elif not answer.needs_overrides:  # who confirms unasked still has to learn what the plan warns
         for note in answer.notes:
             session.note(f"note: {note}")
     if answer.needs_overrides:  # nobody is asked to confirm what is refused: 0 never starts

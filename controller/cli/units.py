@@ -127,9 +127,10 @@ def count_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def ms(value_ms: float) -> str:
-    """Milliseconds: whole from 10 on, else two significant digits."""
-    return f"{value_ms:.0f}" if value_ms >= 9.95 else f"{value_ms:.2g}"
+def ms(value_ms: float, digits: int = 2) -> str:
+    """Milliseconds with so many significant digits, never less than whole: ``131``, ``0.041``."""
+    whole = value_ms >= 10 ** (digits - 1) - 0.5 / 10
+    return f"{value_ms:.0f}" if whole else f"{value_ms:.{digits}g}"
 
 
 def in_order(pairs: dict[str, int], order: Sequence[str]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 Refuses silence: a figure that a recipe demands and nobody measured is a refusal with its reason.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from controller.domain.build import Evidence, GateVerdict, Precision, Recipe
@@ -58,6 +58,27 @@ def refuse_early(
             f" fleetctl admin dataset push {wanted} FILE.npz"
         )
     return None
+
+
+def recipes_of(
+    profile: Profile, recipes: Mapping[str, Recipe], reported: Collection[str]
+) -> tuple[str, ...]:
+    """The recipes to build for a profile where nobody named any.
+
+    ``reported`` are the runtimes that at least one of its devices has: nothing is compiled that no
+    device could run. Where none says so yet, the profile's first runtime counts, which every device
+    of the class is expected to have.
+    """
+    able = frozenset(reported) & frozenset(profile.runtimes) or frozenset(profile.runtimes[:1])
+    names = profile.recipes or [n for n, r in recipes.items() if r.runtime in profile.runtimes]
+    return tuple(
+        name
+        for name in sorted(names)
+        # What the profile names and cannot run is told by its gate, not left out in silence.
+        if name not in recipes
+        or recipes[name].runtime in able
+        or recipes[name].runtime not in profile.runtimes
+    )
 
 
 def gate(evidence: Evidence, profile: Profile, recipe: Recipe, host_matches: bool) -> GateResult:
@@ -179,7 +200,8 @@ def _refused(reason: str) -> GateResult:
 
 def _signed(delta: Interval) -> str:
     def one(number: float) -> str:
-        return f"{number:+.1f}".replace("-", "−")
+        text = f"{number:+.1f}".replace("-", "−")
+        return "±0.0" if text in ("+0.0", "−0.0") else text
 
     return f"{one(delta.value)} points (95 % interval {one(delta.low)} to {one(delta.high)})"
 

@@ -6,6 +6,7 @@ Guesses nothing: says what was stored, and commands that exist.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from controller.domain.build import PassedBuild
 from controller.domain.device import Profile
 from controller.domain.ladder import fastest_builds
 from controller.domain.words import moment, ms
@@ -58,9 +59,9 @@ def explain_builds(
 
 
 def explain(
-    view: BuildView, given: Mapping[str, str], profile: Profile | None = None
+    view: BuildView, given: Mapping[str, PassedBuild], profile: Profile | None = None
 ) -> tuple[Fact, ...]:
-    """The facts of one build. ``given``: variant -> recipe of the build that devices get."""
+    """The facts of one build. ``given``: variant -> the build that devices get."""
     facts = [
         Fact("state", _state(view)),
         *(
@@ -80,9 +81,8 @@ def explain(
     return (*facts, *(Fact("next", text) for text in _next(view, given)))
 
 
-def _given(conn: Connection, ctx: Ctx, view: BuildView, profile: str) -> dict[str, str]:
-    passed = passed_builds(conn, ctx.project, view.model, view.version, profile)
-    return {variant: one.recipe for variant, one in fastest_builds(passed).items()}
+def _given(conn: Connection, ctx: Ctx, view: BuildView, profile: str) -> dict[str, PassedBuild]:
+    return fastest_builds(passed_builds(conn, ctx.project, view.model, view.version, profile))
 
 
 def _state(view: BuildView) -> str:
@@ -117,18 +117,22 @@ def _measured(view: BuildView, profile: Profile | None) -> str:
     )
 
 
-def _used(view: BuildView, given: Mapping[str, str]) -> str:
+def _used(view: BuildView, given: Mapping[str, PassedBuild]) -> str:
     best = given.get(view.variant)
     if best is None:
         return f"no: no build of {view.variant} may go to {view.profile}"
-    if best == view.recipe:
+    if best.recipe == view.recipe:
         return f"yes: devices of {view.profile} get it as their rung {view.variant}"
-    why = "is faster" if view.state in USABLE else "passed"
-    speed = f" (this one p50 {ms(view.evidence.p50_ms)} ms)" if view.evidence else ""
-    return f"no: devices of {view.profile} get {best}, which {why}{speed}"
+    if view.state not in USABLE:
+        return f"no: devices of {view.profile} get {best.recipe}, which passed"
+    speed = ""
+    if view.evidence is not None and best.p50_ms is not None:
+        speed = f" (p50 {ms(best.p50_ms)} against {ms(view.evidence.p50_ms)} ms)"
+    able = "" if best.runtime == view.runtime else f" that have {best.runtime}"
+    return f"no: devices of {view.profile}{able} get {best.recipe}, which is faster{speed}"
 
 
-def _next(view: BuildView, given: Mapping[str, str]) -> list[str]:
+def _next(view: BuildView, given: Mapping[str, PassedBuild]) -> list[str]:
     ref = f"{view.model}:{view.version}"
     this = f"--profile {view.profile} --variant {view.variant} --recipe {view.recipe}"
     match view.state:
@@ -150,7 +154,7 @@ def _next(view: BuildView, given: Mapping[str, str]) -> list[str]:
                 f"figures: fleetctl build show {ref} {this}",
                 f"if you answer for it: fleetctl build override {ref} {this} --reason TEXT",
             ]
-        case _ if given.get(view.variant) == view.recipe:
+        case _ if view.variant in given and given[view.variant].recipe == view.recipe:
             return [f"fleetctl rollout plan {ref} --to profile={view.profile}"]
         case _:
             return []
