@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import threading
 from datetime import UTC, datetime
 
 from controller.domain.words import one_line
@@ -33,6 +34,41 @@ class TextFormatter(logging.Formatter):
         return super().formatMessage(record)
 
 
+class Repeats(logging.Filter):
+    """Lets the same warning or error through once a minute, and then says how often it was.
+
+    While a database is away five loops ask it several times a second: a full disk of logs helps
+    nobody.
+    """
+
+    EVERY_S = 60.0
+    KEPT = 500
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._said: dict[tuple[str, str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written; see logging.Filter."""
+        if record.levelno < logging.WARNING:
+            return True
+        message = record.getMessage()
+        cause = str(record.exc_info[1]) if record.exc_info else ""
+        key = (record.name, message, cause)
+        with self._lock:
+            at, more = self._said.pop(key, (None, 0))
+            if at is not None and 0 <= record.created - at < self.EVERY_S:
+                self._said[key] = (at, more + 1)
+                return False
+            if len(self._said) >= self.KEPT:
+                self._said.pop(next(iter(self._said)))
+            self._said[key] = (record.created, 0)
+        if more:
+            record.msg, record.args = f"{message} (and {more:,} times more since it was said)", ()
+        return True
+
+
 def set_up_log(form: str, level: str) -> None:
     """Send our log lines (and warnings of libraries) to standard error."""
     handler = logging.StreamHandler(sys.stderr)
@@ -41,6 +77,7 @@ def set_up_log(form: str, level: str) -> None:
     else:
         text = "%(asctime)s %(levelname)-7s %(name)s  %(message)s"
         handler.setFormatter(TextFormatter(text, datefmt="%H:%M:%S"))
+    handler.addFilter(Repeats())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

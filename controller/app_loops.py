@@ -37,6 +37,7 @@ class Loop:
         self._clock = clock
         self._round_s: float | None = None  # when the round that runs began
         self._least_s = least_s
+        self._failed = False
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._stopping = threading.Event()
@@ -79,8 +80,12 @@ class Loop:
             self._hurry.clear()
             wait_s = TICK_MOST_S
             self._round_s = self._clock.monotonic()
+            failed, self._failed = self._failed, True
             try:
                 wait_s = self._act()
+                self._failed = False
+                if failed:
+                    log.info("%s: goes on", self._thread.name)
             except LightermanError as error:
                 log.error("%s: %s", self._thread.name, error.text())
             except Exception:

@@ -4,6 +4,7 @@ import click
 
 from controller.cli import units
 from controller.cli.follow import follow, watch_option
+from controller.cli.printable import one_line
 from controller.cli.session import Session, common, selector_option, yes_option
 from lighterman.v1 import fleet_pb2
 
@@ -26,7 +27,16 @@ def _runs(item: fleet_pb2.Device) -> str:
 def _state(item: fleet_pb2.Device) -> str:
     if item.state != "active":
         return item.state
+    if not item.online and not item.HasField("last_seen_at"):
+        return "never connected"
     return "online" if item.online else "offline"
+
+
+def _seen(session: Session, item: fleet_pb2.Device) -> str:
+    """``online, seen 2.0 s ago``; of one that never spoke there is nothing to add."""
+    if not item.HasField("last_seen_at"):
+        return _state(item)
+    return f"{_state(item)}, seen {units.ago(item.last_seen_at, session.now())}"
 
 
 @device.command("list")
@@ -93,10 +103,9 @@ def show(session: Session, device_id: str) -> None:
 
 
 def _show(session: Session, item: fleet_pb2.Device) -> None:
-    seen = units.ago(item.last_seen_at, session.now())
     session.say(
         f"{item.device_id}   {item.profile or 'no profile matches'}   {_labels(item)}  "
-        f" {_state(item)}, seen {seen}"
+        f" {_seen(session, item)}"
     )
     capabilities = item.capabilities
     simulated = "  (simulated host)" if capabilities.host_simulated else ""
@@ -125,6 +134,8 @@ def _show(session: Session, item: fleet_pb2.Device) -> None:
         ("certificate", f"until {units.local(item.certificate_expires_at)}"),
         ("enrolled", units.local(item.enrolled_at)),
     ]
+    if item.HasField("retired_at"):
+        rows.append(("retired", f"{units.local(item.retired_at)} by {item.retired_by}"))
     for name, text in rows:
         session.say(f"{name:<13}{text or units.UNKNOWN}")
     for running in item.models:
@@ -145,10 +156,9 @@ def explain(session: Session, device_id: str) -> None:
 
     def render() -> None:
         item = answer.device
-        seen = units.ago(item.last_seen_at, session.now())
         session.say(
-            f"{item.device_id}   {item.profile or 'no profile'}   {_labels(item)}   {_state(item)},"
-            f" seen {seen}"
+            f"{item.device_id}   {item.profile or 'no profile'}   {_labels(item)}  "
+            f" {_seen(session, item)}"
         )
         show_facts(session, list(answer.facts))
 
@@ -160,7 +170,8 @@ def show_facts(session: Session, facts: list[fleet_pb2.Fact]) -> None:
     last = ""
     for fact in facts:
         for part in fact.text.split(" · ") if fact.topic == "last" else [fact.text]:
-            session.say(f"{fact.topic if fact.topic != last else '':<12}{part}")
+            topic = fact.topic if fact.topic != last else ""
+            session.say(f"{topic:<12}{one_line(part)}")
             last = fact.topic
 
 
@@ -212,6 +223,13 @@ def accept(session: Session, device_id: str) -> None:
 @common
 def retire(session: Session, device_id: str, yes: int | None) -> None:
     """Revoke a device's certificate for good; it serves on what it has."""
+    before = session.stub.GetDevice(fleet_pb2.GetDeviceRequest(device_id=device_id), timeout=30)
+    if before.state == "retired":
+        since = f" since {units.local(before.retired_at)}" if before.HasField("retired_at") else ""
+        by = f", by {before.retired_by}" if before.retired_by else ""
+        said = f"{device_id} was already retired{since}{by}; nothing was done"
+        session.show("device", before, device_id, lambda: session.say(said))
+        return
     session.confirm_count(1, yes, f"{device_id} will be cut off and must enrol anew to return")
     item = session.stub.RetireDevice(fleet_pb2.DeviceRequest(device_id=device_id), timeout=30)
     session.show(

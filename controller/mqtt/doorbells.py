@@ -74,12 +74,17 @@ class Doorbells:
         self._wake.set()
 
     def _run(self) -> None:
+        failed = False
         while not self._stopping.is_set():
             more = False
+            before, failed = failed, True
             try:
                 if self._client.connected:
                     self._ring_behind()
                     more = self.drain()
+                failed = False
+                if before:
+                    log.info("the outbox waits no longer")
             except LightermanError as error:
                 log.error("the outbox waits: %s", error.text())
             except Exception:

@@ -159,6 +159,9 @@ def make_engine(url: str) -> Engine:
     """An engine for SQLite or PostgreSQL (psycopg), with everything a transaction needs set."""
     try:
         parsed = make_url(url)
+        # A bare @ or / in the password puts the rest of it into the host and the name.
+        if parsed.drivername != "sqlite" and (url.count("@") > 1 or "@" in (parsed.database or "")):
+            raise ArgumentError
     except ArgumentError:
         # Not repeated: it may hold a password.
         raise RefusedError(

@@ -315,9 +315,12 @@ def test_other_databases_are_refused() -> None:
 
 
 def test_a_url_that_cannot_be_read_is_told_without_its_password() -> None:
-    with pytest.raises(RefusedError, match="cannot be read") as caught:
-        Store.open("postgresql:/u:secret@h/n")
-    assert "secret" not in caught.value.text()
+    bare = ("postgresql:/u:secret@h/n", "postgresql://u:p@secret@h/n")
+    for url in (*bare, "postgresql://u:p@s/secret@h/n"):
+        with pytest.raises(RefusedError, match="cannot be read") as caught:
+            Store.open(url)
+        assert "secret" not in caught.value.text()
+        assert "percent-encoded" in caught.value.text()
 
 
 def test_an_absent_database_is_unavailable(tmp_path: Path) -> None:
