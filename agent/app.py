@@ -27,6 +27,7 @@ from agent.loop_tell import Teller
 from agent.loop_work import Means
 from agent.process import Tidy, kernel_boot_id, limit_memory, rss_bytes, trim_memory, version
 from agent.runtime.host import ModelHost
+from agent.runtime.registry import Keeping
 from agent.runtime.remote import LinkProber
 from agent.serve.server import InferenceServer
 from agent.settings import Settings
@@ -78,7 +79,10 @@ class Agent:
             self._spool, self._clock, self._boot.boot_id, self._wake_sender, self._publish
         )
         self._host = ModelHost(
-            self._clock, self._decided, lambda: memory_available_bytes(settings.host_root)
+            self._clock,
+            self._decided,
+            lambda: memory_available_bytes(settings.host_root),
+            open_backend=Keeping(root / "compiled"),
         )
         self._loop = AgentLoop(self._loop_parts())
         self._hung = ""

@@ -11,7 +11,7 @@ from agent.doctor_road import Traveller, look_at_broker, look_at_controller
 from agent.domain.ports import Identity
 from agent.errors import AgentError, IdentityError
 from agent.finding import Finding, Verdict
-from agent.host.capabilities import installed_runtimes
+from agent.host.capabilities import absent_runtimes, installed_runtimes
 from agent.host.clockquality import is_synchronized
 from agent.host.sensors import disk_free_bytes, memory_available_bytes, temperature_c, thermal_zones
 from agent.link.keys import read_certificate
@@ -125,6 +125,8 @@ def _runtimes() -> Finding:
     runtimes = installed_runtimes()
     if runtimes:
         text = ", ".join(f"{name} {version}" for name, version in sorted(runtimes.items()))
+        if absent := absent_runtimes():
+            text += f" ({'; '.join(f'{name}: {why}' for name, why in absent.items())})"
         return Finding("runtimes", Verdict.OK, text)
     return Finding(
         "runtimes", Verdict.PROBLEM, "none is installed: no model can run here",

@@ -3,6 +3,8 @@
 detect(root: Path, state_dir: Path) -> agent.domain.capability.Capabilities
 """
 
+import ctypes
+import mmap
 import os
 import platform
 from importlib import metadata
@@ -14,6 +16,8 @@ from agent.host.sensors import disk_free_bytes, memory_total_bytes
 
 RUNTIME_GROUP = "lighterman.runtimes"
 
+# These write machine code for this processor when a model is loaded.
+_MAKE_CODE = frozenset({"openvino", "torch"})
 # What a board's maker left in the DMI table instead of a name.
 _NO_NAME = {"to be filled by o.e.m.", "default string", "system product name", "not specified"}
 # Implementer and part as /proc/cpuinfo gives them on Arm, which has no model name there.
@@ -52,9 +56,11 @@ def detect(root: Path, state_dir: Path) -> Capabilities:
 
 
 def installed_runtimes() -> dict[str, str]:
-    """Registered runtimes whose library is installed, with its version; nothing is imported."""
+    """Registered runtimes that can run here, with their library's version; nothing is imported."""
     found: dict[str, str] = {}
     for entry in metadata.entry_points(group=RUNTIME_GROUP):
+        if entry.name in _MAKE_CODE and not may_make_code():
+            continue
         # The accelerated flavours of a library ship the same import under another name.
         for name in (entry.name, f"{entry.name}-gpu", f"{entry.name}-openvino"):
             version = _version_of(name)
@@ -62,6 +68,26 @@ def installed_runtimes() -> dict[str, str]:
                 found[entry.name] = version
                 break
     return found
+
+
+def absent_runtimes() -> dict[str, str]:
+    """Registered runtimes that cannot run here, and why."""
+    registered = {entry.name for entry in metadata.entry_points(group=RUNTIME_GROUP)}
+    absent = sorted(registered - set(installed_runtimes()))
+    return {
+        name: "not installed" if _version_of(name) is None else "this process may not make code"
+        for name in absent
+    }
+
+
+def may_make_code() -> bool:
+    """Whether this process may run code that it wrote itself: service managers can forbid it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        start = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        allowed: int = libc.mprotect(start, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC)
+    return allowed == 0
 
 
 def _version_of(distribution: str) -> str | None:

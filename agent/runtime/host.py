@@ -268,7 +268,6 @@ class ModelHost:
         with served.lock:
             slot = served.active or next(iter(served.slots.values()))
             release, rung = slot.release, slot.current.spec
-            runtime = release.local_rungs[0].runtime or ""
             reason = ""
             if self._closing:
                 reason = "this agent is shutting down"
@@ -279,7 +278,7 @@ class ModelHost:
             return ModelCard(
                 model=model,
                 version=release.version,
-                platform=f"{runtime}_onnx",
+                platform=_platform(release.local_rungs[0]),
                 signature=release.signature,
                 labels=release.labels,
                 rung=rung.name,
@@ -376,6 +375,13 @@ class ModelHost:
             if served.active is None:
                 raise UnknownModelError(f"model {served.model} has no version loaded yet")
             yield served.active
+
+
+def _platform(rung: RungSpec) -> str:
+    """What clients of the protocol call the kind of a model."""
+    runtime = rung.runtime or ""
+    is_onnx = rung.target is not None and rung.target.media_type == "application/onnx"
+    return f"{runtime}_onnx" if is_onnx else runtime
 
 
 def _close(backends: Sequence[Backend | None]) -> None:

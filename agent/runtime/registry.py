@@ -1,10 +1,12 @@
 """Finds runtimes by entry point. Refuses to guess: a missing runtime is a LoadError with its name.
 
 open_backend(runtime, path, options) -> Backend        # satisfies `slot.OpenBackend`
+Keeping(folder)                                        # the same, for a device with a disk
 """
 
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import cast
 
 from agent.errors import LoadError
@@ -18,6 +20,17 @@ Load = Callable[[str, Options], Backend]
 def open_backend(runtime: str, path: str, options: Options) -> Backend:
     """Load the build at `path`; LoadError when the runtime is missing or refuses the file."""
     return find_load(runtime)(path, options)
+
+
+class Keeping:
+    """`open_backend` with a folder in which runtimes may keep what they compiled here."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+
+    def __call__(self, runtime: str, path: str, options: Options) -> Backend:
+        """See `open_backend`."""
+        return open_backend(runtime, path, {**options, "cache_dir": self._folder})
 
 
 def find_load(runtime: str) -> Load:

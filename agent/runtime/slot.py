@@ -183,7 +183,8 @@ def open_local(
     """Load one local rung and hold what its file says against the release. LoadError."""
     if spec.target is None or spec.runtime is None or spec.target.digest not in paths:
         raise LoadError(f"rung {spec.name!r} of {release.model}:{release.version} has no file")
-    backend = loader.open_backend(spec.runtime, paths[spec.target.digest], {"intra_op_threads": 1})
+    options: Options = {"intra_op_threads": 1, "digest": spec.target.digest}
+    backend = loader.open_backend(spec.runtime, paths[spec.target.digest], options)
     found = backend.signature()
     where = f"{release.model}:{release.version} rung {spec.name!r}"
     if found is not None:

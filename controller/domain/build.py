@@ -39,6 +39,7 @@ class Precision(StrEnum):
     """Number format of the weights and activations."""
 
     FP32 = "fp32"
+    BF16 = "bf16"
     INT8 = "int8"
 
 

@@ -8,10 +8,11 @@ import sys
 
 MAX_RAW_CHARS = 4000
 _LOG = "; the library's own words are in the job's last lines"
-# What ONNX Runtime says in known cases, and what it means.
+# What runtimes say in known cases, and what it means.
 _MEANINGS = (
     (re.compile(r"Could not find an implementation for (\w+)\((\d+)\)"), "it has no operator {0}"),
     (re.compile(r"No Op registered for (\w+)"), "it has no operator {0}"),
+    (re.compile(r"No conversion rule found for operations: (\w+)"), "it has no operator {0}"),
     (re.compile(r"Fatal error: ([\w.]+:\w+)\S* is not a registered"), "it has no operator {0}"),
     (re.compile(r"[Oo]pset (\d+) is under development"), "its opset {0} is newer than the runtime"),
     (

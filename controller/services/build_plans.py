@@ -12,7 +12,7 @@ from typing import Any
 
 from controller.domain.build import GateVerdict, Recipe, parse_recipe
 from controller.domain.device import Profile
-from controller.domain.gate import GateResult, refuse_early
+from controller.domain.gate import GateResult, recipes_of, refuse_early
 from controller.domain.model import Signature
 from controller.errors import NotFoundError, RefusedError
 from controller.intake.models import class_outputs
@@ -33,6 +33,7 @@ from controller.store.builds import (
     queue_builds,
 )
 from controller.store.datasets import DatasetRow, find_dataset, find_dataset_content
+from controller.store.devices import reports_runtime
 from controller.store.jobs import add_job, new_job_id
 from controller.store.models import VariantRow, VersionRow
 from controller.store.objects import list_objects
@@ -50,6 +51,7 @@ class _Wish:
     profiles: Sequence[Profile]
     recipes: dict[str, tuple[Recipe, dict[str, Any]]]
     only: frozenset[str]
+    named: dict[str, tuple[str, ...]]  # by profile: what it builds where nobody names recipes
     dataset: DatasetRow | None
     dataset_name: str
 
@@ -74,7 +76,7 @@ def plan_builds(
     for variant in version.variants:
         missing: dict[str, BuildRow] = {}
         for profile in wish.profiles:
-            for name in sorted(wish.only or profile.recipes or wish.recipes):
+            for name in sorted(wish.only) or wish.named[profile.name]:
                 found = _plan_one(conn, ctx, wish, variant, profile, name)
                 asked.add(_key(version, variant, profile, name))
                 if found is not None:
@@ -248,11 +250,14 @@ def _wish(
         data = find_dataset(conn, ctx.project, version.model)
     if data is not None:
         _check_fits(version, data)
+    chosen = _choose_profiles(conn, ctx, profiles)
+    parsed = {name: recipe for name, (recipe, _) in known.items()}
     return _Wish(
         version=version,
-        profiles=_choose_profiles(conn, ctx, profiles),
+        profiles=chosen,
         recipes=known,
         only=frozenset(recipes),
+        named={one.name: recipes_of(one, parsed, _reported(conn, ctx, one)) for one in chosen},
         dataset=data,
         dataset_name=dataset or version.model,
     )
@@ -273,6 +278,15 @@ def _choose_profiles(conn: Connection, ctx: Ctx, names: Sequence[str]) -> list[P
             "enrol a device, or name one with --profile (fleetctl admin profile list)",
         )
     return found
+
+
+def _reported(conn: Connection, ctx: Ctx, profile: Profile) -> frozenset[str]:
+    """Which of the profile's runtimes at least one of its devices has."""
+    return frozenset(
+        runtime
+        for runtime in profile.runtimes
+        if reports_runtime(conn, ctx.project, profile.name, runtime)
+    )
 
 
 def _check_fits(version: VersionRow, dataset: DatasetRow) -> None:

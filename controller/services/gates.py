@@ -22,13 +22,20 @@ def load_profiles(conn: Connection, project: str) -> dict[str, Profile]:
     return {row.name: parse_profile(row.name, row.spec) for row in rows}
 
 
-def judge_build(conn: Connection, ctx: Ctx, project: str, build: BuildRow) -> None:
-    """Write the gate of every version and profile that waits for the build, with an event each."""
+def judge_build(
+    conn: Connection, ctx: Ctx, project: str, build: BuildRow, *, lacking: bool = False
+) -> None:
+    """Write the gate of every version and profile that waits for the build, with an event each.
+
+    ``lacking``: its worker has not what the recipe needs. That refuses the build and is no failure.
+    """
     profiles = load_profiles(conn, project)
     for gate_project, row in gates_of_build(conn, build.build_id):
         if gate_project != project or row.verdict == GateVerdict.OVERRIDDEN:
             continue
         found = judge(build, profiles.get(row.key.profile))
+        if lacking and found.verdict is GateVerdict.FAILED:
+            found = replace(found, verdict=GateVerdict.REFUSED)
         put_gate(
             conn,
             project,

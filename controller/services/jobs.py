@@ -4,6 +4,7 @@ A lease that ran out makes the job anybody's again; what comes with an older lea
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -41,7 +42,8 @@ MAX_ATTEMPTS = 3
 IDLE_RETRY_S = 1.0
 MAX_LINES = 40
 MAX_LINE_CHARS = 500
-MEDIA_TYPES = frozenset({"application/onnx"})
+# What a build may be. A runtime of others brings its own, in the same form.
+MEDIA_TYPE = re.compile(r"application/(onnx|vnd\.[a-z0-9][a-z0-9.+-]{0,99})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,8 @@ def complete_job(
             else:
                 _store_result(conn, ctx, job, build, result)
         end_job(conn, job_id, "DONE" if ok else "FAILED", ctx.now, error=error, last_lines=lines)
-        _judge_all(conn, ctx, job)
+        lacking = frozenset(build for build, result in results.items() if result.lacking)
+        _judge_all(conn, ctx, job, lacking)
     deps.wake()
 
 
@@ -245,9 +248,11 @@ def _fail(conn: Connection, ctx: Ctx, job: JobRow, state: str, reason: str) -> N
     _judge_all(conn, ctx, job)
 
 
-def _judge_all(conn: Connection, ctx: Ctx, job: JobRow) -> None:
+def _judge_all(
+    conn: Connection, ctx: Ctx, job: JobRow, lacking: frozenset[str] = frozenset()
+) -> None:
     for build in builds_of_job(conn, job.job_id):
-        judge_build(conn, ctx, job.project, build)
+        judge_build(conn, ctx, job.project, build, lacking=build.build_id in lacking)
 
 
 def _lease_until(deps: Deps, ctx: Ctx) -> Any:
@@ -275,12 +280,16 @@ def _held(conn: Connection, ctx: Ctx, job_id: str, lease: str) -> JobRow:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """One build of a result; ``error`` is empty when it worked."""
+    """One build of a result; ``error`` is empty when it worked.
+
+    ``lacking``: this worker has not what the recipe needs; the model itself was not tried.
+    """
 
     error: str
     digest: str
     media_type: str
     evidence: dict[str, Any]
+    lacking: bool = False
 
 
 def _parse_result(text: str) -> dict[str, _Result]:
@@ -304,9 +313,9 @@ def _mappings(items: list[Any]) -> Iterator[Mapping[str, Any]]:
 def _parse_build(one: Mapping[str, Any]) -> _Result:
     if one.get("ok") is not True:
         said = str(one.get("error") or "the compile failed without a word")
-        return _Result(said, "", "", {})
+        return _Result(said, "", "", {}, lacking=one.get("lacking") is True)
     media_type = str(one.get("media_type") or "")
-    if media_type not in MEDIA_TYPES:
+    if not MEDIA_TYPE.fullmatch(media_type):
         return _Result(f"the result has the unknown media type {media_type!r}", "", "", {})
     evidence = one.get("evidence")
     if not isinstance(evidence, Mapping):

@@ -261,6 +261,23 @@ def capabilities_of(
     return found
 
 
+def reports_runtime(conn: Connection, project: str, profile: str, runtime: str) -> bool:
+    """Whether a device of the profile that is enrolled and not retired has this runtime."""
+    reported = capability.c.reported["runtimes"][runtime].as_string()
+    query = (
+        select(device.c.device_id)
+        .join(capability, capability.c.device_id == device.c.device_id)
+        .where(
+            device.c.project == project,
+            device.c.profile == profile,
+            device.c.state != "RETIRED",
+            reported.is_not(None),
+        )
+        .limit(1)
+    )
+    return conn.execute(query).first() is not None
+
+
 def desired_generations(conn: Connection) -> dict[str, int]:
     """The desired generation of every device that has one."""
     rows = conn.execute(select(desired.c.device_id, desired.c.generation))

@@ -11,6 +11,7 @@ from examples.fleet.clock import monotonic, wait_until
 from examples.hosts import set_temperature
 
 WAVES = ["--waves", "1,50%,100%", "--soak", "3s", "--min-samples", "20"]
+RECIPES = ["--recipe", "onnxruntime-int8", "--recipe", "onnxruntime-fp32"]
 HEAT_DEVICE = SIMULATED[0]
 LOAD_DEVICE = SIMULATED[1]
 SLOW_S = 0.100
@@ -32,11 +33,13 @@ def push(world: World, files: Path, version: str, labels: str = "labels.txt") ->
 
 
 def build(world: World, version: str, *options: str, wait: bool, expect: tuple[int, ...]) -> Any:
-    """Build for the profiles of the enrolled devices."""
+    """Build for the profiles of the enrolled devices, whatever other runtimes are installed."""
+    recipes = [] if "--recipe" in options else RECIPES
     waiting = ["--wait"] if wait else []
     return world.ctl.json(
-        "build", "run", f"{MODEL}:{version}", *options, *waiting, expect=expect, timeout_s=BUILD_S
-    )["items"]
+        "build", "run", f"{MODEL}:{version}", *recipes, *options, *waiting,
+        expect=expect, timeout_s=BUILD_S,
+    )["items"]  # fmt: skip
 
 
 def wait_built(world: World, version: str) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from controller.store.datasets import (
     list_datasets,
     put_dataset,
 )
-from controller.store.devices import update_device
+from controller.store.devices import put_capabilities, reports_runtime, update_device
 from controller.store.jobs import (
     add_job,
     end_job,
@@ -253,6 +253,24 @@ def test_profiles_of_enrolled_devices(store: Store) -> None:
             seed_device(conn, name, state)
             update_device(conn, name, profile=profile)
         assert enrolled_profiles(conn, PROJECT) == ["n100", "pi"]
+
+
+def test_which_runtimes_a_profile_s_devices_report(store: Store) -> None:
+    with store.write() as conn:
+        for device_id, runtimes, state in (
+            ("a", {"onnxruntime": "1.32.0"}, "ACTIVE"),
+            ("b", {"onnxruntime": "1.32.0", "openvino": "2026.4"}, "RETIRED"),
+            ("c", {"it's": "odd", "openvino.x": "1"}, "PENDING"),
+        ):
+            seed_device(conn, device_id, state)
+            update_device(conn, device_id, profile="pi")
+            put_capabilities(conn, device_id, {"runtimes": runtimes}, NOW)
+        seed_device(conn, "d", "ACTIVE")  # said nothing of itself yet
+        update_device(conn, "d", profile="pi")
+        assert reports_runtime(conn, PROJECT, "pi", "onnxruntime")
+        assert not reports_runtime(conn, PROJECT, "pi", "openvino")
+        assert not reports_runtime(conn, PROJECT, "n100", "onnxruntime")
+        assert reports_runtime(conn, PROJECT, "pi", "it's")
 
 
 def test_jobs_are_leased_in_the_order_they_came(store: Store) -> None:

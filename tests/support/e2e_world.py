@@ -175,9 +175,11 @@ class Fleet:
         return self.push(model, heavy=file)
 
     def build(self, model: str, version: str, *options: str, expect: int = 0) -> list[Any]:
-        """Build and wait."""
+        """Build and wait; by ONNX Runtime's recipes, for these agents have every runtime."""
+        named = "--recipe" in options
+        recipes = () if named else ("--recipe", "onnxruntime-int8", "--recipe", "onnxruntime-fp32")
         answer = self.ctl.json(
-            "build", "run", f"{model}:{version}", *options, "--wait", expect=(expect,)
+            "build", "run", f"{model}:{version}", *recipes, *options, "--wait", expect=(expect,)
         )
         items: list[Any] = answer["items"]
         return items

@@ -139,6 +139,9 @@ def make_release(
         {**local_rung(name, data), "memory_bytes": memory_bytes, "runtime": runtime}
         for name, data in rungs.items()
     ]
+    if runtime != "onnxruntime":
+        for rung in ladder:
+            rung["target"]["media_type"] = f"application/vnd.lighterman.{runtime}"
     if remote is not None:
         ladder.insert(0, other_rung("edge", "remote", remote))
     if off:

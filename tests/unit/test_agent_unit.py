@@ -77,10 +77,11 @@ def test_a_service_without_its_walls_is_exposed(unit: Path) -> None:
 
 
 @needs_systemd
-def test_the_jetson_drop_in_fits_the_unit(unit: Path) -> None:
+@pytest.mark.parametrize("name", ["jetson.conf", "openvino.conf"])
+def test_the_drop_ins_fit_the_unit(unit: Path, name: str) -> None:
     folder = unit.with_name("lighterman-agent.service.d")
     folder.mkdir()
-    shutil.copy(SYSTEMD / "jetson.conf", folder)
+    shutil.copy(SYSTEMD / name, folder)
     assert verify(unit) == ""
 
 

@@ -59,6 +59,8 @@ LIBRARY_ROOMS = {
     "obstore": ("controller/blobs/",),
     "paho": ("controller/mqtt/", "agent/link/", "agent/__main__.py"),
     "onnxruntime": ("controller/optimize/", "agent/runtime/onnxruntime.py"),
+    "openvino": ("controller/optimize/openvino_ir.py", "agent/runtime/openvino.py"),
+    "nncf": ("controller/optimize/quantize_nncf.py",),
     "click": ("controller/cli/",),
     "rich": ("controller/cli/",),
     "starlette": ("controller/web/",),

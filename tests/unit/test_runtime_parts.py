@@ -137,16 +137,17 @@ def test_onnxruntime_refuses_text(tmp_path: Path) -> None:
 
 
 def test_a_missing_runtime_is_a_named_error() -> None:
-    with pytest.raises(LoadError, match=r"'openvino' is not known to this agent\n.*onnxruntime"):
-        open_backend("openvino", "x", {})
+    with pytest.raises(LoadError, match=r"'tvm' is not known to this agent\n.*onnxruntime"):
+        open_backend("tvm", "x", {})
 
 
 def test_heavy_libraries_stay_out_until_a_model_is_loaded() -> None:
     program = (
-        "import sys, agent.runtime.host, agent.runtime.onnxruntime, agent.serve.server,"
+        "import sys, agent.runtime.host, agent.runtime.onnxruntime, agent.runtime.openvino,"
+        " agent.serve.server,"
         " agent.host.capabilities\n"
         "agent.host.capabilities.installed_runtimes()\n"
-        "print([m for m in ('numpy', 'onnxruntime', 'torch') if m in sys.modules])"
+        "print([m for m in ('numpy', 'onnxruntime', 'openvino', 'torch') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
