@@ -68,6 +68,11 @@ class Agenda:
             self._urgent = dict.fromkeys(known[1:])
             return known[0] if known else None
 
+    def has_urgent(self) -> bool:
+        """Whether any cannot wait."""
+        with self._lock:
+            return bool(self._urgent)
+
     def settle(self, rollout_id: str, phase: Phase, wake_at: datetime) -> None:
         """It was looked at, is in this phase now, and wants to be looked at again then."""
         with self._lock:

@@ -25,9 +25,6 @@ from controller.store.events import NewEvent
 from controller.store.outbox import OutboxKind
 from controller.store.session import Connection
 
-_LEFT = frozenset(
-    {AssignmentState.ROLLING_BACK, AssignmentState.ROLLED_BACK, AssignmentState.FAILED}
-)
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,39}")
 TEXT_MAX = 2000
 DETAILS_MAX = 32
@@ -228,7 +225,7 @@ class _Desk:
         )
         if after is not row:
             self._assignments[key] = self._moved[key] = after
-            if after.state is not row.state and after.state in _LEFT:
+            if after.state is not row.state and after.state in reported.LEFT:
                 self._left.add(body.rollout)
         if outcome.ignored:
             if body.applied:

@@ -30,7 +30,7 @@ from controller.store.waves import WaveRow
 
 _A = AssignmentState
 # In one transaction: few enough that news is heard between, and first offers go out early.
-CANDIDATES = 250
+CANDIDATES = 100
 CONTROLS = 200
 _ON_THE_WAY = OPEN - {_A.PLANNED}
 _LEFT = frozenset({_A.ROLLING_BACK, _A.ROLLED_BACK})

@@ -17,12 +17,13 @@ from controller.services.context import Ctx, Deps
 from controller.services.desired import Composer, canonical, make_composer
 from controller.services.rollout_facts import CANDIDATES, plan_facts, rules_of, wave_facts
 from controller.services.rollout_orders import call_back, close_left, offer, withdraw
-from controller.store import assignments, events, outbox, rollouts, waves
+from controller.store import assignments, events, outbox, reported, rollouts, waves
 from controller.store.outbox import OutboxKind
 from controller.store.rollouts import RolloutRow
 from controller.store.session import Connection
 from controller.store.waves import WaveRow
 
+PORTIONS = 3  # of offers between two judgements
 _JUDGED = frozenset({Phase.PROGRESSING, Phase.PAUSED})
 _HOLDS = frozenset({PauseKind.INCONCLUSIVE, PauseKind.ERROR})
 
@@ -55,12 +56,10 @@ def tick(
     failed: LightermanError | None = None
     for row in _turns(deps, active, todo):
         todo.pop(row.rollout_id, None)
-        news = everything or row.rollout_id in named
         try:
-            _tick_rollout(deps, replace(ctx, project=row.project), row.rollout_id, news)
+            _tick_rollout(deps, replace(ctx, project=row.project), row.rollout_id, told)
         except LightermanError as error:
             failed = failed or error
-        told()
     if failed is not None:
         raise failed
     return deps.agenda.next_at()
@@ -106,6 +105,21 @@ class _Look:
     decided: Plan
 
     @property
+    def is_full_portion(self) -> bool:
+        """Whether there may be more devices to offer to."""
+        return len(self.decided.take) == CANDIDATES
+
+    def is_of(self, row: RolloutRow) -> bool:
+        """Whether the verdict is of the wave that is open, and people want what they wanted."""
+        mine = self.row
+        return (self.judged is not None, mine.current_wave, mine.phase, mine.intent_at) == (
+            True,
+            row.current_wave,
+            row.phase,
+            row.intent_at,
+        )
+
+    @property
     def is_news(self) -> bool:
         """Whether anything is to be written."""
         decided, row = self.decided, self.row
@@ -125,45 +139,43 @@ class _Look:
         )
 
 
-def _tick_rollout(deps: Deps, ctx: Ctx, rollout_id: str, news: bool) -> None:
-    """Without news a look comes first that waits for nobody: mostly there is nothing to write."""
-    if not news:
-        with deps.store.read() as conn:
-            look = _look(conn, ctx, rollout_id)
-        if look is None:
-            return
-        if not look.is_news:
-            _settle(deps, ctx, look)
-            return
-    with deps.store.write() as conn:
+def _tick_rollout(deps: Deps, ctx: Ctx, rollout_id: str, told: Callable[[], None]) -> None:
+    """Judge while others write; then carry out what follows, offers in portions.
+
+    Who wrote meanwhile, and between portions, is heard: see `_look`.
+    """
+    with deps.store.read() as conn:
         look = _look(conn, ctx, rollout_id)
-        if look is None:
-            return
-        _write_judgement(conn, ctx, look)
-        _carry_out(conn, deps, ctx, look)
-    _settle(deps, ctx, look)
+    if look is None:
+        return
+    for _ in range(PORTIONS if look.is_news else 0):
+        with deps.store.write() as conn:
+            again = _look(conn, ctx, rollout_id, look)
+            if again is None:
+                return
+            look = again
+            _write_judgement(conn, ctx, look)
+            _carry_out(conn, deps, ctx, look)
+        told()
+        if not look.is_full_portion or deps.agenda.has_urgent():
+            break
+    wake_at = look.decided.wake_at or ctx.now + timedelta(seconds=LOOK_S)
+    # There may be more to offer to: at once, but others have their turn between.
+    deps.agenda.settle(rollout_id, look.decided.phase, ctx.now if look.is_full_portion else wake_at)
 
 
-def _settle(deps: Deps, ctx: Ctx, look: _Look) -> None:
-    decided = look.decided
-    at = decided.wake_at or ctx.now + timedelta(seconds=LOOK_S)
-    # There may be more to offer to: at once, but others may speak, and be heard, between.
-    wake_at = ctx.now if len(decided.take) == CANDIDATES else at
-    deps.agenda.settle(look.row.rollout_id, decided.phase, wake_at)
+def _look(conn: Connection, ctx: Ctx, rollout_id: str, before: _Look | None = None) -> _Look | None:
+    """Facts, verdict, plan. Reads only; None where the rollout is over.
 
-
-def _look(conn: Connection, ctx: Ctx, rollout_id: str) -> _Look | None:
-    """Facts, verdict, plan. Reads only; None where the rollout is over."""
+    With `before` the plan is new and the verdict is the one of a moment ago, unless a device has
+    left the version: so no offer is decided in ignorance of a rollback that is stored.
+    """
     row = rollouts.get_rollout(conn, ctx.project, rollout_id)
     if row is None or is_over(row.phase):
         return None
+    spec = parse_rollout_spec(row.spec)
     composer = make_composer(
-        conn,
-        ctx.project,
-        row.model,
-        row.version,
-        row.policies,
-        pinned=bool(parse_rollout_spec(row.spec).policy),
+        conn, ctx.project, row.model, row.version, row.policies, pinned=bool(spec.policy)
     )
     listed = waves.list_waves(conn, rollout_id)
     wave = listed[row.current_wave - 1] if row.current_wave else None
@@ -172,11 +184,15 @@ def _look(conn: Connection, ctx: Ctx, rollout_id: str) -> _Look | None:
         reason = wave.verdict_reason if wave else ""
         facts = plan_facts(conn, row, listed, verdict, reason)
         return _Look(row, composer, None, None, {}, plan(facts, ctx.now))
-    seen = wave_facts(conn, row, wave, ctx.now)
-    rules = rules_of(composer, parse_rollout_spec(row.spec))
-    found = judge(seen, rules, ctx.now)
-    evidence = _evidence(wave, seen, found, rules.min_samples)
-    listed[row.current_wave - 1] = replace(wave, evidence=evidence)
+    if before is not None and before.is_of(row) and not reported.has_left(conn, rollout_id):
+        found, evidence = before.judged, before.evidence
+    else:
+        rules = rules_of(composer, spec)
+        seen = wave_facts(conn, row, wave, ctx.now)
+        found = judge(seen, rules, ctx.now)
+        evidence = _evidence(wave, seen, found, rules.min_samples)
+    assert found is not None
+    listed[row.current_wave - 1] = replace(wave, evidence=dict(evidence))
     facts = plan_facts(conn, row, listed, found.verdict, found.reason)
     return _Look(row, composer, wave, found, evidence, plan(facts, ctx.now))
 

@@ -18,6 +18,7 @@ from controller.store.tables import assignment
 
 Json = dict[str, Any]
 _A = AssignmentState
+LEFT = frozenset({_A.ROLLING_BACK, _A.ROLLED_BACK, _A.FAILED})
 # Without what is large and only orders need.
 _BRIEF = [column for column in assignment.c if column.name not in ("previous_entry", "baseline")]
 
@@ -61,6 +62,19 @@ def list_spoken_of(
         for row in conn.execute(query):
             found[row.rollout_id, row.device_id] = read_row(row)
     return found
+
+
+def has_left(conn: Connection, rollout_id: str) -> bool:
+    """Whether any device left the version, or could not take it, by what it said."""
+    query = (
+        select(assignment.c.device_id)
+        .where(
+            assignment.c.rollout_id == rollout_id,
+            assignment.c.state.in_([state.value for state in LEFT]),
+        )
+        .limit(1)
+    )
+    return conn.execute(query).first() is not None
 
 
 def take_report(

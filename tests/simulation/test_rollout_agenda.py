@@ -15,9 +15,10 @@ from controller.domain.rollout import AssignmentState, Intent, Phase
 from controller.services import rollout_facts
 from controller.services import tick as ticking
 from controller.services.agenda import Agenda
+from controller.services.context import Ctx, Deps
 from controller.services.rollouts import set_intent, start_rollout
 from controller.services.tick import tick
-from controller.store import assignments, events
+from controller.store import assignments, events, reported
 from controller.store.session import Connection
 from tests.simulation.rollout_world import MODEL, START, World
 from tests.support.stores import PROJECT
@@ -44,13 +45,13 @@ def start(world: World, version: str, **more: object) -> str:
 def looked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each rollout was looked at."""
     seen: Counter[str] = Counter()
-    look = ticking._look
+    look = ticking._tick_rollout
 
-    def counting(conn: object, ctx: object, rollout_id: str) -> object:
+    def counting(deps: Deps, ctx: Ctx, rollout_id: str, told: Callable[[], None]) -> None:
         seen[rollout_id] += 1
-        return look(conn, ctx, rollout_id)  # type: ignore[arg-type]
+        look(deps, ctx, rollout_id, told)
 
-    monkeypatch.setattr(ticking, "_look", counting)
+    monkeypatch.setattr(ticking, "_tick_rollout", counting)
     return seen
 
 
@@ -118,9 +119,12 @@ def test_a_look_that_finds_nothing_new_waits_for_no_writer(
     monkeypatch.setattr(world.store, "write", counting)
     tick(world.deps, world.ctx("controller"), everything=False)
     assert writes == []
-    world.deps.agenda.note([rollout_id])  # control: news goes straight to the writer
+    world.deps.agenda.note([rollout_id])
     tick(world.deps, world.ctx("controller"), everything=False)
-    assert writes == [world.now]
+    assert writes == []
+    set_intent(world.deps, world.ctx(), rollout_id, Intent.PAUSE, "lunch")
+    tick(world.deps, world.ctx("controller"), everything=False)
+    assert writes == [world.now] * 2  # control: the intent, and what follows of it
 
 
 def offered_and_halted(world: World, rollout_id: str) -> tuple[list[int], int]:
@@ -136,40 +140,44 @@ def offered_and_halted(world: World, rollout_id: str) -> tuple[list[int], int]:
     return offers, next(iter(halts), 0)
 
 
-@pytest.mark.parametrize("judged", [True, False], ids=["judged", "control: nobody judges"])
+@pytest.mark.parametrize("heard", [True, False], ids=["heard", "control: nobody listens"])
 def test_no_offer_is_committed_behind_a_halt_however_many_are_left(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, judged: bool
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, heard: bool
 ) -> None:
-    """Offers go out in portions; a device finds the version bad after the first of them."""
+    """Offers go out in portions; behind the second of them a device finds the version bad."""
     monkeypatch.setattr(rollout_facts, "CANDIDATES", 5)
     monkeypatch.setattr(ticking, "CANDIDATES", 5)
     world = make_world(20, bad_versions={"1.1.0": "slow"})
-    world.by_agenda = True
     random = Random(7)
     good = start(world, "1.0.0")
     assert world.run(random, 300, world.is_over(good))
     bad = start(world, "1.1.0", waves=["100%"], override_first_wave_reason="a lab")
-    world.tick()
-    first = next(one for one in world.devices.values() if offered(world, bad, one.device_id))
-    while bad not in first.bad or first.spool:
-        world.step_device(first, random)
-    if not judged:
-        monkeypatch.setattr(rollout_facts, "_left", lambda conn, rollout_id: ())
-    for _ in range(6):
-        world.tick()  # time stands still: what is left to offer is due at once
+
+    def leave() -> None:
+        waiting = offered(world, bad)
+        while len(waiting) == 10 and not any(bad in one.bad for one in world.devices.values()):
+            world.step_device(world.devices[waiting[0]], random)
+
+    if not heard:
+        monkeypatch.setattr(reported, "has_left", lambda conn, rollout_id: False)
+        monkeypatch.setattr(Agenda, "note", lambda self, rollout_ids, urgent=False: None)
+    tick(world.deps, world.ctx("controller"), everything=False, told=leave)
     offers, halted = offered_and_halted(world, bad)
-    if judged:
+    if heard:
         assert halted
-        assert len(offers) == 5
+        assert len(offers) == 10
         assert all(number < halted for number in offers)
     else:
-        assert len(offers) == 20
+        assert not halted
+        assert len(offers) == 15
+    world.tick()
+    assert world.phase(bad) in (Phase.ROLLING_BACK, Phase.ROLLED_BACK)
 
 
-def offered(world: World, rollout_id: str, device_id: str) -> bool:
+def offered(world: World, rollout_id: str) -> list[str]:
     with world.store.read() as conn:
-        row = assignments.get_assignment(conn, rollout_id, device_id)
-    return row is not None and row.state is A.OFFERED
+        rows = assignments.list_assignments(conn, rollout_id, states=[A.OFFERED])
+    return [row.device_id for row in rows]
 
 
 def test_the_one_that_cannot_wait_is_looked_at_before_the_others(
