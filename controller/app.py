@@ -56,6 +56,7 @@ log = logging.getLogger("lighterman.app")
 
 WORKER_SEEN_S = 60.0
 RENEW_LOOK_S = 3600.0
+HOLD_LOOK_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,11 +270,16 @@ class Controller:
             expire_leases(deps, self.new_ctx("controller"))
             return min(2.0, settings.job_lease_s / 3)
 
+        def hold_once() -> float:
+            deps.store.keep_hold()
+            return HOLD_LOOK_S
+
         loops = (
             Loop("tick", tick_once, self._clock, TICK_LEAST_S),
             Loop("flush", flush_once, self._clock),
             Loop("leases", expire_once, self._clock),
             Loop("certificates", self._renew_once, self._clock),
+            Loop("hold", hold_once, self._clock),
         )
         self._tick = loops[0]
         for loop in loops:

@@ -35,6 +35,7 @@ from controller.errors import (
     UnavailableError,
 )
 from controller.store.fair import FairLock
+from controller.store.sole import SoleHold
 from controller.store.tables import metadata
 
 BUSY_TIMEOUT_MS = 10_000
@@ -77,20 +78,43 @@ class ConstraintInvariantError(InvariantError):
 class Store:
     """The database of one controller. Threads may share it; each call below is one transaction."""
 
-    def __init__(self, engine: Engine, lock: IO[str] | None = None) -> None:
+    def __init__(
+        self, engine: Engine, lock: IO[str] | None = None, sole: SoleHold | None = None
+    ) -> None:
         self._engine = engine
         self._lock = lock
+        self._sole = sole
         self._writer = FairLock()
         self._writing = threading.local()
 
     @classmethod
     def open(cls, url: str, data_dir: Path | None = None) -> Self:
-        """Open ``url``; with ``data_dir`` hold its lock until `close`.
+        """Open ``url``; with ``data_dir`` hold its lock, and the database's, until `close`.
 
-        Raises RefusedError naming the process that holds the lock. Does not migrate.
+        Raises RefusedError naming the process that holds a lock. Does not migrate.
         """
-        lock = lock_data_dir(data_dir) if data_dir is not None else None
-        return cls(make_engine(url), lock)
+        engine = make_engine(url)
+        if data_dir is None:
+            return cls(engine)
+        sole = SoleHold(engine) if engine.dialect.name == "postgresql" else None
+        store = cls(engine, lock_data_dir(data_dir), sole)
+        try:
+            with _named_errors(engine):
+                if sole is not None:
+                    sole.take()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def keep_hold(self) -> None:
+        """To be called every few seconds: notices a lost hold on the database and takes it again.
+
+        Raises UnavailableError while the database is away or another controller has taken it.
+        """
+        if self._sole is not None:
+            with _named_errors(self._engine):
+                self._sole.check()
 
     @property
     def dialect(self) -> str:
@@ -106,6 +130,8 @@ class Store:
         """
         if getattr(self._writing, "active", False):
             raise InvariantError("a write inside a write: one verb is one transaction")
+        if self._sole is not None:
+            self._sole.demand()
         with self._writer:
             self._writing.active = True
             try:
@@ -135,6 +161,8 @@ class Store:
 
     def check(self) -> None:
         """Ask the database for its schema. UnavailableError when it is away or another one."""
+        if self._sole is not None:
+            self._sole.demand()
         with self.read() as conn:
             if not inspect(conn).has_table("alembic_version"):
                 have: object = "none"
@@ -148,7 +176,9 @@ class Store:
             )
 
     def close(self) -> None:
-        """Give back connections and the lock on the data directory."""
+        """Give back connections and the locks."""
+        if self._sole is not None:
+            self._sole.close()
         self._engine.dispose()
         if self._lock is not None:
             self._lock.close()
