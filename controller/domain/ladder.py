@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from controller.domain.build import PassedBuild
-from controller.domain.selection import EVERYTHING, Selector, Subject, matches, parse_filter
+from controller.domain.selection import EVERYTHING, Selector, Subject, matches
+from controller.domain.selector import parse_filter
 from controller.domain.spec import Spec
 from controller.errors import InvalidError
 

@@ -4,11 +4,11 @@ Refuses to decide when a step is taken: ``planner`` and ``health`` do. Times in 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from controller.domain.model import parse_name, parse_version
-from controller.domain.selection import parse_selector
+from controller.domain.selector import parse_selector
 from controller.domain.spec import Spec
 from controller.domain.wave import DEFAULT_WAVES
 from controller.errors import InvariantError
@@ -139,10 +139,11 @@ class RolloutSpec:
     override_rolled_back_reason: str = ""  # why devices that rolled it back get it again
     override_signature_reason: str = ""  # why it may take or answer otherwise than what runs
     override_missing_rung_reason: str = ""  # why devices get it without a rung that it names
+    groups: Mapping[str, str] = field(default_factory=dict)  # what they said when it began
 
     def to_json(self) -> dict[str, object]:
         """The form stored."""
-        return {**asdict(self), "waves": list(self.waves)}
+        return {**asdict(self), "waves": list(self.waves), "groups": dict(self.groups)}
 
 
 def parse_rollout_spec(value: Mapping[str, object]) -> RolloutSpec:
@@ -163,6 +164,7 @@ def parse_rollout_spec(value: Mapping[str, object]) -> RolloutSpec:
         override_rolled_back_reason=spec.text("override_rolled_back_reason", "").strip(),
         override_signature_reason=spec.text("override_signature_reason", "").strip(),
         override_missing_rung_reason=spec.text("override_missing_rung_reason", "").strip(),
+        groups={name: str(text) for name, text in spec.sub("groups").body.items()},
     )
 
 

@@ -7,17 +7,19 @@ manifest is canonical JSON, and what rings is an outbox row that the MQTT door t
 import base64
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
 from controller.domain.build import PassedBuild
+from controller.domain.group import resolve
 from controller.domain.ladder import Ladder, Policy, compose_ladder, parse_policy, pick_policy
-from controller.domain.selection import Subject
+from controller.domain.selection import Selector, Subject
 from controller.errors import InvariantError, NotFoundError
 from controller.services.context import Ctx, Deps
+from controller.services.subjects import load_subjects
 from controller.services.suggestions import suggest_names
-from controller.store import devices, labels, outbox
+from controller.store import devices, outbox
 from controller.store.builds import passed_builds
 from controller.store.desired import list_desired, put_many
 from controller.store.models import VersionRow, find_version
@@ -41,25 +43,23 @@ class Member:
 
 
 def load_members(
-    conn: Connection, project: str, device_ids: tuple[str, ...] | None = None
+    conn: Connection,
+    project: str,
+    device_ids: tuple[str, ...] | None = None,
+    models: frozenset[str] = frozenset(),
 ) -> list[Member]:
-    """Active devices of the project, all or those named."""
+    """Active devices of the project, all or those named; with what they run of these models."""
     found = devices.list_devices(conn, project, device_ids, with_status=False)
     rows = [row for row in found if row.state == "ACTIVE"]
-    ids = [row.device_id for row in rows]
-    named, reported = labels.labels_of(conn, ids), devices.capabilities_of(conn, ids)
+    ids = None if device_ids is None else [row.device_id for row in rows]
+    reported = devices.capabilities_of(conn, ids)
     return [
         Member(
-            subject=Subject(
-                device_id=row.device_id,
-                profile=row.profile or "",
-                arch=str(reported.get(row.device_id, {}).get("arch", "")),
-                labels=named.get(row.device_id, {}),
-            ),
+            subject=subject,
             online=row.online,
             runtimes=tuple(reported.get(row.device_id, {}).get("runtimes", {})),
         )
-        for row in rows
+        for row, subject in zip(rows, load_subjects(conn, rows, reported, models, ids), strict=True)
     ]
 
 
@@ -86,6 +86,11 @@ class Composer:
     policies: tuple[Policy, ...]
     pinned: bool = False
     _passed: dict[str, list[PassedBuild]] = field(default_factory=dict)
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Models whose versions the policies ask for."""
+        return frozenset(name for policy in self.policies for name in policy.selector.models)
 
     def policy(self, subject: Subject) -> Policy:
         """The policy of this device."""
@@ -136,15 +141,19 @@ def make_composer(
     policies: Mapping[str, Json],
     *,
     pinned: bool = False,
+    groups: Mapping[str, Selector] | None = None,
 ) -> Composer:
-    """A composer for a version; NotFoundError without it."""
+    """A composer for a version; NotFoundError without it. `groups` are those policies name."""
     row = find_version(conn, project, model, version)
     if row is None:
         raise NotFoundError(
             f"no model version {model}:{version}", "fleetctl model list shows what was pushed"
         )
-    parsed = tuple(parse_policy(name, spec) for name, spec in policies.items())
-    return Composer(conn, project, row, parsed, pinned)
+    parsed = [parse_policy(name, spec) for name, spec in policies.items()]
+    known = tuple(
+        replace(policy, selector=resolve(policy.selector, groups or {}, model)) for policy in parsed
+    )
+    return Composer(conn, project, row, known, pinned)
 
 
 def canonical(value: object) -> bytes:

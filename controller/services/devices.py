@@ -6,12 +6,13 @@ from datetime import datetime
 from typing import Any
 
 from controller.domain.device import Capabilities, DeviceState
-from controller.domain.selection import Subject, matches, parse_filter
+from controller.domain.selection import Selector, Subject, matches
 from controller.errors import InvalidError, NotFoundError, RefusedError
 from controller.services.certificates import revoke_name
 from controller.services.context import Ctx, Deps
 from controller.services.labels import check_label
-from controller.services.selections import nobody_matches
+from controller.services.selections import nobody_matches, slips
+from controller.services.subjects import check_models, load_subjects, read_selector
 from controller.services.suggestions import suggest_names
 from controller.store import certificates, devices, events, labels
 from controller.store.devices import DeviceRow
@@ -53,12 +54,15 @@ class DeviceView:
 
 def list_devices(deps: Deps, ctx: Ctx, selector: str = "", limit: int = 0) -> list[DeviceView]:
     """Devices that match, by id; an empty selector means all. InvalidError for a bad selector."""
-    parsed = parse_filter(selector)
     with deps.store.read() as conn:
         rows = devices.list_devices(conn, ctx.project)
-        named, reported = labels.labels_of(conn), devices.capabilities_of(conn)
-        chosen = [row for row in rows if matches(parsed, _subject(row, named, reported))]
-        return _views(conn, chosen[:limit] if limit > 0 else chosen)
+        parsed, subjects = _read(conn, ctx, selector, rows)
+        picked = {one.device_id for one in subjects if matches(parsed, one)}
+        chosen = [row for row in rows if row.device_id in picked]
+        views = _views(conn, chosen[:limit] if limit > 0 else chosen)
+    if chosen or not subjects or not selector:
+        return Listing(views, len(chosen), slips(parsed, subjects))
+    return Listing(views, 0, nobody_matches(parsed, subjects, selector).lines)
 
 
 def get_device(deps: Deps, ctx: Ctx, device_id: str) -> DeviceView:
@@ -69,14 +73,17 @@ def get_device(deps: Deps, ctx: Ctx, device_id: str) -> DeviceView:
 
 def select_ids(deps: Deps, ctx: Ctx, selector: str) -> frozenset[str]:
     """Ids of the devices that match; an empty selector means all. NotFoundError where none does."""
-    parsed = parse_filter(selector)
+    return find_devices(deps, ctx, selector, limit).devices
+
+
+def find_devices(deps: Deps, ctx: Ctx, selector: str = "", limit: int = 0) -> Listing:
+    """Devices that match, by id, at most `limit` unless 0; where none does the notes say why."""
     with deps.store.read() as conn:
-        rows = devices.list_devices(conn, ctx.project)
-        named, reported = labels.labels_of(conn), devices.capabilities_of(conn)
-    subjects = [_subject(row, named, reported) for row in rows]
+        rows = devices.list_devices(conn, ctx.project, with_status=False)
+        parsed, subjects = _read(conn, ctx, selector, rows)
     chosen = frozenset(one.device_id for one in subjects if matches(parsed, one))
     if not chosen:
-        raise nobody_matches(selector or "all", subjects)
+        raise nobody_matches(parsed, subjects, selector or "all")
     return chosen
 
 
@@ -158,17 +165,13 @@ def _existing(conn: Connection, ctx: Ctx, device_id: str) -> DeviceRow:
     return row
 
 
-def _subject(
-    row: DeviceRow,
-    named: Mapping[str, Mapping[str, str]],
-    reported: Mapping[str, Mapping[str, Any]],
-) -> Subject:
-    return Subject(
-        device_id=row.device_id,
-        profile=row.profile or "",
-        arch=str(reported.get(row.device_id, {}).get("arch", "")),
-        labels=named.get(row.device_id, {}),
-    )
+def _read(
+    conn: Connection, ctx: Ctx, text: str, rows: Sequence[DeviceRow]
+) -> tuple[Selector, list[Subject]]:
+    selector = read_selector(conn, ctx.project, text)
+    subjects = load_subjects(conn, rows, devices.capabilities_of(conn), selector.models)
+    check_models(conn, ctx.project, selector, subjects)
+    return selector, subjects
 
 
 def _views(conn: Connection, rows: Sequence[DeviceRow]) -> list[DeviceView]:

@@ -1,18 +1,21 @@
 """Documented objects: apply, list, show. Stores no spec that the domain does not understand."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, assert_never
 
 from controller.domain.build import parse_recipe
 from controller.domain.device import Profile, parse_profile
+from controller.domain.group import parse_group, resolve
 from controller.domain.ladder import parse_policy
 from controller.domain.model import parse_name
-from controller.errors import InvalidError, NotFoundError
+from controller.domain.selection import Selector
+from controller.errors import InvalidError, LightermanError, NotFoundError
 from controller.services.context import Ctx, Deps
 from controller.services.shipped import shipped_objects
+from controller.services.subjects import check_groups, count_group, load_groups
 from controller.services.suggestions import suggest_names
 from controller.store import events
 from controller.store.objects import ObjectRow, find_object, list_objects, put_object
@@ -24,6 +27,7 @@ class ObjectKind(StrEnum):
 
     RECIPE = "Recipe"
     PROFILE = "Profile"
+    GROUP = "Group"
     POLICY = "Policy"
 
 
@@ -85,11 +89,20 @@ def apply_objects(
     with deps.store.read() if dry_run else deps.store.write() as conn:
         recipes = {row.name for row in list_objects(conn, ctx.project, ObjectKind.RECIPE)}
         recipes |= {one.name for kind, one in checked if kind is ObjectKind.RECIPE}
+        groups = load_groups(conn, ctx.project)
+        groups |= {
+            one.name: parse_group(one.name, one.spec).selector
+            for kind, one in checked
+            if kind is ObjectKind.GROUP
+        }
         results = []
         for kind, one in checked:
-            _check(kind, one, recipes)
+            _check(kind, one, recipes, groups)
             stored = find_object(conn, ctx.project, kind, one.name)
             applied = _compare(kind, one, stored)
+            if kind is ObjectKind.GROUP:
+                notes = (*applied.notes, *count_group(conn, ctx.project, one.name, groups))
+                applied = replace(applied, notes=notes)
             results.append(applied)
             if dry_run or applied.change is Change.UNCHANGED:
                 continue
@@ -141,7 +154,7 @@ def load_shipped(deps: Deps, ctx: Ctx) -> int:
         ensure_project(conn, ctx.project, ctx.now)
         for one in objects:
             kind = parse_kind(one.kind)
-            _check(kind, one, recipes)
+            _check(kind, one, recipes, {})
             stored = find_object(conn, ctx.project, kind, one.name)
             if stored is not None and (not stored.shipped or stored.spec == one.spec):
                 continue
@@ -159,15 +172,19 @@ def parse_kind(text: str) -> ObjectKind:
     raise InvalidError(f"kind {text!r} is unknown", f"known are {', '.join(ObjectKind)}")
 
 
-def _check(kind: ObjectKind, one: NewObject, recipes: set[str]) -> None:
+def _check(
+    kind: ObjectKind, one: NewObject, recipes: set[str], groups: Mapping[str, Selector]
+) -> None:
     parse_name(one.name, kind.lower())
     match kind:
         case ObjectKind.RECIPE:
             parse_recipe(one.name, one.spec)
         case ObjectKind.PROFILE:
             _check_profile(parse_profile(one.name, one.spec), recipes)
+        case ObjectKind.GROUP:
+            _check_groups(f"Group {one.name}", groups[one.name], groups)
         case ObjectKind.POLICY:
-            parse_policy(one.name, one.spec)
+            _check_groups(f"Policy {one.name}", parse_policy(one.name, one.spec).selector, groups)
         case _:
             assert_never(kind)
 
@@ -179,6 +196,16 @@ def _check_profile(profile: Profile, recipes: set[str]) -> None:
                 f"Profile {profile.name}: recipe {recipe} does not exist",
                 *suggest_names(recipe, sorted(recipes)),
             )
+
+
+def _check_groups(where: str, selector: Selector, groups: Mapping[str, Selector]) -> None:
+    """All groups are looked at: a changed one may close a circle of those that name it."""
+    try:
+        check_groups(selector, groups)
+        for one in (selector, *groups.values()):
+            resolve(one, groups)
+    except LightermanError as error:
+        raise InvalidError(f"{where}: {error.message}", *error.lines) from None
 
 
 def _compare(kind: ObjectKind, one: NewObject, stored: ObjectRow | None) -> Applied:
@@ -205,6 +232,8 @@ def _note(kind: ObjectKind) -> str:
             return "builds made by it stay; the next build run compiles by the new one"
         case ObjectKind.PROFILE:
             return "devices are matched when they connect, builds are gated by the next build run"
+        case ObjectKind.GROUP:
+            return "rollouts that began keep their devices; the next one asks the group anew"
         case ObjectKind.POLICY:
             return "takes effect with the next rollout; devices keep what they were given"
         case _:

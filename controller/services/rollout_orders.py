@@ -47,7 +47,8 @@ def offer(
     """
     spec = parse_rollout_spec(rollout.spec)
     causes = RungCauses(composer)
-    members = {m.subject.device_id: m for m in load_members(conn, rollout.project, device_ids)}
+    listed = load_members(conn, rollout.project, device_ids, composer.models)
+    members = {member.subject.device_id: member for member in listed}
     seen = _by_device(
         list_samples(conn, device_ids=device_ids, model=rollout.model, since=ctx.now - BASELINE)
     )

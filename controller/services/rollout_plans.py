@@ -5,12 +5,14 @@ Forecasts nothing, writes nothing.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from controller.domain.group import texts_of
 from controller.domain.ladder import Ladder
 from controller.domain.rollout import AssignmentState, RolloutSpec, parse_rollout_spec
-from controller.domain.selection import Op, matches, order_key, parse_selector
+from controller.domain.selection import Op, Selector, matches, order_key
+from controller.domain.selector import parse_filter
 from controller.domain.wave import Wave, parse_waves
 from controller.domain.words import count_of
 from controller.errors import RefusedError
@@ -34,7 +36,8 @@ from controller.services.rollout_checks import (
     needed_overrides,
 )
 from controller.services.rollout_orders import CALLED_BACK
-from controller.services.selections import nobody_matches
+from controller.services.selections import nobody_matches, slips
+from controller.services.subjects import check_models, load_groups, read_selector
 from controller.store import assignments
 from controller.store.assignments import AssignmentRow
 from controller.store.desired import desired_models
@@ -126,10 +129,18 @@ def draft_rollout(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> Draft:
     """Work out a rollout. NotFoundError without version or device, RefusedError without a build."""
     policies = load_policies(conn, ctx.project, spec.policy)
     require_version(conn, ctx.project, spec.model, spec.version)
+    groups = load_groups(conn, ctx.project)
     composer = make_composer(
-        conn, ctx.project, spec.model, spec.version, policies, pinned=bool(spec.policy)
+        conn,
+        ctx.project,
+        spec.model,
+        spec.version,
+        policies,
+        pinned=bool(spec.policy),
+        groups=groups,
     )
-    members = _selected(conn, ctx, spec)
+    picked = _selected(conn, ctx, spec, composer)
+    members = picked.members
     ids = [member.subject.device_id for member in members]
     running = desired_models(conn, ids)
     tried = assignments.newest_tries(conn, spec.model, spec.version, ids)
@@ -145,15 +156,17 @@ def draft_rollout(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> Draft:
     waves = parse_waves(spec.waves, len(ready), spec.override_first_wave_reason)
     open_rows = assignments.open_of_model(conn, spec.model, [one.device_id for one in ready])
     changes = _changes(conn, ctx, composer, ready, open_rows)
+    snapshot = _snapshot(composer, ready, policies)
     return Draft(
-        spec=spec,
-        policies=_snapshot(composer, ready, policies),
+        spec=_with_groups(spec, snapshot, groups),
+        policies=snapshot,
         ready=ready,
         unready=unready,
         waves=waves.waves,
         open=tuple(open_rows),
         notes=(
             *waves.notes,
+            *picked.notes,
             *change_notes(spec, changes),
             *missing_notes(spec, missing),
             *_there_already(spec, ready),
@@ -180,21 +193,40 @@ def _has_it(spec: RolloutSpec, one: Ready) -> bool:
     return one.current is not None and one.current["version"] == spec.version
 
 
-def _selected(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> list[Member]:
-    selector = parse_selector(spec.selector)
+@dataclass(frozen=True, slots=True)
+class _Picked:
+    """The devices that the selector picks, and what is odd about it."""
+
+    members: list[Member]
+    notes: tuple[str, ...] = ()
+
+
+def _selected(conn: Connection, ctx: Ctx, spec: RolloutSpec, composer: Composer) -> _Picked:
+    selector = read_selector(conn, ctx.project, spec.selector, spec.model)
+    models = selector.models | composer.models
     named = tuple(
         term.value for term in selector.terms if term.name == "device" and term.op is Op.EQUAL
     )
     # One device by its name: the others need not be read.
-    members = load_members(conn, ctx.project, named[:1]) if named else []
+    members = load_members(conn, ctx.project, named[:1], models) if named else []
     chosen = [member for member in members if matches(selector, member.subject)]
     if chosen:
-        return chosen
-    members = load_members(conn, ctx.project)
+        return _Picked(chosen)
+    members = load_members(conn, ctx.project, models=models)
+    subjects = [member.subject for member in members]
+    check_models(conn, ctx.project, selector, subjects)
     chosen = [member for member in members if matches(selector, member.subject)]
-    if chosen:
-        return chosen
-    raise nobody_matches(spec.selector, [member.subject for member in members])
+    if not chosen:
+        raise nobody_matches(selector, subjects, spec.selector)
+    return _Picked(chosen, slips(selector, subjects))
+
+
+def _with_groups(
+    spec: RolloutSpec, policies: Mapping[str, Json], groups: Mapping[str, Selector]
+) -> RolloutSpec:
+    """With what its groups say now, those of its policies too: later changes are not for it."""
+    texts = (spec.selector, *(str(one.get("selector") or "") for one in policies.values()))
+    return replace(spec, groups=texts_of([parse_filter(text) for text in texts], groups))
 
 
 def _changes(

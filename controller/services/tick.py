@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from controller.domain.group import parse_groups
 from controller.domain.health import Judgement, WaveFacts, judge
 from controller.domain.planner import LOOK_S, PauseKind, Plan, is_over, plan
 from controller.domain.rollout import Phase, Verdict, parse_rollout_spec
@@ -175,7 +176,13 @@ def _look(conn: Connection, ctx: Ctx, rollout_id: str, before: _Look | None = No
         return None
     spec = parse_rollout_spec(row.spec)
     composer = make_composer(
-        conn, ctx.project, row.model, row.version, row.policies, pinned=bool(spec.policy)
+        conn,
+        ctx.project,
+        row.model,
+        row.version,
+        row.policies,
+        pinned=bool(spec.policy),
+        groups=parse_groups(spec.groups),
     )
     listed = waves.list_waves(conn, rollout_id)
     wave = listed[row.current_wave - 1] if row.current_wave else None

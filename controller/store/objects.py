@@ -1,4 +1,4 @@
-"""Documented objects as they were applied: profiles, policies, recipes. Validates no spec."""
+"""Documented objects as they were applied: profiles, policies, recipes, groups. Validates none."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,9 +6,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select, update
 
-from controller.store.tables import policy, profile, recipe
+from controller.store.tables import device_group, policy, profile, recipe
 
-TABLES: dict[str, Table] = {"Profile": profile, "Policy": policy, "Recipe": recipe}
+TABLES: dict[str, Table] = {
+    "Profile": profile,
+    "Policy": policy,
+    "Recipe": recipe,
+    "Group": device_group,
+}
 
 
 @dataclass(frozen=True, slots=True)

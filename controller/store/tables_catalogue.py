@@ -130,6 +130,18 @@ policy = Table(
     PrimaryKeyConstraint("project", "name"),
 )
 
+device_group = Table(
+    "device_group",
+    metadata,
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("shipped", Boolean, nullable=False, default=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
+    PrimaryKeyConstraint("project", "name"),
+)
+
 recipe = Table(
     "recipe",
     metadata,

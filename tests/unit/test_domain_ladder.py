@@ -16,7 +16,8 @@ from controller.domain.ladder import (
     parse_policy,
     pick_policy,
 )
-from controller.domain.selection import Subject, parse_selector
+from controller.domain.selection import Subject
+from controller.domain.selector import parse_selector
 from controller.errors import InvalidError
 
 VARIANTS = ("heavy", "light")

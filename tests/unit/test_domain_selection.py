@@ -10,9 +10,8 @@ from controller.domain.selection import (
     Subject,
     in_order,
     matches,
-    parse_filter,
-    parse_selector,
 )
+from controller.domain.selector import parse_filter, parse_selector
 from controller.errors import InvalidError
 
 PI = Subject("pi-1", "raspberry-pi-5", "aarch64", {"site": "berlin", "lab": ""})
@@ -46,7 +45,7 @@ def test_what_it_picks(text: str, picked: bool) -> None:
     assert matches(parse_selector(text), PI) is picked
 
 
-@pytest.mark.parametrize("text", ["", "  ", ",", " site = berlin ", "=x", "!a=b", "a=b=c", "a,,b"])
+@pytest.mark.parametrize("text", ["", "  ", ",", "=x", "!a=b", "a=b=c", "a,,b"])
 def test_grammar(text: str) -> None:
     with pytest.raises(InvalidError):
         parse_selector(text)

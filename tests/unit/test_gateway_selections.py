@@ -2,7 +2,8 @@
 
 import pytest
 
-from controller.domain.selection import Subject
+from controller.domain.selection import EVERYTHING, Subject
+from controller.domain.selector import parse_selector
 from controller.services.selections import nobody_matches
 
 FLEET = [Subject(f"pi-{n}", "raspberry-pi-5", "aarch64", {"site": "berlin"}) for n in range(3)] + [
@@ -42,13 +43,16 @@ FLEET = [Subject(f"pi-{n}", "raspberry-pi-5", "aarch64", {"site": "berlin"}) for
         ),
         (
             "site=berlin,line=a",  # each holds somewhere, both nowhere
-            ("4 devices: raspberry-pi-5 (3), intel-n100 (1)",),
+            (
+                "4 devices: raspberry-pi-5 (3), intel-n100 (1)",
+                "site=berlin has 3 devices, line=a leaves none of them",
+            ),
         ),
         ("!site", ("4 devices: raspberry-pi-5 (3), intel-n100 (1)", "every device has site: ")),
     ],
 )
 def test_the_error_says_what_was_meant(selector: str, lines: tuple[str, ...]) -> None:
-    error = nobody_matches(selector, FLEET)
+    error = nobody_matches(parse_selector(selector), FLEET, selector)
     assert error.message == f"no device matches  {selector}"
     assert len(error.lines) == len(lines), error.lines
     for said, wanted in zip(error.lines, lines, strict=True):
@@ -56,4 +60,4 @@ def test_the_error_says_what_was_meant(selector: str, lines: tuple[str, ...]) ->
 
 
 def test_without_devices_the_way_to_one_is_named() -> None:
-    assert "token create" in nobody_matches("all", []).text()
+    assert "token create" in nobody_matches(EVERYTHING, [], "all").text()
