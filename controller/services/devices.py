@@ -52,8 +52,22 @@ class DeviceView:
     certificate_expires_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Devices of a list; `matched` counts those beyond its limit too, `notes` say what is odd."""
+
+    devices: list[DeviceView]
+    matched: int
+    notes: tuple[str, ...] = ()
+
+
 def list_devices(deps: Deps, ctx: Ctx, selector: str = "", limit: int = 0) -> list[DeviceView]:
     """Devices that match, by id; an empty selector means all. InvalidError for a bad selector."""
+    return find_devices(deps, ctx, selector, limit).devices
+
+
+def find_devices(deps: Deps, ctx: Ctx, selector: str = "", limit: int = 0) -> Listing:
+    """Devices that match, by id, at most `limit` unless 0; where none does the notes say why."""
     with deps.store.read() as conn:
         rows = devices.list_devices(conn, ctx.project)
         parsed, subjects = _read(conn, ctx, selector, rows)
@@ -73,11 +87,6 @@ def get_device(deps: Deps, ctx: Ctx, device_id: str) -> DeviceView:
 
 def select_ids(deps: Deps, ctx: Ctx, selector: str) -> frozenset[str]:
     """Ids of the devices that match; an empty selector means all. NotFoundError where none does."""
-    return find_devices(deps, ctx, selector, limit).devices
-
-
-def find_devices(deps: Deps, ctx: Ctx, selector: str = "", limit: int = 0) -> Listing:
-    """Devices that match, by id, at most `limit` unless 0; where none does the notes say why."""
     with deps.store.read() as conn:
         rows = devices.list_devices(conn, ctx.project, with_status=False)
         parsed, subjects = _read(conn, ctx, selector, rows)
