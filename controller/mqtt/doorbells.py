@@ -27,6 +27,7 @@ from lighterman.v1 import topics
 log = logging.getLogger("lighterman.doorbells")
 
 POLL_S = 0.25
+FORGET_MAX = 1000
 TAKEOVER_S = 3.0
 
 
@@ -48,6 +49,7 @@ class Doorbells:
         self._client = client
         self._files = files
         self._room = room
+        self._told: list[int] = []  # and not forgotten yet, in their order
         self._wake = threading.Event()
         self._ring_all = threading.Event()
         self._stopping = threading.Event()
@@ -74,17 +76,15 @@ class Doorbells:
         self._wake.set()
 
     def _run(self) -> None:
-        failed = False
-        while not self._stopping.is_set():
+        more = True
+        while more or not self._stopping.is_set():
             more = False
-            before, failed = failed, True
             try:
-                if self._client.connected:
+                if self._client.connected and not self._stopping.is_set():
                     self._ring_behind()
                     more = self.drain()
-                failed = False
-                if before:
-                    log.info("the outbox waits no longer")
+                if self._told and (not more or len(self._told) >= FORGET_MAX):
+                    self._forget()
             except LightermanError as error:
                 log.error("the outbox waits: %s", error.text())
             except Exception:
@@ -94,18 +94,27 @@ class Doorbells:
                 self._wake.clear()
 
     def drain(self) -> bool:
-        """Tell what can be told; True when there may be more."""
-        rows = take_untold(self._deps)
+        """Tell what can be told; True when there may be more.
+
+        What was told is forgotten when there is time: that needs the database's one writer, and
+        who is told next must not wait for it.
+        """
+        rows = take_untold(self._deps, after=self._told[-1] if self._told else 0)
         if not rows:
             return False
         lists = [row for row in rows if row.kind in (OutboxKind.KICK, OutboxKind.ACL)]
         messages = [row for row in rows if row not in lists]
         if not self._publish(messages):
             return False
-        forget_told(self._deps, [row.number for row in messages])
-        if lists:
-            forget_told(self._deps, self._tell_broker(lists))
+        self._told += [row.number for row in messages]
+        if lists:  # those that are not done come again, so nothing behind them may hide them
+            self._told += self._tell_broker(lists)
+            self._forget()
         return bool(messages)
+
+    def _forget(self) -> None:
+        forget_told(self._deps, self._told)
+        self._told.clear()
 
     def _publish(self, rows: list[OutboxRow]) -> bool:
         told = newest_of_topic(rows)

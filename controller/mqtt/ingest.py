@@ -38,7 +38,7 @@ log = logging.getLogger("lighterman.ingest")
 
 FILTERS = ((topics.ALL_UP, 1),)
 QUEUE_MAX = 20_000
-BATCH_MAX = 300
+BATCH_MAX = 200
 GATHER_S = 0.05
 SEEN_S = 5.0  # how long a device's stored facts are believed without a look
 LOG_EVERY_S = 10.0
@@ -170,7 +170,8 @@ class Ingest:
                 continue
             self.counts["reports"] += len(spools[device_id])
             for ack in answer.acks:
-                self._publish(Outgoing(*ack_message(device_id, ack), retain=False))
+                # A lost one costs nothing: what is not acknowledged is said again.
+                self._publish(Outgoing(*ack_message(device_id, ack), retain=False, qos=0))
         self._told()  # what changed may have left something in the outbox
 
     def _telemetry(self, device_id: str, envelope: device_pb2.Envelope, retained: bool) -> None:

@@ -18,10 +18,10 @@ class Bell:
     manifest_digest: str
 
 
-def take_untold(deps: Deps, limit: int = 200) -> list[OutboxRow]:
-    """The oldest rows; they come again until `forget_told`."""
+def take_untold(deps: Deps, after: int = 0, limit: int = 200) -> list[OutboxRow]:
+    """The oldest rows behind number `after`; they come again until `forget_told`."""
     with deps.store.read() as conn:
-        return outbox.take(conn, limit)
+        return outbox.take(conn, limit, after)
 
 
 def forget_told(deps: Deps, numbers: list[int]) -> None:

@@ -69,9 +69,10 @@ def append_many(
         )  # fmt: skip
 
 
-def take(conn: Connection, limit: int = 500) -> list[OutboxRow]:
-    """The oldest rows; they stay until `done` names them."""
-    rows = conn.execute(select(outbox).order_by(outbox.c.number).limit(limit))
+def take(conn: Connection, limit: int = 500, after: int = 0) -> list[OutboxRow]:
+    """The oldest rows behind number `after`; they stay until `done` names them."""
+    query = select(outbox).where(outbox.c.number > after).order_by(outbox.c.number)
+    rows = conn.execute(query.limit(limit))
     return [
         OutboxRow(row.number, OutboxKind(row.kind), row.topic, bytes(row.payload), row.retain)
         for row in rows
