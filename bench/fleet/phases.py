@@ -5,6 +5,7 @@ import threading
 import time
 from typing import Any
 
+from bench.fleet.commits import Commits
 from bench.fleet.figures import quantile, rss_mb
 from bench.fleet.happenings import Happening, by_device
 from bench.fleet.operator import OVER, Operator
@@ -15,6 +16,7 @@ ROLLOUT_S = 90.0
 SETTLED_S = 60.0
 ORDERS = 100
 ORDERS_AT_A_TIME = 4
+ORDER_S = 20.0
 LOOK_S = 0.2
 
 Figures = dict[str, Any]
@@ -78,44 +80,54 @@ def measure_acks(world: World, operator: Operator, devices: int) -> Figures:
     storm.start()
     numbers = itertools.count()
     orders: dict[str, tuple[str, float]] = {}  # rollout -> device, when it was ordered
+    with world.commits() as commits:
 
-    def order() -> None:
-        while (number := next(numbers)) < ORDERS:
-            device = world.singles[number % len(world.singles)]
-            began = time.time()
-            rollout = operator.start(SMALL, GOOD[0], 1, f"device={device}")
-            orders[rollout] = (device, began)
-            _wait_acknowledged(world, rollout)
+        def order() -> None:
+            while (number := next(numbers)) < ORDERS:
+                device = world.singles[number % len(world.singles)]
+                began = time.time()
+                rollout = operator.start(SMALL, GOOD[0], 1, f"device={device}")
+                orders[rollout] = (device, began)
+                _wait_applied(commits, rollout, device)
 
-    callers = [threading.Thread(target=order, daemon=True) for _ in range(ORDERS_AT_A_TIME)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    stop.set()
-    storm.join()
-    took = _took(world, orders)
+        callers = [threading.Thread(target=order, daemon=True) for _ in range(ORDERS_AT_A_TIME)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        stop.set()
+        storm.join()
+        stored = {one: commits.applied(one, device) for one, (device, _) in orders.items()}
+    took = [at - orders[one][1] for one, at in stored.items() if at is not None]
+    seen = _seen(world, orders)
     return {
         "ack_orders": len(took),
         "ack_lost": ORDERS - len(took),
         "ack_p50_s": round(quantile(took, 0.50), 3),
         "ack_p99_s": round(quantile(took, 0.99), 3),
         "ack_max_s": round(max(took), 3),
+        "ack_seen_p99_s": round(quantile(seen, 0.99), 3),
     }
 
 
 def measure_halt(world: World, operator: Operator, devices: int) -> Figures:
     """A bad version to all in one wave: how long after the first one's return offers go on."""
-    rollout = operator.start(MODEL, BAD, devices)
-    wait_over(world, operator, rollout, "ROLLED_BACK")
-    returned = _of(world, "reported", rollout, "ROLLING_BACK")
-    offered = by_device([one for one in _of(world, "fetched", rollout) if one.version == BAD])
-    receipt = min(one.at for one in returned)
+    with world.commits() as commits:
+        rollout = operator.start(MODEL, BAD, devices)
+        wait_over(world, operator, rollout, "ROLLED_BACK")
+    sent = min(one.at for one in _of(world, "reported", rollout, "ROLLING_BACK"))
+    fetched = by_device([one for one in _of(world, "fetched", rollout) if one.version == BAD])
+    offers = [one.at for one in commits.of("assignment_offered", rollout)]
+    decided = commits.of("rollout_phase", rollout, "ROLLING_BACK")
+    last = max(*offers, *fetched.values())
     return {
-        "halt_s": round(max(0.0, max(offered.values()) - receipt), 3),
-        "halt_offered": len(offered),
-        "halt_offered_after": sum(at > receipt for at in offered.values()),
-        "halt_spared": devices - len(offered),
+        "halt_s": round(max(0.0, last - sent), 3),
+        "halt_decided_s": round(decided[0].at - sent, 3),
+        "halt_last_commit_s": round(max(offers) - sent, 3),
+        "halt_offered": len(offers),
+        "halt_fetched": len(fetched),
+        "halt_fetched_after": sum(at > sent for at in fetched.values()),
+        "halt_spared": devices - len(fetched),
     }
 
 
@@ -168,17 +180,15 @@ def _of(world: World, kind: str, rollout: str, state: str = "") -> list[Happenin
         return world.happenings.read().of(kind, rollout, state)
 
 
-def _wait_acknowledged(world: World, rollout: str) -> None:
+def _wait_applied(commits: Commits, rollout: str, device: str) -> None:
     """As long as one order may take; what did not come is counted, not waited for."""
-    ends = time.monotonic() + 20.0
-    while time.monotonic() < ends:
-        if any(one.applied for one in _of(world, "acknowledged", rollout)):
-            return
+    ends = time.monotonic() + ORDER_S
+    while commits.applied(rollout, device) is None and time.monotonic() < ends:
         threading.Event().wait(0.05)
 
 
-def _took(world: World, orders: dict[str, tuple[str, float]]) -> list[float]:
-    """From the call to the arrival of the acknowledgement, which follows the commit."""
+def _seen(world: World, orders: dict[str, tuple[str, float]]) -> list[float]:
+    """From the call to the arrival of the acknowledgement on the device."""
     done: dict[str, float] = {}
     for one in world.happenings.read().of("acknowledged"):
         if one.applied and one.rollout in orders:

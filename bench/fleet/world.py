@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.fleet.commits import Commits
 from bench.fleet.figures import Cpu, cpu_s, find_child
 from bench.fleet.happenings import Happenings
 from examples.fleet.clock import monotonic, wait_until
@@ -165,6 +166,10 @@ class World:
                 short = name.partition("{")[0]
                 found[short] = found.get(short, 0.0) + float(value)
         return found
+
+    def commits(self) -> Commits:
+        """Watches what the controller stores."""
+        return Commits(self.controller.data_dir / "lighterman.db")
 
     # -- acting ------------------------------------------------------------------------------------
 
