@@ -12,6 +12,7 @@ KINDS: dict[str, str] = {
     "dataset": "Dataset",
     "profile": "Object",
     "policy": "Object",
+    "group": "Object",
     "apply_result": "ApplyResult",
     "build": "Build",
     "build_explanation": "BuildExplanation",

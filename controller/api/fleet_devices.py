@@ -18,10 +18,14 @@ class DevicesApi(ApiBase):
         self, request: fleet_pb2.ListDevicesRequest, context: grpc.ServicerContext
     ) -> fleet_pb2.ListDevicesResponse:
         """Devices that a selector picks."""
-        views = devices.list_devices(
+        found = devices.find_devices(
             self.deps, self.ctx(context), request.selector, int(request.limit)
         )
-        return fleet_pb2.ListDevicesResponse(devices=[device_to_wire(view) for view in views])
+        return fleet_pb2.ListDevicesResponse(
+            devices=[device_to_wire(view) for view in found.devices],
+            matched=found.matched,
+            notes=found.notes,
+        )
 
     def GetDevice(
         self, request: fleet_pb2.GetDeviceRequest, context: grpc.ServicerContext

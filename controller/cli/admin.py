@@ -1,6 +1,7 @@
 """``fleetctl admin``: the nouns that are not of every day."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ DIGEST_CHARS = len("sha256:") + 6
 
 @click.group()
 def admin() -> None:
-    """Contexts, profiles, policies, datasets, tokens, telemetry."""
+    """Contexts, profiles, policies, groups, datasets, tokens, telemetry."""
 
 
 @admin.group("context")
@@ -87,16 +88,8 @@ def _object_group(kind: str, plural: str) -> click.Group:
         specs = {item.name: json.loads(item.spec_json) for item in items}
 
         def render() -> None:
-            if kind == "Profile":
-                session.table(
-                    ["profile", "matches", ">latency ms", "notes"],
-                    [_profile_row(item, specs[item.name]) for item in items],
-                )
-            else:
-                session.table(
-                    ["policy", "model", "selector", ">slow ms", ">in a row", "origin"],
-                    [_policy_row(item, specs[item.name]) for item in items],
-                )
+            columns, row = _TABLES[kind]
+            session.table(columns, [row(item, specs[item.name]) for item in items])
 
         session.show_list(
             kind.lower(), items, lambda item: str(item.name), render, f"no {kind.lower()}"
@@ -111,7 +104,8 @@ def _object_group(kind: str, plural: str) -> click.Group:
 
         def render() -> None:
             origin = "shipped" if found.shipped else f"by {found.updated_by}"
-            session.note(f"# {origin}, {units.local(found.updated_at)}")
+            count = _holds(session, name) if kind == "Group" else ""
+            session.note(f"# {origin}, {units.local(found.updated_at)}{count}")
             session.out.file.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
 
         session.show(kind.lower(), found, name, render)
@@ -147,8 +141,30 @@ def _policy_row(item: fleet_pb2.Object, spec: dict[str, Any]) -> list[str]:
     ]
 
 
+def _group_row(item: fleet_pb2.Object, spec: dict[str, Any]) -> list[str]:
+    return [
+        item.name,
+        str(spec.get("selector") or units.UNKNOWN),
+        str(spec.get("description") or units.UNKNOWN),
+        f"by {item.updated_by}",
+    ]
+
+
+def _holds(session: Session, name: str) -> str:
+    """How many devices a group holds now."""
+    request = fleet_pb2.ListDevicesRequest(selector=f"@{name}", limit=1)
+    matched = session.stub.ListDevices(request, timeout=30).matched
+    return f", holds {units.count_of(matched, 'device')} now"
+
+
+_TABLES: dict[str, tuple[list[str], Callable[[fleet_pb2.Object, dict[str, Any]], list[str]]]] = {
+    "Profile": (["profile", "matches", ">latency ms", "notes"], _profile_row),
+    "Policy": (["policy", "model", "selector", ">slow ms", ">in a row", "origin"], _policy_row),
+    "Group": (["group", "selector", "description", "origin"], _group_row),
+}
 admin.add_command(_object_group("Profile", "Device profiles"))
 admin.add_command(_object_group("Policy", "Policies"))
+admin.add_command(_object_group("Group", "Named groups of devices"))
 
 
 @admin.group("dataset")

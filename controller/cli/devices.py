@@ -54,20 +54,38 @@ def list_devices(session: Session, selector: str, limit: int, watch: bool) -> in
 
 
 def _list(session: Session, request: fleet_pb2.ListDevicesRequest) -> None:
-    items = list(session.stub.ListDevices(request, timeout=30).devices)
+    answer = session.stub.ListDevices(request, timeout=30)
+    items = list(answer.devices)
 
     def render() -> None:
         columns = ["device", "profile", "state", "seen", "runs", ">°C"]
         wide = session.output == "wide"
         columns += [">memory %", ">cpu %", ">generation", "labels"] if wide else []
         session.table(columns, [_row(session, item, wide) for item in items])
+        _count(session, answer, request)
 
     empty = (
-        f"no device matches  {request.selector}"
+        "\n  ".join((f"no device matches  {request.selector}", *map(one_line, answer.notes)))
         if request.selector
         else "no device yet; enrol one: fleetctl admin token create"
     )
     session.show_list("device", items, lambda item: str(item.device_id), render, empty)
+
+
+def _count(
+    session: Session,
+    answer: fleet_pb2.ListDevicesResponse,
+    request: fleet_pb2.ListDevicesRequest,
+) -> None:
+    """How many there are, where the table alone does not say it at a glance."""
+    matched, shown = answer.matched, len(answer.devices)
+    if request.selector or shown < matched:
+        verb = "matches" if matched == 1 else "match"
+        what = f" {verb} {request.selector}" if request.selector else ""
+        first = f", the first {shown:,} shown" if shown < matched else ""
+        session.note(f"{units.count_of(matched, 'device')}{what}{first}")
+    for line in answer.notes:
+        session.note(one_line(line))
 
 
 def _row(session: Session, item: fleet_pb2.Device, wide: bool) -> list[str]:

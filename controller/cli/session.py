@@ -198,7 +198,7 @@ def selector_option(function: F) -> F:
         "--selector",
         default="",
         metavar="SELECTOR",
-        help="Labels and profile: site=berlin,profile=intel-n100,!lab. Empty: all.",
+        help="For example site=berlin,profile in (a,b),!lab,@group. Empty: all.",
     )(function)
 
 

@@ -10,7 +10,7 @@ from controller.domain.selection import Selector, Subject, matches
 from controller.errors import InvalidError, NotFoundError, RefusedError
 from controller.services.certificates import revoke_name
 from controller.services.context import Ctx, Deps
-from controller.services.labels import check_label
+from controller.services.labels import check_label, refuse_versions
 from controller.services.selections import nobody_matches, slips
 from controller.services.subjects import check_models, load_subjects, read_selector
 from controller.services.suggestions import suggest_names
@@ -115,6 +115,7 @@ def label_devices(
         check_label(name, value)
     chosen = select_ids(deps, ctx, selector) if selector else frozenset()
     with deps.store.write() as conn:
+        refuse_versions(conn, ctx.project, values)
         wanted = sorted({*chosen, *device_ids})
         for device_id in wanted:
             _existing(conn, ctx, device_id)

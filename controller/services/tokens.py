@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from controller.errors import InvalidError, NotFoundError
 from controller.services.context import Ctx, Deps
-from controller.services.labels import check_label
+from controller.services.labels import check_label, refuse_versions
 from controller.services.suggestions import suggest_names
 from controller.store import events, tokens
 from controller.store.session import fresh_id
@@ -50,6 +50,7 @@ def create_token(
         check_label(name, value)
     secret = new_secret()
     with deps.store.write() as conn:
+        refuse_versions(conn, ctx.project, labels or {})
         token_id = fresh_id(conn, token_table.c.token_id, lambda: ctx.ids.new("t"))
         tokens.insert_token(
             conn,
