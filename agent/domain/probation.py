@@ -211,10 +211,10 @@ def _cause(state: RowState) -> Cause:
 
 def _tell(state: RowState, policy: Policy) -> str:
     row = len(state.row)
-    text = f"{count_of(row, 'inference')} in a row over {ms(policy.slow_threshold_s)}"
-    if state.row_errors or state.row_non_finite:
-        text = (
+    if state.row_errors or state.row_non_finite:  # how long they took says nothing of that
+        return (
             f"{count_of(row, 'bad inference')} in a row"
             f" ({state.row_errors} failed, {state.row_non_finite} not finite)"
         )
-    return f"{text} ({times_ms(state.row)})"
+    over = f"{count_of(row, 'inference')} in a row over {ms(policy.slow_threshold_s)}"
+    return f"{over} ({times_ms(state.row)})"

@@ -99,4 +99,6 @@ def device_to_wire(view: DeviceView) -> fleet_pb2.Device:
         cpu_used_pct=view.cpu_used_pct,
         enrolled_at=time_to_wire(view.enrolled_at),
         certificate_expires_at=time_to_wire(view.certificate_expires_at),
+        retired_at=time_to_wire(view.retired_at),
+        retired_by=view.retired_by,
     )

@@ -37,6 +37,7 @@ class EventsApi(ApiBase):
     ) -> Iterator[fleet_pb2.Event]:
         """The newest `limit` events, then new ones as they are stored."""
         ctx, wanted = self.ctx(context), _filter(request)
+        events.check_filter(self.deps, ctx, wanted)
         gone = threading.Event()
         context.add_callback(gone.set)
         after = int(request.after)

@@ -115,13 +115,14 @@ def _footer(item: fleet_pb2.Rollout) -> list[str]:
 
 
 def unsaid(item: fleet_pb2.Rollout, facts: list[fleet_pb2.Fact]) -> list[fleet_pb2.Fact]:
-    """Facts without what the rollout above them says: its reason stands once on a screen."""
+    """Facts without what the rollout above them says; a wave keeps the reason of its verdict."""
     reasons = {item.phase_reason, *(wave.verdict_reason for wave in item.waves)}
     reasons = {one for one in reasons if one and one in item.phase_reason}
+    longest = sorted(reasons, key=len, reverse=True)
     left = []
     for fact in facts:
         text = fact.text
-        for reason in sorted(reasons, key=len, reverse=True):
+        for reason in () if fact.topic.startswith("wave ") else longest:
             text = text.replace(f" ({reason})", "").replace(f": {reason}", "")
         if fact.topic != "why":
             left.append(fleet_pb2.Fact(topic=fact.topic, text=text, event_ids=fact.event_ids))

@@ -8,7 +8,7 @@ from controller.cli.rollout_watch import phase_name
 from controller.cli.session import Session, common
 from lighterman.v1 import fleet_pb2
 
-DEVICE_STATES = ("online", "offline", "pending", "quarantined", "retired")
+DEVICE_STATES = ("online", "offline", "never_connected", "pending", "quarantined", "retired")
 BUILD_STATES = ("queued", "running", "passed", "overridden", "refused", "failed")
 
 
@@ -43,7 +43,8 @@ def _show(session: Session, answer: fleet_pb2.GetStatusResponse) -> None:
         f"controller {session.controller}  {answer.controller_version}  up {up}  "
         f"broker {broker}  workers {answer.worker_count}"
     )
-    devices = units.counts(units.in_order(dict(answer.devices), DEVICE_STATES))
+    states = units.in_order(dict(answer.devices), DEVICE_STATES)
+    devices = units.counts({name.replace("_", " "): count for name, count in states.items()})
     session.say(f"devices    {devices or 'none enrolled'}")
     builds = units.counts(units.in_order(dict(answer.builds), BUILD_STATES))
     if builds:

@@ -50,6 +50,8 @@ class DeviceView:
     cpu_used_pct: float | None
     enrolled_at: datetime
     certificate_expires_at: datetime | None
+    retired_at: datetime | None = None  # while it is retired
+    retired_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,10 @@ def accept_device(deps: Deps, ctx: Ctx, device_id: str) -> DeviceView:
 
 
 def retire_device(deps: Deps, ctx: Ctx, device_id: str) -> DeviceView:
-    """Revoke a device's certificates and end its session; its history stays."""
+    """Revoke a device's certificates and end its session; its history stays.
+
+    Once retired it stays as it is: the view says since when, and by whom.
+    """
     with deps.store.write() as conn:
         row = _existing(conn, ctx, device_id)
         if row.state != DeviceState.RETIRED:
@@ -190,6 +195,8 @@ def _views(conn: Connection, rows: Sequence[DeviceRow]) -> list[DeviceView]:
     generations = devices.desired_generations(conn)
     ends = certificates.newest_end(conn)
     previous = devices.previous_versions(conn, ids)
+    gone = [row.device_id for row in rows if row.state == DeviceState.RETIRED]
+    retired = events.newest_of_devices(conn, "device_retired", gone)
     views = []
     for row in rows:
         status = row.status or {}
@@ -212,6 +219,8 @@ def _views(conn: Connection, rows: Sequence[DeviceRow]) -> list[DeviceView]:
                 cpu_used_pct=status.get("cpu_used_pct"),
                 enrolled_at=row.enrolled_at,
                 certificate_expires_at=ends.get(row.device_id),
+                retired_at=retired[row.device_id][0] if row.device_id in retired else None,
+                retired_by=retired[row.device_id][1] if row.device_id in retired else "",
             )
         )
     return views

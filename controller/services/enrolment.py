@@ -134,6 +134,7 @@ def _put_device(
             enrolled_at=ctx.now,
             boot_id=None,
             online=False,
+            last_seen_at=None,  # that was the device before
             applied_generation=0,
             status=None,
         )

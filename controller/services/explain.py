@@ -3,6 +3,7 @@
 Guesses nothing: what was not reported or stored is not said.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ Json = dict[str, Any]
 _A = AssignmentState
 LAST_SHOWN = 6
 DEVICES_SHOWN = 5
+_TIMES = re.compile(r"\([\d.]+(?: [\d.]+)*(?: ms)?\)")  # as a device names them in its reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +199,11 @@ def _state(row: AssignmentRow) -> str:
 
 
 def _times(row: AssignmentRow) -> str:
+    """The slow service times, where they are the cause and the device's reason lacks them."""
     times = row.evidence.get("last_service_s") or ()
-    return f" ({times_ms(float(one) for one in times)} ms)" if times else ""
+    if not times or _TIMES.search(row.reason) or "bad inference" in row.reason:
+        return ""
+    return f" ({times_ms(float(one) for one in times)} ms)"
 
 
 def _newest(rows: list[AssignmentRow], version: str) -> AssignmentRow | None:
@@ -327,11 +332,17 @@ def _last(said: list[EventRow]) -> list[Fact]:
     if not newest:
         return []
     text = " · ".join(
-        f"{moment(one.at)} {one.kind.replace('_', ' ')}"
-        + (f" ({one.reason})" if one.reason else "")
+        f"{moment(one.at)} {_what(one)}" + (f" ({one.reason})" if one.reason else "")
         for one in newest
     )
     return [Fact("last", text, tuple(str(one.number) for one in newest))]
+
+
+def _what(event: EventRow) -> str:
+    """The kind in words; of a change of phase also which one began."""
+    words = event.kind.replace("_", " ")
+    phase = event.details.get("to", "") if event.kind == "rollout_phase" else ""
+    return f"{words} {phase}".rstrip()
 
 
 def _ids(said: Iterable[EventRow], kind: str) -> tuple[str, ...]:

@@ -24,6 +24,8 @@ from controller.store.rollouts import RolloutRow
 
 NAMED = 3
 EXPIRES_SOON = timedelta(days=3)
+# So long a device may lie enrolled and not started before it is somebody's trouble.
+NEVER_GRACE, NEVER_GRACE_TEXT = timedelta(hours=1), "an hour"
 BUILD_TOLD = timedelta(days=7)
 ROLLOUT_TOLD = timedelta(days=1)
 RECENT = 5  # rollouts that ended badly, at most
@@ -107,13 +109,21 @@ def get_status(deps: Deps, ctx: Ctx, process: ProcessFacts) -> StatusView:
 
 
 def _count(devices: Sequence[DeviceView]) -> dict[str, int]:
-    counts = {"online": 0, "offline": 0, "pending": 0, "retired": 0, "quarantined": 0}
+    counts = dict.fromkeys(
+        ("online", "offline", "never_connected", "pending", "retired", "quarantined"), 0
+    )
     for view in devices:
         if view.state == DeviceState.ACTIVE:
-            counts["online" if view.online else "offline"] += 1
+            away = "never_connected" if _never(view) else "offline"
+            counts["online" if view.online else away] += 1
         else:
             counts[view.state.lower()] += 1
     return counts
+
+
+def _never(view: DeviceView) -> bool:
+    """Whether it was enrolled and not heard of since."""
+    return not view.online and view.last_seen_at is None
 
 
 def _process_problems(
@@ -222,8 +232,13 @@ def _device_problems(ctx: Ctx, devices: Sequence[DeviceView]) -> list[str]:
             "pending; `fleetctl device accept` lets one in",
         ),
         (
-            [view for view in active if not view.online],
+            [view for view in active if not view.online and not _never(view)],
             "offline; `fleetctl device list` says since when",
+        ),
+        (
+            [v for v in active if _never(v) and ctx.now >= v.enrolled_at + NEVER_GRACE],
+            f"enrolled for more than {NEVER_GRACE_TEXT} and never connected; start the agent there:"
+            " lighterman-agent run",
         ),
         (
             [view for view in active if not view.profile],

@@ -129,6 +129,27 @@ def list_events(
     return rows[::-1] if newest else rows
 
 
+def has_kind(conn: Connection, project: str, kind: str) -> bool:
+    """Whether an event of the kind was ever stored."""
+    query = select(event.c.number).where(event.c.project == project, event.c.kind == kind)
+    return conn.execute(query.limit(1)).first() is not None
+
+
+def newest_of_devices(
+    conn: Connection, kind: str, device_ids: Sequence[str]
+) -> dict[str, tuple[datetime, str]]:
+    """By device when the newest event of the kind was stored, and by whom."""
+    found: dict[str, tuple[datetime, str]] = {}
+    for start in range(0, len(device_ids), 500):
+        query = (
+            select(event.c.device_id, event.c.at, event.c.actor)
+            .where(event.c.kind == kind, event.c.device_id.in_(device_ids[start : start + 500]))
+            .order_by(event.c.number)
+        )
+        found |= {row.device_id: (row.at, row.actor) for row in conn.execute(query)}
+    return found
+
+
 def last_number(conn: Connection) -> int:
     """Number of the newest event, 0 when there is none."""
     return int(conn.execute(select(func.max(event.c.number))).scalar() or 0)

@@ -1,6 +1,7 @@
 """fleetctl on a pipe beside a real controller: what fits, what is watched, what is refused."""
 
 import io
+import json
 import signal
 import subprocess
 import sys
@@ -57,14 +58,57 @@ def test_builds_fit_and_show_accuracy_and_latency_with_their_n(home: Running) ->
     said = run(home, "build", "list", "digits").splitlines()
     table = [line for line in said if not line.startswith((PROFILE, "intel-n100"))]
     assert max(len(line) for line in table) <= 100
-    assert table[1] == "digits:1.0.0  intel-n100"
+    assert table[1] == "digits:1.0.0  intel-n100  heavy"
     assert table[2].split() == [
-        *("heavy", "onnxruntime-fp32", "passed", "17", "B", "5", "200"),
-        *("97.0", "−0.5", "(−1.5", "to", "+0.5)", "400"),
+        *("onnxruntime-fp32", "passed", "17", "B", "4", "(3.9–4.1)", "5", "200"),
+        *("97.0", "−0.5", "(−1.5…+0.5)", "400"),
     ]
+    assert any(line.startswith("in brackets: 95 % interval; n: calls timed") for line in said)
     wide = run(home, "build", "list", "digits", "-o", "wide").splitlines()
+    assert "eager p50 ms (95 %)" in wide[0]
+    assert "20 (20–20)" in wide[1]
     assert len(wide) == 9, wide  # a line each, whatever their width
     assert all(" onnxruntime-" in line for line in wide[1:])
+
+
+def test_a_build_is_shown_whole_and_explained(home: Running) -> None:
+    which = ("digits:1.0.0", "--profile", PROFILE, "--variant", "heavy")
+    said = run(home, "build", "show", *which, "--recipe", "onnxruntime-int8")
+    assert said.startswith(f"digits:1.0.0  {PROFILE}  heavy  onnxruntime-int8\nstate       passed")
+    for line in (
+        "            p50         4 ms (3.9–4.1), n=200",
+        "            eager p50   20 ms (19.9–20.1), n=31",
+        "gate        holds    no NaN or infinity in the answers to 375 rows",
+        "            quantization.weight s8",
+        "times       asked for  20",
+    ):
+        assert f"\n{line}" in said
+    shown = json.loads(run(home, "build", "show", *which, "-o", "json"))["items"]
+    assert [one["recipe"] for one in shown] == ["onnxruntime-fp32", "onnxruntime-int8"]
+    assert shown[0]["figures"]["p50_interval_ms"] == {
+        "value": 4.0,
+        "low": 3.9,
+        "high": 4.1,
+        "n": 200,
+    }
+    assert shown[0]["recipe_spec"]["runtime"] == "onnxruntime"
+    assert shown[0]["findings"][0]["ok"] is True
+    told = run(home, "build", "explain", *which)
+    assert f"used        yes: devices of {PROFILE} get it as their rung heavy" in told
+    items = json.loads(run(home, "build", "explain", *which, "-o", "json"))
+    assert items["kind"] == "build_explanation_list"
+    assert {one["topic"] for one in items["items"][0]["facts"]} >= {"state", "gate", "used"}
+
+
+def test_names_that_do_not_exist_are_errors_with_what_was_meant(home: Running) -> None:
+    for words, said in (
+        (("event", "list", "--device", "zzz"), "there is no device zzz"),
+        (("event", "list", "--kind", "boott"), "did you mean boot"),
+        (("event", "tail", "--kind", "boott"), "did you mean boot"),
+        (("build", "show", "digits:1.0.0", "--variant", "heavi"), "did you mean heavy ?"),
+        (("build", "explain", "digits:9.9.9"), "digits:9.9.9 does not exist"),
+    ):
+        assert said in run(home, *words, expect=1)
 
 
 def test_a_watch_on_a_pipe_prints_what_is_new_and_ends_well(home: Running) -> None:

@@ -44,7 +44,7 @@ class Tail:
     """Somebody who follows events; `code` is what ended it."""
 
     def __init__(self, fleet: Any) -> None:
-        self.call = fleet.TailEvents(fleet_pb2.ListEventsRequest(kinds=["nothing_such"]))
+        self.call = fleet.TailEvents(fleet_pb2.ListEventsRequest(kinds=["store_repaired"]))
         self.code: grpc.StatusCode | None = None
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()

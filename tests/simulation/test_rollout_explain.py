@@ -6,11 +6,15 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
+import pytest
+from sqlalchemy import update
+
 from controller.domain.rollout import AssignmentState, Phase
-from controller.services.explain import Fact, explain_device
+from controller.services.explain import Fact, explain_device, explain_rollout
 from controller.services.reports import DeviceEnvelope, EventBody, accept_reports
 from controller.services.rollouts import start_rollout
 from controller.store import assignments, devices
+from controller.store.tables import assignment
 from tests.simulation.rollout_world import MODEL, SimDevice, World
 
 A = AssignmentState
@@ -135,3 +139,47 @@ def test_an_order_underway_says_how_far_it_is(make_world: MakeWorld) -> None:
     start(world, "1.1.0")
     world.tick()
     assert explained(world)["generation"].endswith(f"{MODEL}:1.1.0 is on its way (offered)")
+
+
+def left_for(world: World, reason: str) -> tuple[str, str]:
+    """What both explanations say of a device that left a version, with this reason of its own."""
+    deploy(world, "1.0.0")
+    rollout_id = start(world, "1.1.0")
+    step_until(world, {A.ROLLED_BACK}, rollout_id)
+    with world.store.write() as conn:
+        conn.execute(
+            update(assignment).where(assignment.c.rollout_id == rollout_id).values(reason=reason)
+        )
+    facts = explain_rollout(world.deps, world.ctx(), rollout_id).facts
+    (device,) = [one.text for one in facts if one.topic == "device"]
+    return explained(world)["left"], device
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "5 inferences in a row over 100 ms (131 118 124 140 122)",
+        "5 bad inferences in a row (0 failed, 5 not finite)",
+    ],
+)
+def test_times_are_told_once_and_only_where_they_are_the_cause(
+    make_world: MakeWorld, reason: str
+) -> None:
+    for told in left_for(make_world(1, bad_versions={"1.1.0": "slow"}), reason):
+        assert told.endswith(reason)
+
+
+def test_times_that_the_reason_lacks_are_told_beside_it(make_world: MakeWorld) -> None:
+    for told in left_for(make_world(1, bad_versions={"1.1.0": "slow"}), "too slow (lab 2)"):
+        assert told.endswith("too slow (lab 2) (131 118 124 140 122 ms)")
+
+
+def test_the_last_events_name_the_phase_that_began(make_world: MakeWorld) -> None:
+    world = make_world(1)
+    rollout_id = deploy(world, "1.0.0")
+    (last,) = [
+        one.text
+        for one in explain_rollout(world.deps, world.ctx(), rollout_id).facts
+        if one.topic == "last"
+    ]
+    assert "rollout phase SUCCEEDED (1 device committed)" in last

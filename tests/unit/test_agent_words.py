@@ -68,3 +68,14 @@ def test_a_step_below_a_millisecond_tells_figures() -> None:
     state = choose_rung(state, slow, policy, rungs, 1.0).state
     choice = choose_rung(state, slow, policy, rungs, 1.25)
     assert choice.reason == "p95 0.07 ms > 0.05 ms for 0.25 s"
+
+
+def test_times_are_not_told_where_they_are_not_the_cause() -> None:
+    policy = parse_policy({**POLICY, "slow_count": 2})
+    state = begin(0.0)
+    for i in range(3):  # the first one comes after an idle gap
+        sample = ServiceSample(at_s=i * 0.1, service_s=0.01, non_finite=True)
+        state = observe(state, sample, policy)
+    verdict = judge(state, Trial.PROBATION, LadderPosition.LOCAL, True, policy, 1.0)
+    assert isinstance(verdict, RollBack)
+    assert verdict.reason == "2 bad inferences in a row (0 failed, 2 not finite)"

@@ -100,6 +100,6 @@ def test_commands_exist_with_their_options(page: Path) -> None:
 
 
 def test_an_unknown_command_or_option_is_found() -> None:
-    assert unknown("fleetctl build explain digits:1.0.0") == ["fleetctl build explain"]
+    assert unknown("fleetctl build undo digits:1.0.0") == ["fleetctl build undo"]
     assert unknown("fleetctl rollout start d:1 --slowly") == ["--slowly"]
     assert unknown("fleetctl rollout start d:1 --to all --yes=2") == []

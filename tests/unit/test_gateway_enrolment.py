@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,12 @@ from controller.errors import (
 from controller.services.certificates import check_certificate
 from controller.services.devices import accept_device, get_device, list_devices, retire_device
 from controller.services.enrolment import Enrolment, EnrolmentRequest, enrol_device
+from controller.services.events import EventFilter, list_events
 from controller.services.operators import issue_identity
 from controller.services.tokens import create_token, list_tokens, revoke_token
+from controller.store import devices
 from controller.store.outbox import OutboxKind, take
-from tests.support.gateway import Desk, new_csr, open_desk
+from tests.support.gateway import NOW, Desk, new_csr, open_desk
 
 CSRS = [new_csr()[0] for _ in range(8)]
 
@@ -162,6 +165,32 @@ def test_a_taken_id_stays_taken_until_the_device_is_retired(desk: Desk) -> None:
     retire_device(desk.deps, desk.ctx(), "pi-1")
     assert enrol(desk, again, CSRS[1], device_id="pi-1").device_id == "pi-1"
     assert get_device(desk.deps, desk.ctx(), "pi-1").state == "ACTIVE"
+
+
+def test_a_device_that_enrols_again_was_not_seen_yet(desk: Desk) -> None:
+    enrol(desk, secret(desk), device_id="pi-1")
+    with desk.deps.store.write() as conn:
+        devices.update_device(conn, "pi-1", last_seen_at=NOW)
+    retire_device(desk.deps, desk.ctx(), "pi-1")
+    assert get_device(desk.deps, desk.ctx(), "pi-1").last_seen_at == NOW
+    enrol(desk, secret(desk), CSRS[1], device_id="pi-1")
+    assert get_device(desk.deps, desk.ctx(), "pi-1").last_seen_at is None
+
+
+def test_who_is_retired_says_since_when_and_stays_so(desk: Desk) -> None:
+    enrol(desk, secret(desk), device_id="pi-1")
+    assert get_device(desk.deps, desk.ctx(), "pi-1").retired_at is None
+    first = retire_device(desk.deps, desk.ctx(), "pi-1")
+    began = desk.now
+    desk.now += timedelta(days=1)
+    again = retire_device(desk.deps, desk.ctx(), "pi-1")
+    assert first.retired_at == again.retired_at == began
+    assert again.retired_by == desk.ctx().actor
+    (event,) = list_events(desk.deps, desk.ctx(), EventFilter(kinds=("device_retired",)))
+    assert event.at == began
+    # Enrolled anew it is not retired any more, and its old end is history.
+    enrol(desk, secret(desk), CSRS[1], device_id="pi-1")
+    assert get_device(desk.deps, desk.ctx(), "pi-1").retired_at is None
 
 
 def test_retiring_revokes_and_asks_for_a_kick(desk: Desk) -> None:

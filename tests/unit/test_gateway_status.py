@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from controller.services.devices import accept_device
-from controller.services.status import ProcessFacts, StatusView, get_status
+from controller.services.status import NEVER_GRACE, ProcessFacts, StatusView, get_status
 from controller.services.telemetry import mark_silent_offline, set_online
 from controller.store import certificates, devices
 from tests.support.gateway import NOW, Desk, open_desk
@@ -40,12 +40,14 @@ def test_an_empty_controller_has_no_problem(desk: Desk) -> None:
 
 def test_devices_are_counted_once_each(desk: Desk) -> None:
     seed(desk, "a", online=True)
-    seed(desk, "b")
+    seed(desk, "b", last_seen_at=NOW)
+    seed(desk, "f")
     for name, state in (("c", "PENDING"), ("d", "RETIRED"), ("e", "QUARANTINED")):
         seed(desk, name, state, online=True)
     assert status(desk).devices == {
         "online": 1,
         "offline": 1,
+        "never_connected": 1,
         "pending": 1,
         "retired": 1,
         "quarantined": 1,
@@ -53,7 +55,7 @@ def test_devices_are_counted_once_each(desk: Desk) -> None:
 
 
 def test_each_problem_names_devices_and_the_way_out(desk: Desk) -> None:
-    seed(desk, "pi-off")
+    seed(desk, "pi-off", last_seen_at=NOW)
     seed(desk, "pi-new", "PENDING")
     seed(desk, "pi-twin", "QUARANTINED")
     seed(desk, "pi-odd", profile=None, online=True)
@@ -73,10 +75,21 @@ def test_each_problem_names_devices_and_the_way_out(desk: Desk) -> None:
 
 def test_many_devices_are_not_all_named(desk: Desk) -> None:
     for number in range(10):
-        seed(desk, f"pi-{number}")
+        seed(desk, f"pi-{number}", last_seen_at=NOW)
     (sentence,) = status(desk).problems
     assert "10 devices are offline" in sentence
     assert sentence.endswith("pi-0, pi-1, pi-2 and 7 more")
+
+
+def test_a_device_that_never_spoke_is_trouble_only_after_a_while(desk: Desk) -> None:
+    seed(desk, "pi-new")
+    assert status(desk).problems == ()
+    desk.now += 2 * NEVER_GRACE
+    (sentence,) = status(desk).problems
+    assert sentence == (
+        "1 device is enrolled for more than an hour and never connected; start the agent there:"
+        " lighterman-agent run: pi-new"
+    )
 
 
 def test_what_runs_is_what_devices_said_last(desk: Desk) -> None:

@@ -1,0 +1,60 @@
+"""Kinds of events: what the controller stores, and what agents of this release tell.
+
+Refuses nothing: a newer agent may tell more, and what was stored once is known from then on.
+"""
+
+from controller.domain.rollout import AssignmentState
+
+_CONTROLLER = (
+    "assignment_called_back",
+    "assignment_offered",
+    "build_failed",
+    "build_job_lost",
+    "build_overridden",
+    "build_passed",
+    "build_refused",
+    "build_requested",
+    "certificate_issued",
+    "certificate_renewed",
+    "certificate_revoked",
+    "dataset_pushed",
+    "device_accepted",
+    "device_enrolled",
+    "device_labelled",
+    "device_offline",
+    "device_online",
+    "device_quarantined",
+    "device_retired",
+    "first_wave_override",
+    "missing_rung_override",
+    "model_pushed",
+    "object_applied",
+    "profile_changed",
+    "rolled_back_override",
+    "rollout_intent",
+    "rollout_phase",
+    "rollout_started",
+    "rollout_supersedes",
+    "signature_override",
+    "token_created",
+    "token_revoked",
+    "wave_judged",
+    "wave_opened",
+)
+_DEVICES = (
+    "boot",
+    "clock_unsure",
+    "device_event",  # one whose kind was no name
+    "generation_applied",
+    "hung",
+    "manifest_refused",
+    "report_ignored",
+    "report_lost",
+    "rolled_back",
+    "rung_changed",
+    "rung_failed",
+    "store_repaired",
+)
+KINDS = frozenset(
+    (*_CONTROLLER, *_DEVICES, *(f"assignment_{state.value.lower()}" for state in AssignmentState))
+)
