@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.domain.tensor import DType, Signature, Tensor, TensorSpec
 from agent.errors import LoadError
+from agent.runtime.arrays import arrays_of, numpy_type, tensor_of
 from agent.runtime.backend import Backend, Options
 
 _DTYPES = {
@@ -27,20 +28,6 @@ _DTYPES = {
     "tensor(float16)": DType.FP16,
     "tensor(float)": DType.FP32,
     "tensor(double)": DType.FP64,
-}
-_NUMPY = {
-    DType.BOOL: "?",
-    DType.UINT8: "u1",
-    DType.UINT16: "<u2",
-    DType.UINT32: "<u4",
-    DType.UINT64: "<u8",
-    DType.INT8: "i1",
-    DType.INT16: "<i2",
-    DType.INT32: "<i4",
-    DType.INT64: "<i8",
-    DType.FP16: "<f2",
-    DType.FP32: "<f4",
-    DType.FP64: "<f8",
 }
 
 
@@ -90,12 +77,7 @@ class OnnxRuntimeBackend:
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Infer once; the session itself is safe for many threads."""
-        feed = {
-            name: self._numpy.frombuffer(tensor.data, dtype=_NUMPY[tensor.dtype]).reshape(
-                tensor.shape
-            )
-            for name, tensor in inputs.items()
-        }
+        feed = arrays_of(inputs)
         thread = threading.get_ident()
         options = self._running[thread] = self._new_options()
         try:
@@ -103,7 +85,7 @@ class OnnxRuntimeBackend:
         finally:
             del self._running[thread]
         return {
-            spec.name: self._tensor(spec, array)
+            spec.name: tensor_of(spec.name, spec.dtype, array)
             for spec, array in zip(self._signature.outputs, arrays, strict=True)
         }
 
@@ -117,7 +99,8 @@ class OnnxRuntimeBackend:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         feed = {
             spec.name: self._numpy.zeros(
-                [axis if isinstance(axis, int) else 1 for axis in spec.shape], _NUMPY[spec.dtype]
+                [axis if isinstance(axis, int) else 1 for axis in spec.shape],
+                numpy_type(spec.dtype),
             )
             for spec in self._signature.inputs
         }
@@ -134,12 +117,6 @@ class OnnxRuntimeBackend:
     def close(self) -> None:
         """Drop the session; its memory goes when the last output is dropped."""
         self._session = None
-
-    def _tensor(self, spec: TensorSpec, array: Any) -> Tensor:
-        array = self._numpy.ascontiguousarray(array)
-        # An empty array cannot be cast by memoryview.
-        data = memoryview(array).cast("B") if array.size else b""
-        return Tensor(spec.name, spec.dtype, tuple(array.shape), data)
 
 
 def _spec(node: Any, path: str) -> TensorSpec:

@@ -14,6 +14,7 @@ from controller.optimize.raw import first_words, keep_raw
 from controller.optimize.rows import Array
 
 if TYPE_CHECKING:
+    import torch
     from torch.export import ExportedProgram
 
 
@@ -52,6 +53,29 @@ class TorchModel:
             ) from error
         leaves = torch.utils._pytree.tree_leaves(result)
         return [np.asarray(leaf.numpy()) for leaf in leaves]
+
+    def flat(self) -> "torch.nn.Module":
+        """The program with inputs and outputs one after another, as it is traced."""
+        import torch
+
+        program, call_spec = self._module, self.program.call_spec.in_spec
+
+        class Build(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.program = program
+
+            def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                args, kwargs = given, {}
+                if call_spec is not None:
+                    args, kwargs = torch.utils._pytree.tree_unflatten(list(given), call_spec)
+                return tuple(torch.utils._pytree.tree_leaves(self.program(*args, **kwargs)))
+
+        # Its name becomes a part of the archive.
+        Build.__module__, Build.__qualname__ = "lighterman", "Build"
+        made = Build()
+        made.training = False  # `eval` would ask the program as well, which refuses to be asked
+        return made
 
     def arguments(self, inputs: list[Array]) -> tuple[tuple[object, ...], dict[str, object]]:
         """The program's own call form of a flat list of inputs."""

@@ -16,6 +16,7 @@ from typing import Any
 from controller.clock import Clock
 from controller.domain.device import Capabilities
 from controller.errors import InvalidError, LightermanError, RefusedError, UnavailableError
+from controller.optimize import torchscript_archive
 from controller.optimize.spec import JobSpec, parse_spec
 from controller.worker.cache import InputCache
 from controller.worker.client import BuildClient, ClaimedJob
@@ -27,6 +28,9 @@ BACKOFF_MAX_S = 10.0
 MAX_RESULT_BYTES = 4 * 1024**2
 READ_BYTES = 1024**2
 COMPLETE_ATTEMPTS = 6
+
+# Builds that are programs for the devices: looked at here, for a job ran foreign code.
+_PROGRAMS = {"torch": torchscript_archive.check}
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +195,8 @@ def outputs_of(result: dict[str, Any], spec: JobSpec, folder: Path) -> list[tupl
             continue
         path = folder / build.file_name
         digest, length = _digest_plain(path)
+        if build.recipe.runtime in _PROGRAMS:
+            _PROGRAMS[build.recipe.runtime](path, f"build {build.build_id}")
         if digest != row.get("digest") or length != row.get("length"):
             raise InvalidError(f"build {build.build_id} is not the file that its result names")
         found.append((digest, path))

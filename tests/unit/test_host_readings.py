@@ -149,7 +149,7 @@ def test_this_machine(tmp_path: Path) -> None:
     assert found.arch
     assert found.memory_bytes > 0
     assert not found.host_simulated
-    assert set(installed_runtimes()) == {"onnxruntime", "openvino"}
+    assert set(installed_runtimes()) == {"onnxruntime", "openvino", "torch"}
     reader = Sensors()
     reader.read()
     assert reader.read().memory_pct is not None

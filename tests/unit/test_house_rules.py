@@ -52,7 +52,7 @@ LOGGING_ROOMS = (
 )
 # Where a library may be imported. A path ends a rule at a file or opens a folder.
 LIBRARY_ROOMS = {
-    "torch": ("controller/optimize/",),
+    "torch": ("controller/optimize/", "agent/runtime/torchscript.py"),
     "onnxscript": ("controller/optimize/",),
     "sqlalchemy": ("controller/store/", "migrations/"),
     "alembic": ("controller/store/", "migrations/"),

@@ -144,7 +144,7 @@ def test_a_missing_runtime_is_a_named_error() -> None:
 def test_heavy_libraries_stay_out_until_a_model_is_loaded() -> None:
     program = (
         "import sys, agent.runtime.host, agent.runtime.onnxruntime, agent.runtime.openvino,"
-        " agent.serve.server,"
+        " agent.runtime.torchscript, agent.serve.server,"
         " agent.host.capabilities\n"
         "agent.host.capabilities.installed_runtimes()\n"
         "print([m for m in ('numpy', 'onnxruntime', 'openvino', 'torch') if m in sys.modules])"
