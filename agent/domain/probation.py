@@ -62,6 +62,7 @@ class ServiceSample:
 class RowState:
     """What the rule remembers: `row` the slow service times in a row (seconds, oldest first).
 
+    `flaws` says of each of them what else was wrong: ERRORS, NON_FINITE, or None for slow alone.
     `counted` are inferences that can prove health: answered, finite, neither after an idle gap nor
     under pressure. `since_s` is the activation on this process's monotonic clock.
     """
@@ -69,8 +70,7 @@ class RowState:
     since_s: float
     last_at_s: float | None = None
     row: tuple[float, ...] = ()
-    row_non_finite: int = 0
-    row_errors: int = 0
+    flaws: tuple[Cause | None, ...] = ()
     counted: int = 0
     seen: int = 0
     errors: int = 0
@@ -135,24 +135,25 @@ def observe(state: RowState, sample: ServiceSample, policy: Policy) -> RowState:
     errors = state.errors + (0 if sample.ok else 1)
     if idle or sample.pressured:
         return RowState(
-            state.since_s, at, state.row, state.row_non_finite, state.row_errors,
-            state.counted, state.seen + 1, errors,
+            state.since_s, at, state.row, state.flaws, state.counted, state.seen + 1, errors,
         )  # fmt: skip
     counted = state.counted + (0 if bad else 1)
     if not bad and sample.service_s <= policy.slow_threshold_s:
-        return RowState(state.since_s, at, (), 0, 0, counted, state.seen + 1, errors)
+        return RowState(state.since_s, at, (), (), counted, state.seen + 1, errors)
     row = (*state.row, sample.service_s)[-policy.slow_count :]
-    return RowState(
-        state.since_s, at, row,
-        state.row_non_finite + (1 if sample.non_finite else 0),
-        state.row_errors + (0 if sample.ok else 1),
-        counted, state.seen + 1, errors,
-    )  # fmt: skip
+    flaws = (*state.flaws, _flaw(sample))[-policy.slow_count :]
+    return RowState(state.since_s, at, row, flaws, counted, state.seen + 1, errors)
+
+
+def _flaw(sample: ServiceSample) -> Cause | None:
+    if not sample.ok:
+        return Cause.ERRORS
+    return Cause.NON_FINITE if sample.non_finite else None
 
 
 def on_rung_change(state: RowState) -> RowState:
     """Another rung answers from now on: the row of the old one says nothing about it."""
-    return replace(state, row=(), row_non_finite=0, row_errors=0)
+    return replace(state, row=(), flaws=())
 
 
 def judge(
@@ -204,17 +205,18 @@ def _prove(state: RowState, policy: Policy, now: float) -> Commit | Wait:
 
 
 def _cause(state: RowState) -> Cause:
-    if state.row_errors:
+    if Cause.ERRORS in state.flaws:
         return Cause.ERRORS
-    return Cause.NON_FINITE if state.row_non_finite else Cause.SLOW
+    return Cause.NON_FINITE if Cause.NON_FINITE in state.flaws else Cause.SLOW
 
 
 def _tell(state: RowState, policy: Policy) -> str:
     row = len(state.row)
-    if state.row_errors or state.row_non_finite:  # how long they took says nothing of that
+    if any(state.flaws):  # how long they took says nothing of that
         return (
             f"{count_of(row, 'bad inference')} in a row"
-            f" ({state.row_errors} failed, {state.row_non_finite} not finite)"
+            f" ({state.flaws.count(Cause.ERRORS)} failed,"
+            f" {state.flaws.count(Cause.NON_FINITE)} not finite)"
         )
     over = f"{count_of(row, 'inference')} in a row over {ms(policy.slow_threshold_s)}"
     return f"{over} ({times_ms(state.row)})"

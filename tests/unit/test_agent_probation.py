@@ -305,6 +305,23 @@ def test_the_story_names_the_row() -> None:
     assert found.reason == "5 inferences in a row over 100 ms (131 131 131 131 118)"
 
 
+@pytest.mark.parametrize(
+    ("slow", "cause", "said"),
+    [
+        (5, Cause.SLOW, "5 inferences in a row over 100 ms (140 140 140 140 140)"),
+        (4, Cause.NON_FINITE, "5 bad inferences in a row (0 failed, 1 not finite)"),
+    ],
+)
+def test_what_fell_out_of_the_row_says_nothing_of_it(slow: int, cause: Cause, said: str) -> None:
+    # Six that are not finite, then slow ones: all of the six fell out, or all but one.
+    bad: list[Inference] = [(0.05, FAST, {"non_finite": True})] * 6
+    state = play(REAL, bad + [(0.05, SLOW, {})] * slow)
+    assert len(state.row) == len(state.flaws) == 5
+    found = decide(REAL, state)
+    assert isinstance(found, RollBack)
+    assert (found.cause, found.reason) == (cause, said)
+
+
 def test_samples_of_parallel_requests_may_come_out_of_order() -> None:
     state = play(REAL, [(0.05, SLOW, {})] * 4)
     assert state.last_at_s is not None
@@ -344,6 +361,6 @@ def test_the_row_is_what_the_sentence_says(
     ]
     bad = [not good or service > LIMIT for service, good in counted]
     row = len(list(itertools.takewhile(bool, reversed(bad))))
-    assert len(state.row) == min(row, 5)
+    assert len(state.row) == len(state.flaws) == min(row, 5)
     assert state.counted == sum(good for _, good in counted)
     assert state.seen == len(samples) + 1
