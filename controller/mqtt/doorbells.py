@@ -76,29 +76,35 @@ class Doorbells:
         self._wake.set()
 
     def _run(self) -> None:
-        more = True
-        while more or not self._stopping.is_set():
+        while not self._stopping.is_set():
             more = False
             try:
-                if self._client.connected and not self._stopping.is_set():
+                if self._client.connected:
                     self._ring_behind()
                     more = self.drain()
-                if self._told and (not more or len(self._told) >= FORGET_MAX):
-                    self._forget()
             except LightermanError as error:
                 log.error("the outbox waits: %s", error.text())
             except Exception:
                 log.exception("the outbox waits")
-            if not more:
-                self._wake.wait(POLL_S)
-                self._wake.clear()
+            busy = more or self._wake.wait(POLL_S)
+            self._wake.clear()
+            self._forget_told(busy)
+
+    def _forget_told(self, busy: bool) -> None:
+        """When nobody waits to be told; that needs the database's one writer."""
+        if not self._told or (
+            busy and len(self._told) < FORGET_MAX and not self._stopping.is_set()
+        ):
+            return
+        try:
+            forget_told(self._deps, self._told)
+        except LightermanError as error:
+            log.error("the outbox keeps what was told: %s", error.text())
+        else:
+            self._told.clear()
 
     def drain(self) -> bool:
-        """Tell what can be told; True when there may be more.
-
-        What was told is forgotten when there is time: that needs the database's one writer, and
-        who is told next must not wait for it.
-        """
+        """Tell what can be told; True when there may be more."""
         rows = take_untold(self._deps, after=self._told[-1] if self._told else 0)
         if not rows:
             return False
@@ -109,12 +115,8 @@ class Doorbells:
         self._told += [row.number for row in messages]
         if lists:  # those that are not done come again, so nothing behind them may hide them
             self._told += self._tell_broker(lists)
-            self._forget()
+            self._forget_told(busy=False)
         return bool(messages)
-
-    def _forget(self) -> None:
-        forget_told(self._deps, self._told)
-        self._told.clear()
 
     def _publish(self, rows: list[OutboxRow]) -> bool:
         told = newest_of_topic(rows)

@@ -6,7 +6,7 @@ time only, because every rollout is looked at again and again anyway.
 """
 
 import threading
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 
 from controller.domain.rollout import Phase
@@ -60,13 +60,13 @@ class Agenda:
             wake_at = self._wake_at.get(rollout_id)
         return wake_at is None or wake_at <= now
 
-    def take_urgent(self, active: Container[str]) -> str | None:
-        """The one that cannot wait for the end of the round, if it is active."""
+    def take_urgent(self) -> str | None:
+        """The one that cannot wait for the end of the round."""
         with self._lock:
-            urgent, self._urgent = self._urgent, {}
-            known = [name for name in urgent if name in active]
-            self._urgent = dict.fromkeys(known[1:])
-            return known[0] if known else None
+            first = next(iter(self._urgent), None)
+            if first is not None:
+                del self._urgent[first]
+            return first
 
     def has_urgent(self) -> bool:
         """Whether any cannot wait."""

@@ -55,7 +55,7 @@ def tick(
     wanted.sort(key=lambda row: row.phase is not Phase.PENDING)
     todo = {row.rollout_id: row for row in wanted}
     failed: LightermanError | None = None
-    for row in _turns(deps, active, todo):
+    for row in _turns(deps, todo):
         todo.pop(row.rollout_id, None)
         try:
             _tick_rollout(deps, replace(ctx, project=row.project), row.rollout_id, told)
@@ -66,14 +66,15 @@ def tick(
     return deps.agenda.next_at()
 
 
-def _turns(
-    deps: Deps, active: Mapping[str, RolloutRow], todo: Mapping[str, RolloutRow]
-) -> Iterator[RolloutRow]:
+def _turns(deps: Deps, todo: Mapping[str, RolloutRow]) -> Iterator[RolloutRow]:
     """Those to look at, one by one; before each the one that cannot wait, where there is one."""
     while True:
-        urgent = deps.agenda.take_urgent(active)
+        urgent = deps.agenda.take_urgent()
         if urgent is not None:
-            yield active[urgent]
+            with deps.store.read() as conn:  # it may have begun since this round did
+                row = rollouts.find_rollout(conn, urgent)
+            if row is not None and not is_over(row.phase):
+                yield row
         if todo:
             yield next(iter(todo.values()))
         elif urgent is None:

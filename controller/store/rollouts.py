@@ -78,6 +78,12 @@ def get_rollout(conn: Connection, project: str, rollout_id: str) -> RolloutRow |
     return None if row is None else _row(row)
 
 
+def find_rollout(conn: Connection, rollout_id: str) -> RolloutRow | None:
+    """The rollout, whatever its project."""
+    row = conn.execute(select(rollout).where(rollout.c.rollout_id == rollout_id)).first()
+    return None if row is None else _row(row)
+
+
 def list_rollouts(
     conn: Connection, project: str | None = None, *, active_only: bool = False, limit: int = 0
 ) -> list[RolloutRow]:

@@ -41,6 +41,17 @@ def start(world: World, version: str, **more: object) -> str:
     return start_rollout(world.deps, world.ctx(), spec, len(world.devices)).rollout_id
 
 
+def start_one(world: World, device_id: str) -> str:
+    """A rollout to one device."""
+    spec: dict[str, object] = {
+        "model": MODEL,
+        "version": "1.0.0",
+        "selector": f"device={device_id}",
+        "waves": ["1"],
+    }
+    return start_rollout(world.deps, world.ctx(), spec, 1).rollout_id
+
+
 @pytest.fixture
 def looked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each rollout was looked at."""
@@ -185,15 +196,7 @@ def test_the_one_that_cannot_wait_is_looked_at_before_the_others(
 ) -> None:
     world = make_world(6)
     world.by_agenda = True
-    ids = [
-        start_rollout(
-            world.deps,
-            world.ctx(),
-            {"model": MODEL, "version": "1.0.0", "selector": f"device={name}", "waves": ["1"]},
-            1,
-        ).rollout_id
-        for name in world.devices
-    ]
+    ids = [start_one(world, name) for name in world.devices]
     world.tick()
     looked.clear()
     world.deps.agenda.note(ids)
@@ -201,6 +204,23 @@ def test_the_one_that_cannot_wait_is_looked_at_before_the_others(
     tick(world.deps, world.ctx("controller"), everything=False)
     assert next(iter(looked)) == ids[-1]
     assert looked == Counter(dict.fromkeys(ids, 1))  # and none twice
+
+
+def test_what_begins_in_a_round_does_not_wait_for_its_end(
+    make_world: MakeWorld, looked: Counter[str]
+) -> None:
+    world = make_world(3)
+    world.by_agenda = True
+    names = list(world.devices)
+    ids = [start_one(world, name) for name in names[:2]]
+
+    def begin() -> None:
+        if len(ids) == 2:
+            ids.append(start_one(world, names[2]))
+
+    tick(world.deps, world.ctx("controller"), everything=False, told=begin)
+    assert looked.keys() == set(ids)
+    assert len(ids) == 3
 
 
 def test_an_agenda_keeps_its_word() -> None:
@@ -217,13 +237,13 @@ def test_an_agenda_keeps_its_word() -> None:
     agenda.note(["c"], urgent=True)
     agenda.note([])
     assert rung == [False, True]
-    assert agenda.take_urgent(active) == "c"
-    assert agenda.take_urgent(active) is None
+    assert agenda.take_urgent() == "c"
+    assert agenda.take_urgent() is None
     assert agenda.take_news(active) == (frozenset({"b", "c"}), False)
     agenda.settle("c", Phase.ROLLING_BACK, START)
     agenda.note(["c"], urgent=True)  # that a whole fleet goes back presses nobody
     assert rung[-1] is False
-    assert agenda.take_urgent(active) is None
+    assert agenda.take_urgent() is None
     assert agenda.next_at() == START
     agenda.take_news(())
     assert agenda.next_at() is None
