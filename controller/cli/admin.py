@@ -10,7 +10,7 @@ import click
 import yaml
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from controller.cli import contexts, units
+from controller.cli import contexts, follow, units
 from controller.cli.models import upload_all
 from controller.cli.printable import one_line, printable_json
 from controller.cli.session import Session, common, selector_option, yes_option
@@ -21,7 +21,7 @@ DIGEST_CHARS = len("sha256:") + 6
 
 @click.group()
 def admin() -> None:
-    """Contexts, profiles, policies, groups, datasets, tokens, telemetry."""
+    """Contexts, profiles, policies, recipes, groups, datasets, tokens, telemetry."""
 
 
 @admin.group("context")
@@ -150,6 +150,15 @@ def _group_row(item: fleet_pb2.Object, spec: dict[str, Any]) -> list[str]:
     ]
 
 
+def _recipe_row(item: fleet_pb2.Object, spec: dict[str, Any]) -> list[str]:
+    return [
+        item.name,
+        str(spec.get("runtime", units.UNKNOWN)),
+        str(spec.get("precision", units.UNKNOWN)),
+        "shipped" if item.shipped else f"by {item.updated_by}",
+    ]
+
+
 def _holds(session: Session, name: str) -> str:
     """How many devices a group holds now."""
     request = fleet_pb2.ListDevicesRequest(selector=f"@{name}", limit=1)
@@ -160,10 +169,12 @@ def _holds(session: Session, name: str) -> str:
 _TABLES: dict[str, tuple[list[str], Callable[[fleet_pb2.Object, dict[str, Any]], list[str]]]] = {
     "Profile": (["profile", "matches", ">latency ms", "notes"], _profile_row),
     "Policy": (["policy", "model", "selector", ">slow ms", ">in a row", "origin"], _policy_row),
+    "Recipe": (["recipe", "runtime", "precision", "origin"], _recipe_row),
     "Group": (["group", "selector", "description", "origin"], _group_row),
 }
 admin.add_command(_object_group("Profile", "Device profiles"))
 admin.add_command(_object_group("Policy", "Policies"))
+admin.add_command(_object_group("Recipe", "Recipes of builds"))
 admin.add_command(_object_group("Group", "Named groups of devices"))
 
 
@@ -345,18 +356,22 @@ def telemetry() -> None:
 @telemetry.command("tail")
 @selector_option
 @common
-def tail_telemetry(session: Session, selector: str) -> None:
+def tail_telemetry(session: Session, selector: str) -> int:
     """Follow device health as it arrives, one JSON document a line with -o json."""
-    for sample in session.stub.TailTelemetry(fleet_pb2.TailTelemetryRequest(selector=selector)):
+    request = fleet_pb2.TailTelemetryRequest(selector=selector)
+
+    def say(sample: fleet_pb2.TelemetrySample) -> None:
         if session.output == "json":
             session.out.file.write(printable_json(sample.json.strip()) + "\n")
             session.out.file.flush()
-            continue
-        health = json.loads(sample.json)
-        at = units.local(sample.at, with_date=False)
-        session.out.print(
-            one_line(f"{at}  {sample.device_id}  {_health_text(health)}"), markup=False
-        )
+        elif session.output == "name":
+            session.out.print(sample.device_id, markup=False)
+        else:
+            at = units.local(sample.at, with_date=False)
+            line = f"{at}  {sample.device_id}  {_health_text(json.loads(sample.json))}"
+            session.out.print(one_line(line), markup=False)
+
+    return follow.tail(session, lambda: session.stub.TailTelemetry(request), say)
 
 
 def _health_text(health: dict[str, Any]) -> str:

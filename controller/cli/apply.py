@@ -13,7 +13,7 @@ from controller.cli.problem import CliError
 from controller.cli.session import Session, common
 from lighterman.v1 import fleet_pb2
 
-KINDS = ("Profile", "Policy", "Group")
+KINDS = ("Recipe", "Profile", "Group", "Policy")
 FILE_BYTES = 1_000_000  # a profile has some hundred
 TOTAL_BYTES = 4_000_000
 

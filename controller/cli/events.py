@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from controller.cli import records, units
+from controller.cli import follow, records, units
 from controller.cli.printable import one_line, printable_json
 from controller.cli.session import Session, common
 from lighterman.v1 import fleet_pb2
@@ -79,12 +79,13 @@ def list_events(
 @event.command("tail")
 @_filters
 @common
-def tail(session: Session, device: str, rollout: str, model: str, kinds: tuple[str, ...]) -> None:
+def tail(session: Session, device: str, rollout: str, model: str, kinds: tuple[str, ...]) -> int:
     """Follow events as they are stored, until interrupted."""
     request = fleet_pb2.ListEventsRequest(
         device_id=device, rollout_id=rollout, model=model, kinds=kinds
     )
-    for item in session.stub.TailEvents(request):
+
+    def say(item: fleet_pb2.Event) -> None:
         if session.output == "json":
             import json
 
@@ -96,3 +97,5 @@ def tail(session: Session, device: str, rollout: str, model: str, kinds: tuple[s
         else:
             line = event_line(item, session.output == "wide")
             session.out.print(units.localise(line, session.now()), markup=False)
+
+    return follow.tail(session, lambda: session.stub.TailEvents(request), say)

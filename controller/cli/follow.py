@@ -1,11 +1,11 @@
-"""``--watch``: the same screen again and again; on a pipe only the lines that are new.
+"""``--watch``: the same screen again and again; on a pipe only the lines that are new. And tails.
 
 Ends by Ctrl-C, with exit code 0: whoever watches has seen enough.
 """
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -14,6 +14,7 @@ from controller.cli.session import Session
 
 EVERY_S = 2.0
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 # What only says that time passes makes no line new.
 _PASSING = re.compile(r"\d[\d.]* (?:s|min|h|d)\b(?: \d+ min)?(?: ago)?")
 
@@ -36,6 +37,18 @@ def follow(session: Session, show: Callable[[], object]) -> int:
             _redraw(session, show)
         else:
             _print_news(session, show)
+    except KeyboardInterrupt:
+        session.out.file.flush()
+    return 0
+
+
+def tail(session: Session, stream: Callable[[], Iterable[T]], say: Callable[[T], None]) -> int:
+    """Say each item as it comes, until interrupted; returns the exit code."""
+    if session.output == "yaml":
+        raise click.UsageError("a tail has no end; -o json gives one document a line")
+    try:
+        for item in stream():
+            say(item)
     except KeyboardInterrupt:
         session.out.file.flush()
     return 0

@@ -13,7 +13,7 @@ from controller.cli.devices import device
 from controller.cli.events import event
 from controller.cli.models import model
 from controller.cli.printable import printable
-from controller.cli.problem import EXIT_USAGE, CliError, from_rpc, render
+from controller.cli.problem import EXIT_FAILED, EXIT_USAGE, CliError, from_rpc, render
 from controller.cli.rollouts import rollout
 from controller.cli.session import CLOCK, Session
 from controller.cli.status import status
@@ -83,3 +83,6 @@ def run(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except OSError as error:  # standard output on a full disk; what else may fail says so itself
+        click.echo(f"error: the output cannot be written: {error.strerror or error}", err=True)
+        return EXIT_FAILED

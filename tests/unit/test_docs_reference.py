@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from controller.cli.apply import read_objects
 from controller.domain.build import parse_recipe
 from controller.domain.device import parse_profile
+from controller.domain.group import parse_group
 from controller.domain.ladder import parse_policy
 from controller.errors import InvalidError
 from controller.services.telemetry import ModelStatus, Telemetry, health_document
@@ -20,6 +22,7 @@ PARSERS: dict[str, Any] = {
     "Profile": parse_profile,
     "Policy": parse_policy,
     "Recipe": parse_recipe,
+    "Group": parse_group,
 }
 
 
@@ -41,6 +44,12 @@ def test_every_documented_object_is_taken(document: dict[str, Any]) -> None:
 def test_a_misspelt_key_is_refused(document: dict[str, Any]) -> None:
     with pytest.raises(InvalidError):
         PARSERS[document["kind"]](document["name"], {**document["spec"], "prioritee": 1})
+
+
+@pytest.mark.parametrize("document", objects(), ids=lambda d: d["kind"])
+def test_fleetctl_takes_every_documented_object(document: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "o.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    assert [one.kind for one in read_objects(tmp_path / "o.yaml")] == [document["kind"]]
 
 
 def test_every_kind_is_documented() -> None:
