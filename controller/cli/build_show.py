@@ -105,7 +105,7 @@ def _lines(item: fleet_pb2.Build) -> Iterator[tuple[str, str]]:
     for one in item.findings:
         yield "gate", f"{'holds  ' if one.ok else 'refused'}  {one.text}"
     if item.reason and not item.findings:
-        yield "why", item.reason
+        yield "why", item.reason.replace("\n", "; ")
     tools = ", ".join(f"{name} {item.tool_versions[name]}" for name in sorted(item.tool_versions))
     if tools:
         yield "tools", tools

@@ -207,19 +207,19 @@ def _show_table(session: Session, builds: list[fleet_pb2.Build]) -> None:
 
 def _below(item: fleet_pb2.Build) -> list[str]:
     """What a person has to know of a build that did not simply pass."""
-    ref = f"{item.model}:{item.version}"
+    ref, reason = f"{item.model}:{item.version}", item.reason.replace("\n", "; ")
     which = f"--profile {item.profile} --variant {item.variant} --recipe {item.recipe}"
     match item.state:
         case "overridden":
-            return [f"{override_text(item)} (refused: {item.reason})"]
+            return [f"{override_text(item)} (refused: {reason})"]
         case "failed":
             said = error_line(item.last_lines, item.reason)
             more = f"all lines of the job: fleetctl build show {ref} {which}"
-            return [item.reason, *([said] if said else []), *([more] if item.last_lines else [])]
+            return [reason, *([said] if said else []), *([more] if item.last_lines else [])]
         case "passed":
             return []
         case _:
-            return [item.reason] if item.reason else []
+            return [reason] if reason else []
 
 
 def _elsewhere(builds: list[fleet_pb2.Build]) -> list[str]:

@@ -86,6 +86,7 @@ def _given(conn: Connection, ctx: Ctx, view: BuildView, profile: str) -> dict[st
 
 
 def _state(view: BuildView) -> str:
+    reason = view.reason.replace("\n", "; ")
     match view.state:
         case "queued":
             return "queued: waits for a build worker"
@@ -93,9 +94,9 @@ def _state(view: BuildView) -> str:
             return f"running: {view.step or 'at work'}, {view.progress_pct:.0f} %"
         case "failed":
             tried = f", attempt {view.attempts}" if view.attempts > 1 else ""
-            return f"failed {moment(view.updated_at)}{tried}: {view.reason}"
+            return f"failed {moment(view.updated_at)}{tried}: {reason}"
         case "refused" if not view.build_id:
-            return f"refused {moment(view.updated_at)} before it was made: {view.reason}"
+            return f"refused {moment(view.updated_at)} before it was made: {reason}"
         case _:
             cached = ", compiled before for the same target" if view.cached else ""
             return f"{view.state} {moment(view.updated_at)}{cached}"

@@ -169,5 +169,5 @@ def missing_notes(spec: RolloutSpec, missing: Sequence[MissingRung]) -> list[str
 
 
 def _told(one: SeenRow) -> str:
-    state = state_of(one)
-    return f"{one.gate.key.recipe} {state}" + (f" ({one.gate.reason})" if one.gate.reason else "")
+    reason = one.gate.reason.replace("\n", "; ")
+    return f"{one.gate.key.recipe} {state_of(one)}" + (f" ({reason})" if reason else "")
