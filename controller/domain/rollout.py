@@ -15,6 +15,14 @@ from controller.errors import InvariantError
 
 DEFAULT_MIN_SAMPLES = 50
 DEFAULT_DEADLINE_S = 3600.0
+CALLED_BACK = "called back: "  # before the reason of what left by order, not by itself
+# What devices say when they left a version because they were told to, and found no fault with it.
+BY_ORDER = frozenset(
+    {
+        "the controller orders the previous version",
+        "the controller no longer orders this model here",
+    }
+)
 
 
 class Phase(StrEnum):
@@ -215,6 +223,16 @@ def on_report(current: AssignmentState, reported: AssignmentState) -> Reported:
     if reported not in _REACHABLE[current]:
         return Reported(current, False, f"{reported} cannot follow {current}")
     return Reported(reported, changed=True)
+
+
+def reason_of_report(known: str, reported: str) -> str:
+    """The reason that stays on record when a device's report changes its assignment.
+
+    A device that only obeyed says just that: then who called it back, and why, is worth more, and
+    it is told apart from one that found the version bad.
+    """
+    obeyed = known.startswith(CALLED_BACK) and reported in BY_ORDER
+    return known if obeyed else reported
 
 
 def _reach(start: AssignmentState) -> frozenset[AssignmentState]:

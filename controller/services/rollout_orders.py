@@ -9,7 +9,13 @@ from typing import Any
 
 from controller.domain.histogram import merged
 from controller.domain.ladder import Ladder
-from controller.domain.rollout import UNDERWAY, AssignmentState, RolloutSpec, parse_rollout_spec
+from controller.domain.rollout import (
+    CALLED_BACK,
+    UNDERWAY,
+    AssignmentState,
+    RolloutSpec,
+    parse_rollout_spec,
+)
 from controller.services.context import Ctx, Deps
 from controller.services.desired import Change, Composer, DesiredBook, Member, load_members
 from controller.services.rollout_checks import RungCauses, differs
@@ -26,7 +32,6 @@ Step = tuple[AssignmentRow, AssignmentState, str, Mapping[str, object]]
 _A = AssignmentState
 
 BASELINE = timedelta(minutes=15)
-CALLED_BACK = "called back: "  # before the reason of what left by order, not by itself
 RETIRED = "the device was retired"
 NEVER_OFFERED = "the rollout ended before it was offered"
 
@@ -151,7 +156,7 @@ def call_back(
         generation = generations.get(row.device_id)
         if row.state is not _A.ROLLING_BACK:
             values: Json = {"finished_at": None, "generation": generation or row.generation}
-            new.append((row, _A.ROLLING_BACK, f"called back: {reason}", values))
+            new.append((row, _A.ROLLING_BACK, f"{CALLED_BACK}{reason}", values))
         elif generation is not None:
             again.append((row, _A.ROLLING_BACK, row.reason, {"generation": generation}))
     for steps in (again, new):

@@ -10,7 +10,12 @@ from typing import Any
 
 from controller.domain.group import texts_of
 from controller.domain.ladder import Ladder
-from controller.domain.rollout import AssignmentState, RolloutSpec, parse_rollout_spec
+from controller.domain.rollout import (
+    CALLED_BACK,
+    AssignmentState,
+    RolloutSpec,
+    parse_rollout_spec,
+)
 from controller.domain.selection import Op, Selector, matches, order_key
 from controller.domain.selector import parse_filter
 from controller.domain.wave import Wave, parse_waves
@@ -35,7 +40,6 @@ from controller.services.rollout_checks import (
     missing_notes,
     needed_overrides,
 )
-from controller.services.rollout_orders import CALLED_BACK
 from controller.services.selections import nobody_matches, slips
 from controller.services.subjects import check_models, load_groups, read_selector
 from controller.store import assignments
@@ -140,16 +144,15 @@ def draft_rollout(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> Draft:
         groups=groups,
     )
     picked = _selected(conn, ctx, spec, composer)
-    members = picked.members
-    ids = [member.subject.device_id for member in members]
+    ids = [member.subject.device_id for member in picked.members]
     running = desired_models(conn, ids)
     tried = assignments.newest_tries(conn, spec.model, spec.version, ids)
     ready, unready, missing = _sorted_out(
-        composer, spec, members, running, {} if again(spec) else tried
+        composer, spec, picked.members, running, {} if again(spec) else tried
     )
     if not ready:
         raise RefusedError(
-            f"{_nobody(len(members))} can get {spec.model}:{spec.version}",
+            f"{_nobody(len(ids))} can get {spec.model}:{spec.version}",
             *(f"{one.device_id}: {one.reason}" for one in unready[:SHOWN]),
             *_way_out(spec, unready, tried, missing),
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from controller.domain.rollout import AssignmentState, Reported, on_report
+from controller.domain.rollout import AssignmentState, Reported, on_report, reason_of_report
 from controller.store.assignments import (
     AssignmentRow,
     get_assignment,
@@ -97,7 +97,8 @@ def take_report(
         if evidence.get("starved"):
             values["reason"] = reason  # still in probation, and no longer for the reason it had
     if result.changed:
-        values |= {"state": reported, "reason": reason, "finished_at": None}
+        kept = reason_of_report(row.reason, reason)
+        values |= {"state": reported, "reason": kept, "finished_at": None}
         values |= _stamps(row, reported, now)
     return result, replace(row, updated_at=now, **values) if values else row
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.store.lines import decode_line
+from controller.domain.rollout import BY_ORDER, CALLED_BACK
 from tests.faults.story import Story
 from tests.support.e2e_world import Fleet
 
@@ -69,7 +70,7 @@ def judge(explained: Json, events: Sequence[Json], struck: Sequence[Struck]) -> 
     if "superseded" in shown["phase_reason"]:
         return Why.SUPERSEDED, said
     left = [a for a in explained["assignments"] if a["state"] in ("ROLLED_BACK", "FAILED")]
-    own = [a for a in left if not _ordered(a["device_id"], events)]
+    own = [a for a in left if not _ordered(a, events)]
     found = [_of_device(one, events, struck) for one in own]
     if any(why is Why.UNEXPLAINED for why, _ in found):
         return Why.UNEXPLAINED, "; ".join(text for _, text in found)
@@ -80,14 +81,16 @@ def judge(explained: Json, events: Sequence[Json], struck: Sequence[Struck]) -> 
     return found[0][0], "; ".join(text for _, text in found)
 
 
-def _ordered(device: str, events: Sequence[Json]) -> bool:
-    """Whether the device was called back by the controller."""
-    orders = ("the controller orders", "the controller no longer orders")
-    return any(
-        e["device_id"] == device and e["kind"] == "assignment_rolling_back"
-        and str(e["reason"]).startswith(orders)
+def _ordered(one: Json, events: Sequence[Json]) -> bool:
+    """Whether the device only did as it was told: by its record, or by what it said itself."""
+    if str(one["reason"]).startswith(CALLED_BACK):
+        return True
+    said = [
+        str(e["reason"])
         for e in events
-    )  # fmt: skip
+        if (e["device_id"], e["kind"]) == (one["device_id"], "assignment_rolling_back")
+    ]
+    return bool(said) and said[-1] in BY_ORDER
 
 
 def _of_device(one: Json, events: Sequence[Json], struck: Sequence[Struck]) -> tuple[Why, str]:

@@ -87,6 +87,7 @@ class SimDevice:
     state: AssignmentState | None = None
     serving: dict[str, Any] | None = None
     committed: dict[str, Any] | None = None
+    before: dict[str, Any] | None = None  # what was committed before that; still on its disk
     told: set[str] = field(default_factory=set)  # rollouts whose manifest was fetched
     bad: set[str] = field(default_factory=set)  # rollouts left
     silent: bool = False
@@ -265,13 +266,24 @@ class World:
         if entry is not None and entry["rollout"] in device.bad:
             return
         device.order = entry
-        same = device.committed is not None and entry is not None and _same(device.committed, entry)
-        device.state = None if entry is None or same else A.OFFERED
+        back = device.before
+        known = device.committed is not None and entry and _same(device.committed, entry)
+        is_back = back is not None and entry and _same(back, entry, "rollout")
+        device.state = None if entry is None or known or is_back else A.OFFERED
         if device.state is None:  # back on what it had, or on nothing
-            device.serving = entry
-            device.committed = entry
+            self._obey(device, entry)
+            device.serving = device.committed = entry
+            device.before = None if is_back else back
             device.applied = device.seen
             self._report(device, A.COMMITTED, entry, applied=True)
+
+    def _obey(self, device: SimDevice, entry: dict[str, Any] | None) -> None:
+        """A version that answers and is not ordered any more is left, and the agent says so."""
+        left = device.serving
+        if entry is None or left is None or left["rollout"] == entry["rollout"]:
+            return
+        for state in (A.ROLLING_BACK, A.ROLLED_BACK):
+            self._report(device, state, left, reason="the controller orders the previous version")
 
     def _go_on(self, device: SimDevice) -> None:
         if device.order is None or device.state is None:
@@ -294,7 +306,8 @@ class World:
         if device.state is A.ACTIVATED:
             device.serving = device.order
         if done:
-            device.committed, device.applied = device.order, device.seen
+            device.before, device.committed = device.committed, device.order
+            device.applied = device.seen
         evidence = {"inferences": 10, "errors": 0} if done else None
         self._report(device, device.state, device.order, applied=done, evidence=evidence)
         if done:
@@ -409,8 +422,8 @@ class World:
             assert wanted == runs, f"{device.device_id} should run {wanted}, runs {runs}"
 
 
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(one[key] == other[key] for key in ("version", "ladder"))
+def _same(one: Mapping[str, Any], other: Mapping[str, Any], *more: str) -> bool:
+    return all(one[key] == other[key] for key in ("version", "ladder", *more))
 
 
 @contextmanager

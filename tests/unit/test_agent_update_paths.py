@@ -33,6 +33,7 @@ from agent.domain.orders import orders_of
 from agent.domain.probation import Cause, RollBack, Wait
 from agent.domain.transition import may_roll_back
 from agent.domain.update import step
+from controller.domain.rollout import BY_ORDER
 from tests.support.releases import canonical, manifest_body, model_body, release
 from tests.support.update_world import answer_of, prove, reports, run
 
@@ -181,6 +182,9 @@ def test_the_controller_orders_the_previous_version() -> None:
     for state in (upto(Phase.PROBATION), committed(V1, V2)):
         after, done = run(state, [NewDesired(V1, 9)])
         assert reports(done)[:2] == [("r-2", "ROLLING_BACK"), ("r-2", "ROLLED_BACK")]
+        # The controller knows by these words that nobody found the version bad.
+        told = [i for i in done if isinstance(i, Report) and i.rollout == "r-2"]
+        assert {one.reason for one in told} <= BY_ORDER
         assert reports(done)[-1] == ("r-1", "COMMITTED")
         assert not [i for i in done if isinstance(i, Fetch)]
         assert (after.phase, after.current) == (Phase.COMMITTED, Slot(V1, committed=True))
@@ -357,6 +361,7 @@ def test_a_person_may_go_back_where_the_latch_holds_the_agent() -> None:
 def test_no_longer_named_means_back_to_what_was_before() -> None:
     after, done = run(upto(Phase.PROBATION), [NewDesired(None, 9)])
     assert (after.phase, after.current) == (Phase.ROLLED_BACK, Slot(V1, committed=True))
+    assert after.reason in BY_ORDER
     first, done = run(NEW, [NewDesired(V1, 1), NewDesired(None, 2)])
     assert (first.phase, first.current) == (Phase.FAILED, Slot(V1))
     assert reports(done)[-2:] == [("r-1", "ROLLING_BACK"), ("r-1", "FAILED")]

@@ -5,6 +5,8 @@ from itertools import product
 import pytest
 
 from controller.domain.rollout import (
+    BY_ORDER,
+    CALLED_BACK,
     CLOSED,
     DEFAULT_DEADLINE_S,
     LEGAL,
@@ -18,6 +20,7 @@ from controller.domain.rollout import (
     check_state,
     on_report,
     parse_rollout_spec,
+    reason_of_report,
 )
 from controller.domain.wave import DEFAULT_WAVES
 from controller.errors import InvalidError
@@ -58,6 +61,15 @@ def test_reports_move_forward_or_not_at_all(before: A, after: A) -> None:
     else:
         assert found.ignored
         assert found.state is before
+
+
+def test_who_obeyed_keeps_the_word_of_who_called_it_back() -> None:
+    called = f"{CALLED_BACK}rolled back by ana: complaints"
+    for obeyed in BY_ORDER:
+        assert reason_of_report(called, obeyed) == called
+        assert reason_of_report("it answers requests", obeyed) == obeyed
+    # Called back and bad here as well: what the device found weighs more.
+    assert reason_of_report(called, "5 inferences in a row") == "5 inferences in a row"
 
 
 def test_a_report_may_skip_steps_but_not_the_offer() -> None:
