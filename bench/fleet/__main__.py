@@ -26,6 +26,7 @@ GOALS = {
     "offered_s": 10.0,
     "ack_p99_s": 2.0,
     "halt_s": 2.0,
+    "halt_behind": 0,
     "controller_cpu_cores": 0.5,
     "shed": 0,
 }

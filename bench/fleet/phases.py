@@ -117,13 +117,14 @@ def measure_halt(world: World, operator: Operator, devices: int) -> Figures:
         wait_over(world, operator, rollout, "ROLLED_BACK")
     sent = min(one.at for one in _of(world, "reported", rollout, "ROLLING_BACK"))
     fetched = by_device([one for one in _of(world, "fetched", rollout) if one.version == BAD])
-    offers = [one.at for one in commits.of("assignment_offered", rollout)]
-    decided = commits.of("rollout_phase", rollout, "ROLLING_BACK")
-    last = max(*offers, *fetched.values())
+    offers = commits.of("assignment_offered", rollout)
+    (halt,) = commits.of("rollout_phase", rollout, "ROLLING_BACK")
+    last = max(*(one.at for one in offers), *fetched.values())
     return {
         "halt_s": round(max(0.0, last - sent), 3),
-        "halt_decided_s": round(decided[0].at - sent, 3),
-        "halt_last_commit_s": round(max(offers) - sent, 3),
+        "halt_last_commit_s": round(max(one.at for one in offers) - sent, 3),
+        "halt_decided_s": round(halt.at - sent, 3),
+        "halt_behind": sum(one.number > halt.number for one in offers),
         "halt_offered": len(offers),
         "halt_fetched": len(fetched),
         "halt_fetched_after": sum(at > sent for at in fetched.values()),
