@@ -164,6 +164,8 @@ def test_the_outbox_keeps_order_until_told(store: Store) -> None:
         outbox.done(conn, [])
         assert [row.payload for row in outbox.take(conn)] == [b"two"]
         assert [row.number for row in outbox.take(conn, 1)] == [rows[1].number]
+        assert outbox.take(conn, after=rows[1].number) == []
+        assert outbox.take(conn, after=rows[0].number)[0].payload == b"two"
 
 
 def test_labels_are_set_and_removed(store: Store) -> None:

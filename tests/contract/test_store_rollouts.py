@@ -163,6 +163,13 @@ def test_reports_move_an_assignment_along_and_never_raise(store: Store) -> None:
         assert (row.state, row.activated_at, row.finished_at) == (A.COMMITTED, after(1), after(1))
         assert row.evidence["n"] == 212
         assert row.evidence["STAGED"] == 1
+        assert not reported.has_left(conn, rollout_id)
+        assert report(A.ROLLING_BACK)
+        assert reported.has_left(conn, rollout_id)
+        assert not reported.has_left(conn, "r-333333")
+        found = rollouts.find_rollout(conn, rollout_id)
+        assert found == rollouts.get_rollout(conn, PROJECT, rollout_id)
+        assert rollouts.find_rollout(conn, "r-333333") is None
         unknown = reported.record_report(conn, "x", rollout_id, A.STAGED, "", None, NOW)
         assert unknown.ignored
 
