@@ -76,6 +76,7 @@ def test_both_recipes_are_built_with_evidence(heavy: tuple[Path, Done], files: P
             (found.eager_p50_ms, found.eager_p50_interval_ms),
         ):
             assert sure is not None
+            assert value is not None
             assert sure.n >= 6
             assert sure.low <= sure.value == value <= sure.high
         assert found.p50_interval_ms is not None
