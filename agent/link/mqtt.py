@@ -25,6 +25,9 @@ KEEPALIVE_S = 60
 CONNECT_S = 10.0
 MAX_QUEUED = 1000
 SOON_S = 1.0
+# Only one that held so long ends the waiting: two holders of one name would throw each other out
+# several times a second, for good.
+STEADY_S = 20.0
 # It closed this session on purpose: another one has the name, or an operator wants it out.
 _TURNED_AWAY = ("Session taken over", "Administrative action", "Not authorized", "Banned")
 
@@ -131,14 +134,14 @@ class MqttLink:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
-            was_up = False
+            held = False
             try:
-                was_up = self._one_connection()
+                held = self._one_connection()
             except Exception as error:  # noqa: BLE001 - without this thread no doorbell rings again
                 self._events.connected(False, f"broker: {type(error).__name__}: {error}")
             if self._stopping.is_set():
                 return
-            if was_up:
+            if held:
                 self._backoff.succeeded()
             if not self._wake.is_set():
                 self._wake.wait(self._backoff.failed())
@@ -148,8 +151,8 @@ class MqttLink:
                 self._stopping.wait(self._backoff.spread(SOON_S, 1.0))
 
     def _one_connection(self) -> bool:
-        """Connect and stay until it breaks. True when it was up."""
-        came_up = False
+        """Connect and stay until it breaks. True when it was up, and steady."""
+        came_up = steady = False
         endpoint: Endpoint | None = None
         try:
             endpoint = self._endpoint()
@@ -160,6 +163,7 @@ class MqttLink:
             client.connect(endpoint.host, endpoint.port, keepalive=KEEPALIVE_S)
             # paho's own thread, not this one: only then does it alone touch the TLS socket.
             client.loop_start()
+            steady = not self._over.wait(STEADY_S)
             self._over.wait()
             client.loop_stop()
             if not self._up.is_set() and not self._refused and not self._stopping.is_set():
@@ -180,7 +184,7 @@ class MqttLink:
                 self._events.connected(False, why)
                 if self._ended in _TURNED_AWAY:
                     self._events.turned_away()
-        return came_up
+        return came_up and steady
 
     def _new_client(self) -> paho.Client:
         files = self._tls()
