@@ -95,7 +95,7 @@ def _state(view: BuildView) -> str:
         case "failed":
             tried = f", attempt {view.attempts}" if view.attempts > 1 else ""
             return f"failed {moment(view.updated_at)}{tried}: {reason}"
-        case "refused" if not view.build_id:
+        case "refused" if view.evidence is None:
             return f"refused {moment(view.updated_at)} before it was made: {reason}"
         case _:
             cached = ", compiled before for the same target" if view.cached else ""
@@ -148,7 +148,7 @@ def _next(view: BuildView, given: Mapping[str, PassedBuild]) -> list[str]:
             ]
         case "refused" if view.variant in given:
             return ["nothing has to be done: another build of the variant is used"]
-        case "refused" if not view.build_id:
+        case "refused" if view.evidence is None:
             return [f"once the reason is gone: fleetctl build run {ref} --profile {view.profile}"]
         case "refused":
             return [

@@ -11,6 +11,7 @@ from controller.domain.build import Recipe, parse_recipe
 from controller.domain.device import Profile, parse_profile
 from controller.domain.gate import recipes_of
 from controller.errors import RefusedError
+from controller.services.build_explanations import explain_builds
 from controller.services.builds import list_builds, retry_build, start_build
 from controller.services.desired import load_members, make_composer
 from controller.services.jobs import complete_job, put_output
@@ -134,6 +135,12 @@ def test_what_a_worker_lacks_refuses_those_builds_alone(world: World) -> None:
         "openvino-int8": "refused",
     }
     assert "needs nncf" in views["openvino-int8"].reason
+    (why,) = explain_builds(
+        world.deps, world.ctx, model="digits", version="1.0.0", recipe="openvino-int8"
+    )
+    told = {fact.topic: fact.text for fact in why.facts}
+    assert "before it was made: it needs nncf" in told["state"]
+    assert "another build of the variant is used" in told["next"]
     assert views["openvino-int8"].last_lines == ()
     # A worker that has it by now builds it, and nothing else again.
     assert retry_build(world.deps, world.ctx, model="digits", version="1.0.0")
