@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 
 from agent.clock import SystemClock
 from agent.errors import AgentError
-from agent.settings import Settings, load_settings
+from agent.settings import SETTINGS, Settings, load_settings
 from lighterman.extras import require_extra
 from lighterman.quiet import quiet_grpc
+from lighterman.settings import slips
 
 if TYPE_CHECKING:
     from agent.link.enrol import Enrolled
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     quiet_grpc()
     config = options.config or (CONFIG if CONFIG.exists() else None)
+    for line in slips(os.environ, SETTINGS):
+        print(f"warning: {line}", file=sys.stderr)
     try:
         settings = load_settings(
             {"state_dir": options.state_dir, "log": getattr(options, "log", None)}, config

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from agent.domain.ports import Identity
 from agent.finding import Finding, Verdict
-from agent.link.authority import parse_endpoint, reason_of
+from agent.link.authority import DEFAULT_PORT, parse_endpoint, reason_of
 from agent.link.keys import read_certificate
 from agent.store.identity import FileIdentityStore
 
 HANDSHAKE_S = 5.0
 ASK_S = 10.0
-_ENROL_PORT = 7444
 # OpenSSL's numbers of what is wrong with the certificate that the other side shows.
 _NOT_YET_VALID, _EXPIRED, _HOSTNAME, _IP_ADDRESS = 9, 10, 62, 64
 
@@ -41,9 +40,10 @@ class Traveller:
     def enrol_anew(self) -> str:
         """What to do when only another certificate helps."""
         host = self.identity.grpc_endpoint.rpartition(":")[0]
+        where = self.identity.enroll_endpoint or f"{host}:{DEFAULT_PORT}"
         return (
             f"enrol anew: stop the agent, move {self.state_dir} away, then"
-            f" lighterman-agent enroll --controller https://{host}:{_ENROL_PORT} --token TOKEN"
+            f" lighterman-agent enroll --controller https://{where} --token TOKEN"
         )
 
     def is_expired(self) -> bool:

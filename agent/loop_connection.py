@@ -25,6 +25,8 @@ from agent.loop_tell import Teller
 
 log = logging.getLogger("agent")
 
+SAID_S = 600.0
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionParts:
@@ -51,6 +53,8 @@ class Connection:
         self._mqtt_endpoint = parts.identity.mqtt_endpoint
         self._up: dict[str, bool] = {}
         self._why: dict[str, str] = {}
+        # Why the broker put this device out, once that was said, and how long it is not said again.
+        self._put_out, self._silent_until, self._fell = "", 0.0, False
         self._leaving = False  # the broker's connection ends because this side wants another
         self._session = ControllerSession(
             SessionParts(
@@ -75,7 +79,7 @@ class Connection:
                 doorbell=self._session.ring,
                 ack=lambda point: self._sender.acked(point),
                 connected=self._on_mqtt,
-                turned_away=self._session.ask_soon,
+                turned_away=self._on_turned_away,
             ),
         )
         self._sender = SpoolSender(
@@ -150,6 +154,7 @@ class Connection:
 
     def _on_controller(self, error: LinkError | None) -> None:
         if error is None and not self._up.get("controller"):
+            self._put_out = ""
             self._mqtt.try_soon()  # what kept the one away may have kept the other
         todo = ""
         if error is None:
@@ -162,19 +167,33 @@ class Connection:
 
     def _on_mqtt(self, up: bool, why: str) -> None:
         if up:
-            log.info("connected to the broker at %s", self._mqtt_endpoint)
+            if not self._is_old(self._put_out):  # else it is not known yet whether it lasts
+                log.info("connected to the broker at %s", self._mqtt_endpoint)
             if "broker" in self._up:
                 self._session.look_again()  # it was away, so the controller may have been, too
         elif self._leaving:
             self._leaving = False
             why = "connecting anew"
         else:
-            if self._up.get("broker"):
+            self._fell = bool(self._up.get("broker"))
+            if self._fell:
                 self._session.without_doorbell()
-            if self._why.get("broker") != why:
+            if not self._is_old(why) and self._why.get("broker") != why:
+                self._put_out = ""
                 log.warning("%s", why)
         self._sender.wake()
         self._tell("broker", up, why)
+
+    def _on_turned_away(self) -> None:
+        if self._fell:  # another holder of the name, or an operator: it will happen again
+            self._put_out = self._why["broker"]
+            self._silent_until = self._parts.clock.monotonic() + SAID_S
+        self._session.ask_soon()
+
+    def _is_old(self, why: str) -> bool:
+        """Whether the log has it that the broker puts this device out, and for this reason."""
+        silent = self._parts.clock.monotonic() < self._silent_until
+        return silent and bool(why) and why == self._put_out
 
     def _tell(self, what: str, up: bool, why: str) -> None:
         """For `status`: the time is that of the last change between up and down."""

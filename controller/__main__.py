@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lighterman.extras import require_extra
 from lighterman.quiet import quiet_grpc
+from lighterman.settings import slips
 
 if TYPE_CHECKING:
     from controller.settings import Settings
@@ -101,8 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _settings(options: argparse.Namespace) -> "Settings":
     from controller.errors import InvalidError
-    from controller.settings import load_settings
+    from controller.settings import SETTINGS, load_settings
 
+    for line in slips(os.environ, SETTINGS):
+        print(f"warning: {line}", file=sys.stderr)
     flags: dict[str, str] = {}
     for pair in options.set:
         name, equals, value = pair.partition("=")

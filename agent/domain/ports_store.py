@@ -104,7 +104,10 @@ class Spool(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this device is and whom it believes. PEM; `signing_keys` are raw Ed25519 by key id."""
+    """Who this device is and whom it believes. PEM; `signing_keys` are raw Ed25519 by key id.
+
+    `enroll_endpoint` is where it enrolled, for words alone; empty where that was not kept.
+    """
 
     device_id: str
     project: str
@@ -114,6 +117,7 @@ class Identity:
     signing_keys: Mapping[str, bytes]
     grpc_endpoint: str
     mqtt_endpoint: str
+    enroll_endpoint: str = ""
 
 
 class IdentityStore(Protocol):

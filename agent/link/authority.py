@@ -86,12 +86,21 @@ def parse_endpoint(text: str) -> Endpoint:
 def find_authority(endpoint: Endpoint, fingerprint: str, timeout_s: float = 10.0) -> str:
     """The PEM of the CA whose sha256 is `fingerprint`, from the chain that `endpoint` sends.
 
-    EnrolError when nothing answers, or when no certificate of the chain has that fingerprint.
+    EnrolError when nothing answers, when no certificate of the chain has that fingerprint, or
+    when it is that controller, but hangs up on who has no certificate yet.
     """
-    chain = _received_chain(endpoint, timeout_s)
+    chain, stays = _received_chain(endpoint, timeout_s)
     for der in chain:
-        if hashlib.sha256(der).hexdigest() == fingerprint:
-            return ssl.DER_cert_to_PEM_cert(der)
+        if hashlib.sha256(der).hexdigest() != fingerprint:
+            continue
+        if not stays:
+            raise EnrolError(
+                f"{endpoint} belongs to this controller, but hangs up on a device without a"
+                " certificate: it is not the port for enrolment",
+                f"that is {DEFAULT_PORT} unless `listen.enroll` says another:"
+                f" --controller https://{Endpoint(endpoint.host, DEFAULT_PORT)}",
+            )
+        return ssl.DER_cert_to_PEM_cert(der)
     # The authority comes last in a chain; what stands before says nothing to who compares.
     seen = f"sha256:{hashlib.sha256(chain[-1]).hexdigest()}" if chain else "none"
     raise EnrolError(
@@ -103,7 +112,8 @@ def find_authority(endpoint: Endpoint, fingerprint: str, timeout_s: float = 10.0
     )
 
 
-def _received_chain(endpoint: Endpoint, timeout_s: float) -> list[bytes]:
+def _received_chain(endpoint: Endpoint, timeout_s: float) -> tuple[list[bytes], bool]:
+    """The certificates that were shown, and whether the server stays on the line after that."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # nothing is trusted here but the fingerprint
     context.verify_mode = ssl.CERT_NONE
@@ -115,12 +125,23 @@ def _received_chain(endpoint: Endpoint, timeout_s: float) -> list[bytes]:
             _quiet_close(),
             context.wrap_socket(raw, server_hostname=endpoint.host) as tls,
         ):
-            return list(_chain_of(tls))
+            return list(_chain_of(tls)), _stays(tls)
     except (OSError, ssl.SSLError) as error:
         raise EnrolError(
             f"controller at {endpoint} does not answer ({reason_of(error)})",
             "check the address, and that `lighterman-controller serve` runs there",
         ) from error
+
+
+def _stays(tls: ssl.SSLSocket) -> bool:
+    # HTTP/2 begins with words of the server; who asks for a certificate hangs up instead, but with
+    # TLS 1.3 only when the handshake is over for the client.
+    try:
+        return tls.recv(1) != b""
+    except TimeoutError:
+        return True
+    except (OSError, ssl.SSLError):
+        return False
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ fit the key.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 
@@ -87,7 +87,9 @@ def enrol(
             if not error.retryable or backoff.tries + 1 >= tries:
                 raise EnrolError(_told(error, backoff), error.hint, fault=error.fault) from error
             wait(backoff.failed(error.retry_after_s))
-    identity = read_identity(tried.answer, tried.key_pem, tried.ca_pem)
+    identity = replace(
+        read_identity(tried.answer, tried.key_pem, tried.ca_pem), enroll_endpoint=str(endpoint)
+    )
     store.keep_next(identity)
     store.promote()
     store.drop_request(purpose)

@@ -16,6 +16,9 @@ told so.
 """
 
 import contextlib
+import errno
+import os
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -79,15 +82,18 @@ class InferenceServer:
 
     def start(self) -> str:
         """Listen; gives HOST:PORT. UnavailableError when the address cannot be had."""
+        host, _, number = self._listen.rpartition(":")
         try:
+            _try_address(host.strip("[]"), int(number))  # gRPC itself would only say that it failed
             port = self._server.add_insecure_port(self._listen)
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
+            why = getattr(error, "strerror", "") or str(error)
             raise UnavailableError(
-                f"cannot listen on {self._listen}: {error}",
-                "another process may have it; choose another with serve.grpc",
+                f"cannot listen on {self._listen}: {why.lower()}",
+                "another process may have it; choose another with serve.grpc"
+                " (LIGHTERMAN_SERVE_GRPC)",
             ) from error
         self._server.start()
-        host = self._listen.rpartition(":")[0]
         return f"{host}:{port}"
 
     def requests(self) -> dict[tuple[str, str], int]:
@@ -215,6 +221,27 @@ class Servicer(pb_grpc.GRPCInferenceServiceServicer):
             return not self._stopping.is_set() and not self._served.card(model).not_ready
         except UnknownModelError:
             return False
+
+
+def _try_address(host: str, port: int) -> None:
+    """Listen there for a moment; OSError says why it cannot be. One address of a name is enough."""
+    free, failed = False, OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does
+                probe.bind(address)
+                probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+            failed = error
+        else:
+            free = True
+    if not free:
+        raise failed
 
 
 def _abort(context: grpc.ServicerContext, error: AgentError) -> NoReturn:

@@ -60,6 +60,7 @@ class FileIdentityStore:
             "signing_keys": {k: v.hex() for k, v in identity.signing_keys.items()},
             "grpc_endpoint": identity.grpc_endpoint,
             "mqtt_endpoint": identity.mqtt_endpoint,
+            "enroll_endpoint": identity.enroll_endpoint,
             "digest": _digest_of(identity),
         }
         self._disk.write_atomic(folder / "identity", encode_line(facts))
@@ -139,6 +140,7 @@ class FileIdentityStore:
                 signing_keys={k: bytes.fromhex(v) for k, v in facts["signing_keys"].items()},
                 grpc_endpoint=facts["grpc_endpoint"],
                 mqtt_endpoint=facts["mqtt_endpoint"],
+                enroll_endpoint=str(facts.get("enroll_endpoint", "")),
                 **pems,
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -175,6 +177,8 @@ def _digest_of(identity: Identity) -> str:
     seen = hashlib.sha256(keys.encode())
     for text in (plain.device_id, plain.project, plain.grpc_endpoint, plain.mqtt_endpoint):
         seen.update(text.encode() + b"\0")
+    if plain.enroll_endpoint:  # younger than the other facts
+        seen.update(plain.enroll_endpoint.encode() + b"\0")
     for pem in (plain.certificate_pem, plain.key_pem, plain.ca_pem):
         seen.update(pem + b"\0")
     return seen.hexdigest()

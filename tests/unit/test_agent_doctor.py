@@ -101,6 +101,17 @@ def test_the_controllers_own_words_come_with_what_to_do(
     assert todo in found.todo
 
 
+@pytest.mark.parametrize(
+    ("kept", "told"), [("fleet.example:17444", "fleet.example:17444"), ("", "127.0.0.1:7444")]
+)
+def test_it_enrols_anew_where_it_enrolled(tmp_path: Path, kept: str, told: str) -> None:
+    with serving(Trust.create()) as server:
+        who = device_of(server, tmp_path, lambda i: replace(i, enroll_endpoint=kept))
+        server.script.fail["GetDesired"] = (grpc.StatusCode.PERMISSION_DENIED, "it was revoked")
+        found = look_at_controller(who)
+    assert f"enroll --controller https://{told} --token TOKEN" in found.todo
+
+
 def test_an_expired_certificate_is_not_blamed_on_the_network(tmp_path: Path) -> None:
     with serving(trust_with(-HOUR / 2)) as server:
         ended = with_certificate_of(server.trust.authority, -2 * HOUR)

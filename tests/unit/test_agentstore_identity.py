@@ -9,6 +9,7 @@ import pytest
 from agent.domain.ports import Identity
 from agent.errors import IdentityError
 from agent.store.identity import FileIdentityStore
+from agent.store.lines import decode_line, encode_line
 from tests.support.disks import LossyDisk, PowerCutError, everything, nothing, some
 
 OLD = Identity(
@@ -49,6 +50,29 @@ def test_the_next_identity_takes_over_only_when_promoted(tmp_path: Path) -> None
     assert Path(again.key_path()).stat().st_mode & 0o777 == 0o600
     # Old keys are gone.
     assert [p.read_bytes() for p in tmp_path.glob("*/key.pem")] == [b"new key"]
+
+
+def test_an_identity_of_before_is_read_and_a_changed_one_is_not(tmp_path: Path) -> None:
+    store = FileIdentityStore(tmp_path)
+    store.keep_next(replace(OLD, enroll_endpoint="fleet.example:7444"))
+    store.promote()
+    known = store.current()
+    assert known is not None
+    assert known.enroll_endpoint == "fleet.example:7444"
+    (file,) = tmp_path.glob("*/identity")
+    facts = decode_line(file.read_bytes().rstrip(b"\n"))
+    file.write_bytes(encode_line({**facts, "enroll_endpoint": "elsewhere.example:7444"}))
+    with pytest.raises(IdentityError, match="do not belong together"):
+        store.current()
+    # Who enrolled before this was kept has the digest of the other facts alone.
+    other = FileIdentityStore(tmp_path / "before")
+    other.keep_next(OLD)
+    other.promote()
+    (file,) = (tmp_path / "before").glob("*/identity")
+    facts = decode_line(file.read_bytes().rstrip(b"\n"))
+    assert facts.pop("enroll_endpoint") == ""
+    file.write_bytes(encode_line(facts))
+    assert other.current() == OLD
 
 
 def test_requests_wait_by_purpose(tmp_path: Path) -> None:

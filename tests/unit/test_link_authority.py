@@ -69,6 +69,17 @@ def test_the_authority_of_the_token_is_found(server: LinkServer) -> None:
     assert pem.strip() == trust.authority.certificate_pem.decode().strip()
 
 
+def test_another_port_of_the_same_controller_is_named(server: LinkServer) -> None:
+    there = Endpoint("127.0.0.1", server.port)
+    with pytest.raises(EnrolError, match="not the port for enrolment") as caught:
+        find_authority(there, server.trust.authority.fingerprint)
+    assert str(there) in caught.value.message
+    assert caught.value.hint.endswith("--controller https://127.0.0.1:7444")
+    # The negative control: of another controller the port does not matter.
+    with pytest.raises(EnrolError, match="not the one that made this token"):
+        find_authority(there, Trust.create().authority.fingerprint)
+
+
 def test_another_controller_is_refused(server: LinkServer) -> None:
     other = Trust.create().authority.fingerprint
     with pytest.raises(EnrolError, match="not the one that made this token") as caught:

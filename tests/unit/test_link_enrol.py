@@ -41,6 +41,7 @@ def test_a_device_enrols(server: LinkServer, tmp_path: Path) -> None:
     assert known == done.identity
     assert (known.device_id, known.project) == ("dev-1", "default")
     assert known.grpc_endpoint == server.grpc_endpoint
+    assert known.enroll_endpoint == f"127.0.0.1:{server.enrol_port}"
     assert list(known.signing_keys) == [k.key_id for k in server.trust.signer.public_keys()]
     assert fits_key(known.certificate_pem, known.key_pem)
     assert read_certificate(store.certificate_path()).common_name == "dev-1"

@@ -17,6 +17,7 @@ from agent.domain.capability import Capabilities
 from agent.domain.ports import Identity
 from agent.link.authority import Endpoint
 from agent.link.backoff import Backoff
+from agent.link.errors import LinkError, LinkFault
 from agent.link.mqtt import MqttEvents, MqttLink, TlsFiles
 from agent.link.seals import INLINE
 from agent.loop_connection import Connection, ConnectionParts
@@ -157,3 +158,41 @@ def test_the_broker_is_tried_when_the_controller_is_back(
         wait_for(lambda: shown["controller_state"] == "connected", 10, "the controller again")
         wait_for(lambda: door.knocks == 3, 10, "a knock at the broker, soon after")
         again.stop()
+
+
+PUT_OUT = "connection to the broker at 127.0.0.1:1 ended (Session taken over)"
+CUT = "connection to the broker at 127.0.0.1:1 ended (Unspecified error)"
+
+
+def come_and_go(made: Connection, times: int, why: str, put_out: bool) -> None:
+    for _ in range(times):
+        made._on_mqtt(True, "")
+        made._on_mqtt(False, why)
+        if put_out:
+            made._on_turned_away()
+
+
+def test_a_cause_for_which_it_is_put_out_is_said_once(
+    tmp_path: Path, door: Door, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "agent")
+    server = LinkServer(Trust.create())
+    with connection(server, tmp_path, door) as (made, shown):
+        wait_for(lambda: shown.get("controller_state") == "connected", 10, "the controller")
+
+        def said(what: str) -> int:
+            return sum(what in record.getMessage() for record in caplog.records)
+
+        come_and_go(made, 20, PUT_OUT, put_out=True)
+        assert (said("connected to the broker"), said("taken over")) == (1, 1)
+        # The negative control: a network that comes and goes is said every time.
+        come_and_go(made, 3, CUT, put_out=False)
+        assert said("Unspecified") == 3
+        # Once the controller takes this device again, the next connection is news, and so is
+        # what ends it.
+        made._on_controller(LinkError("in quarantine", "", fault=LinkFault.DENIED))
+        made._on_controller(None)
+        before = said("connected to the broker")
+        come_and_go(made, 2, PUT_OUT, put_out=True)
+        assert (said("connected to the broker"), said("taken over")) == (before + 1, 2)
+    server.stop()

@@ -221,7 +221,23 @@ def test_the_wait_for_a_thread_of_the_server_is_part_of_the_queue(api: Api) -> N
     assert window.queue_age_max_s > 0.6 * window.service.sum_s
 
 
-def test_a_taken_address_is_a_clear_error(api: Api) -> None:
+def test_a_taken_address_is_a_clear_error(api: Api, capfd: pytest.CaptureFixture[str]) -> None:
     second = InferenceServer(api.bench.host, api.bench.clock, "x", api.address)
-    with pytest.raises(UnavailableError, match=f"cannot listen on {api.address}"):
+    with pytest.raises(UnavailableError) as caught:
         second.start()
+    assert str(caught.value) == (
+        f"cannot listen on {api.address}: address already in use\n"
+        "  another process may have it; choose another with serve.grpc (LIGHTERMAN_SERVE_GRPC)"
+    )
+    # gRPC's own line is no help, and comes before ours.
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("listen", "why"),
+    [("192.0.2.1:0", "cannot assign requested address"), ("nowhere.invalid:0", "")],
+)
+def test_an_address_of_others_is_a_clear_error(api: Api, listen: str, why: str) -> None:
+    server = InferenceServer(api.bench.host, api.bench.clock, "x", listen)
+    with pytest.raises(UnavailableError, match=f"cannot listen on {listen}: {why}"):
+        server.start()
