@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from controller.domain.device import DeviceState
 from controller.domain.rollout import LIVE, OPEN, AssignmentState
 from controller.domain.words import count_of, moment, ms, times_ms
 from controller.errors import NotFoundError
@@ -72,12 +73,12 @@ def explain_device(deps: Deps, ctx: Ctx, device_id: str) -> tuple[Fact, ...]:
         desired = get_desired(conn, device_id)
         entries: dict[str, Json] = {} if desired is None else dict(desired.models)
         running = what_runs(conn, ctx.project, row)
-        facts: list[Fact] = []
+        facts = _quarantine(conn, ctx, row)
         for model in sorted({*entries, *running}):
             facts += _model(conn, ctx, row, model, entries.get(model), running.get(model))
         if desired is not None and row.applied_generation < desired.generation:
             facts.append(_generation(conn, row, desired.generation))
-        if not facts:
+        if not entries and not running:
             facts.append(Fact("runs", "nothing: no rollout has reached it yet"))
         return (*facts, *_last(events.list_events(conn, ctx.project, device_id=device_id, limit=6)))
 
@@ -107,6 +108,18 @@ def explain_rollout(deps: Deps, ctx: Ctx, rollout_id: str) -> RolloutExplanation
         return RolloutExplanation(view, facts, view_assignments(conn, rollout_id))
 
 
+def _quarantine(conn: Connection, ctx: Ctx, row: DeviceRow) -> list[Fact]:
+    """Why nothing that it says is taken."""
+    if row.state != DeviceState.QUARANTINED:
+        return []
+    said = events.list_events(
+        conn, ctx.project, device_id=row.device_id, kinds=("device_quarantined",), limit=1
+    )
+    why = f"since {moment(said[-1].at)}, {said[-1].reason}; " if said else ""
+    text = f"{why}it serves on what it has; fleetctl device accept {row.device_id} lets it back in"
+    return [Fact("quarantine", text, tuple(str(one.number) for one in said))]
+
+
 def _model(
     conn: Connection,
     ctx: Ctx,
@@ -132,6 +145,9 @@ def _model(
     newest = _newest(mine, shown)
     if newest is not None:
         facts.append(_version(conn, ctx, newest, entry_of(shown, entry, mine)))
+        if _is_of_before(newest, row):
+            gone = "what it had committed before is not on its disk any more"
+            facts.append(Fact("enrolled", f"anew at {moment(row.enrolled_at)}: {gone}"))
     facts += [_left(one) for one in mine if one.version != shown and _was_left_last(one, mine)]
     if shown and row.profile:
         facts += _builds(
@@ -139,9 +155,15 @@ def _model(
             row.profile,
             entry_of(shown, entry, mine),
         )
-    if newest is not None and newest.state in LIVE and _keeps_previous(newest, mine):
+    anew = newest is not None and _is_of_before(newest, row)
+    if newest is not None and newest.state in LIVE and _keeps_previous(newest, mine) and not anew:
         facts.append(Fact("can return", f"{model}:{newest.previous_version}"))
     return facts
+
+
+def _is_of_before(row: AssignmentRow, device: DeviceRow) -> bool:
+    """Whether the device was enrolled anew since: on its new disk nothing of that is left."""
+    return row.activated_at is not None and row.activated_at < device.enrolled_at
 
 
 def _keeps_previous(row: AssignmentRow, rows: list[AssignmentRow]) -> bool:

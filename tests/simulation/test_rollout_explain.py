@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import update
 
 from controller.domain.rollout import AssignmentState, Phase
+from controller.services.device_sessions import LATE_S, check_live_boot
 from controller.services.explain import Fact, explain_device, explain_rollout
 from controller.services.reports import DeviceEnvelope, EventBody, accept_reports
 from controller.services.rollouts import start_rollout
-from controller.store import assignments, devices
+from controller.store import assignments, boots, devices
 from controller.store.tables import assignment
 from tests.simulation.rollout_world import MODEL, SimDevice, World
 
@@ -183,3 +184,36 @@ def test_the_last_events_name_the_phase_that_began(make_world: MakeWorld) -> Non
         if one.topic == "last"
     ]
     assert "rollout phase SUCCEEDED (1 device committed)" in last
+
+
+def test_a_new_disk_has_no_version_to_return_to(make_world: MakeWorld) -> None:
+    world = make_world(1)
+    with world.store.write() as conn:
+        devices.update_device(conn, "pi-00", enrolled_at=world.now)
+    deploy(world, "1.0.0")
+    deploy(world, "1.1.0")
+    before = explained(world)
+    assert before["can return"] == f"{MODEL}:1.0.0"
+    assert "enrolled" not in before
+    world.now += timedelta(seconds=5)
+    with world.store.write() as conn:
+        devices.update_device(conn, "pi-00", enrolled_at=world.now, boot_id=None)
+    told = explained(world)
+    assert "can return" not in told
+    assert told["enrolled"].startswith("anew at 2026-11-24T09:"), told
+
+
+def test_a_quarantine_is_told_with_its_reason(make_world: MakeWorld) -> None:
+    world = make_world(1)
+    assert explained(world)["runs"] == "nothing: no rollout has reached it yet"
+    deploy(world, "1.0.0")
+    assert "quarantine" not in explained(world)
+    with world.store.write() as conn:
+        boots.add_boot(conn, "pi-00", "2-b", 2, world.now)
+        devices.update_device(conn, "pi-00", boot_id="2-b")
+    world.now += timedelta(seconds=LATE_S + 1)
+    assert not check_live_boot(world.deps, world.ctx("pi-00"), "pi-00", "1-abc")
+    told = explained(world)
+    assert "two holders of one identity" in told["quarantine"]
+    assert "fleetctl device accept pi-00" in told["quarantine"]
+    assert told["version"].startswith("1.0.0: rollout ")
