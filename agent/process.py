@@ -90,7 +90,9 @@ def start_anew() -> NoReturn:
 
 # malloc.h of glibc.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_ARENAS = 2
+# One heap: of others malloc_trim keeps what is free at their end, ten megabytes of an idle agent if
+# it comes badly. Who waits for its lock waits for the interpreter's most of the time anyway.
+_ARENAS = 1
 # Pictures of megabytes are taken from the heap again and again: mapping each anew costs as much as
 # a small inference. What idle memory that leaves is given back by `trim_memory`.
 _MAPPED_FROM_BYTES = 32 * 1024 * 1024
@@ -98,7 +100,7 @@ _KEPT_BYTES = 64 * 1024 * 1024
 
 
 def tune_memory() -> None:
-    """Fewer heaps, and no mapping per request. Does nothing without glibc."""
+    """One heap, and no mapping per request. Does nothing without glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, _ARENAS)

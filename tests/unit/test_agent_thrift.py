@@ -1,5 +1,8 @@
 """What an idle device saves: telemetry that says nothing new, memory that nobody needs."""
 
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from agent.domain.news import is_felt_anew
 from agent.domain.ports import RungWindow
 from agent.link.convert import ModelStatus, TelemetryWindow
 from agent.loop_tell import QUIET_S, QUIET_WINDOWS, Teller
-from agent.process import Tidy, trim_memory, tune_memory
+from agent.process import _ARENAS, Tidy, trim_memory, tune_memory
 from agent.runtime.backend import Rests
 from agent.store.spool import FileSpool
 from tests.support.serving import Bench, scaled, values
@@ -124,6 +127,47 @@ def test_memory_is_given_back_once_when_it_has_become_quiet() -> None:
 def test_the_c_library_takes_it() -> None:
     tune_memory()
     trim_memory()
+
+
+# Thirty pictures are taken and freed by another thread than the first, as those that serve do.
+_PICTURES = """
+import ctypes, sys, threading
+import agent.process as process
+process._ARENAS = int(sys.argv[1])
+process.tune_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+
+def work():
+    taken = [0] * 30
+    for i in range(30):
+        taken[i] = libc.malloc(600_000)
+    for one in taken:
+        ctypes.memset(one, 1, 600_000)
+    for one in taken:
+        libc.free(one)
+    process.trim_memory()
+
+before = process.rss_bytes()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(process.rss_bytes() - before)
+"""
+
+
+def kept_bytes(arenas: int) -> int:
+    command = [sys.executable, "-c", _PICTURES, str(arenas)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_what_threads_freed_is_given_back() -> None:
+    assert kept_bytes(_ARENAS) < 4_000_000
+    # The negative control, as long as glibc keeps the end of its other heaps.
+    assert _ARENAS == 1
+    assert kept_bytes(2) > 10_000_000
 
 
 def test_a_model_that_nobody_asks_answers_the_same_after_its_rest(tmp_path: Path) -> None:
