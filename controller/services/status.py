@@ -17,9 +17,12 @@ from controller.services.builds import BuildView, list_builds
 from controller.services.context import Ctx, Deps
 from controller.services.devices import DeviceView, list_devices
 from controller.services.models import list_models
+from controller.services.rollout_plans import left_by_itself
 from controller.services.rollout_views import RolloutView, view_rollout
 from controller.services.rollouts import list_rollouts
 from controller.store import rollouts as rollout_store
+from controller.store.assignments import AssignmentRow
+from controller.store.reported import list_left_last
 from controller.store.rollouts import RolloutRow
 
 NAMED = 3
@@ -29,6 +32,7 @@ NEVER_GRACE, NEVER_GRACE_TEXT = timedelta(hours=1), "an hour"
 BUILD_TOLD = timedelta(days=7)
 ROLLOUT_TOLD = timedelta(days=1)
 RECENT = 5  # rollouts that ended badly, at most
+LOOKED_BACK = 100  # rollouts that succeeded, whose version a device may have left since
 WORKER_GRACE = timedelta(seconds=15)  # a worker needs so long to come after a start
 WORKER_SEEN = timedelta(minutes=1)
 BUILD_STATES = ("queued", "running", "passed", "overridden", "refused", "failed")
@@ -76,6 +80,8 @@ def get_status(deps: Deps, ctx: Ctx, process: ProcessFacts) -> StatusView:
     with deps.store.read() as conn:
         ended = rollout_store.list_rollouts(conn, ctx.project)
         recent = tuple(view_rollout(conn, ctx, row) for row in _ended_badly(ctx, ended))
+        succeeded = [row.rollout_id for row in ended if row.phase is Phase.SUCCEEDED]
+        left = list_left_last(conn, succeeded[:LOOKED_BACK])
     running = Counter(
         (one.model, one.version)
         for view in devices
@@ -87,6 +93,7 @@ def get_status(deps: Deps, ctx: Ctx, process: ProcessFacts) -> StatusView:
         *_process_problems(ctx, process, builds, deps.samples.shed),
         *_build_problems(_failures(deps, ctx, built, ended)),
         *_device_problems(ctx, devices),
+        *_left_problems(devices, left),
         *_rollout_problems(rollouts),
         *(
             f"rollout {one.rollout_id} {_failed(one)}"
@@ -264,6 +271,24 @@ def _devices(views: Sequence[DeviceView], text: str) -> str:
     more = f" and {len(views) - NAMED} more" if len(views) > NAMED else ""
     verb = "device is" if len(views) == 1 else "devices are"
     return f"{len(views)} {verb} {text}: {names}{more}"
+
+
+def _left_problems(devices: Sequence[DeviceView], left: Sequence[AssignmentRow]) -> list[str]:
+    """Devices that went back by themselves after the rollout's end, which does not tell of it."""
+    active = {view.device_id for view in devices if view.state == DeviceState.ACTIVE}
+    found: dict[str, list[str]] = {}
+    for row in left:
+        if row.device_id in active and left_by_itself(row):
+            found.setdefault(f"{row.model}:{row.version}", []).append(row.device_id)
+    problems = []
+    for ref, ids in found.items():
+        more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+        who = f"{count_of(len(ids), 'device')} left {ref}"
+        problems.append(
+            f"{who} after the rollout had succeeded; `fleetctl device explain {ids[0]}` says why: "
+            f"{', '.join(ids[:NAMED])}{more}"
+        )
+    return problems
 
 
 def _rollout_problems(rollouts: Sequence[RolloutView]) -> list[str]:

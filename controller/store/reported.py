@@ -77,6 +77,30 @@ def has_left(conn: Connection, rollout_id: str) -> bool:
     return conn.execute(query).first() is not None
 
 
+def list_left_last(conn: Connection, rollout_ids: Iterable[str]) -> list[AssignmentRow]:
+    """Who left the version of one of these rollouts and was offered nothing newer since.
+
+    Newest first, as brief as `list_spoken_of`.
+    """
+    newer = assignment.alias("newer")
+    followed = select(newer.c.device_id).where(
+        newer.c.device_id == assignment.c.device_id,
+        newer.c.model == assignment.c.model,
+        newer.c.offered_at > assignment.c.offered_at,
+    )
+    query = (
+        select(*_BRIEF)
+        .where(
+            assignment.c.rollout_id.in_(sorted(rollout_ids)),
+            assignment.c.state.in_([state.value for state in LEFT]),
+            assignment.c.activated_at.is_not(None),
+            ~followed.exists(),
+        )
+        .order_by(assignment.c.updated_at.desc())
+    )
+    return [read_row(row) for row in conn.execute(query)]
+
+
 def take_report(
     row: AssignmentRow,
     reported: AssignmentState,

@@ -15,7 +15,7 @@ from controller.api.convert_rollouts import (
     plan_message,
     rollout_message,
 )
-from controller.domain.rollout import AssignmentState, Intent, Phase
+from controller.domain.rollout import CALLED_BACK, AssignmentState, Intent, Phase
 from controller.errors import InvalidError, NotFoundError, RefusedError
 from controller.services.events import EventFilter, list_events
 from controller.services.explain import explain_device, explain_rollout
@@ -366,6 +366,25 @@ def test_the_status_tells_of_a_rollout_that_came_back_until_a_newer_one_succeeds
     world.now -= timedelta(days=2)
     deploy(world, "1.0.0", 4)
     assert look(world).recent == ()
+
+
+def test_the_status_tells_who_left_after_the_rollout_had_succeeded(make_world: MakeWorld) -> None:
+    world = make_world(3)
+    deploy(world, "1.0.0", 3)
+    newer = deploy(world, "1.1.0", 3)
+    assert look(world).problems == ()
+    with world.store.write() as conn:
+        for state in (A.ROLLING_BACK, A.ROLLED_BACK):
+            reported.record_report(conn, "pi-01", newer, state, "slow", None, world.now)
+            # Called back is not left: nobody has to look into it.
+            called = f"{CALLED_BACK}lunch"
+            reported.record_report(conn, "pi-02", newer, state, called, None, world.now)
+    assert look(world).problems == (
+        "1 device left digits:1.1.0 after the rollout had succeeded;"
+        " `fleetctl device explain pi-01` says why: pi-01",
+    )
+    deploy(world, "1.0.0", 3)
+    assert look(world).problems == ()
 
 
 def test_a_paused_rollout_is_a_problem_with_its_reason(make_world: MakeWorld) -> None:
