@@ -18,6 +18,7 @@ from agent.domain.ladder import (
 )
 from agent.domain.ports import LinkProbe, Measured, ModelHost, RemoteModel, Serving
 from agent.domain.probation import Commit, RollBack, StepDown, Trial, Wait, judge
+from agent.domain.transition import is_current
 from agent.errors import UnknownModelError
 from agent.link.convert import Evidence, ModelStatus
 
@@ -152,9 +153,11 @@ class Watch:
     # -- telling -----------------------------------------------------------------------------------
 
     def evidence(self, state: ModelState) -> Evidence:
-        """What is known of the trial of the version that answers."""
+        """What is known of the trial of the order at hand; what else answers is none of it."""
         serving = self._host.serving(state.model)
         current = state.current
+        if state.order is not None and not is_current(state):
+            return Evidence(inferences=state.counted, starved=state.starved)
         if serving is None or current is None or serving.slot_id != current.slot_id:
             return Evidence(inferences=state.counted, starved=state.starved)
         return Evidence(

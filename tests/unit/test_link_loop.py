@@ -112,6 +112,21 @@ def test_a_download_that_is_refused_fails_the_order_and_the_old_one_answers(worl
     assert here.answer() == 2.0
 
 
+def test_what_the_version_before_answered_is_no_evidence_of_the_order(world: Make) -> None:
+    here = world()
+    here.wire.offer(scaled(2.0), scaled(3.0))
+    here.order(3, release_of("1.0.0", 2.0))
+    here.wait_applied(3)
+    here.order(4, release_of("1.1.0", 3.0))
+    here.wait_applied(4)
+    said = [one.report for one in here.envelopes() if one.WhichOneof("body") == "report"]
+    seen = {one.state: one.evidence.inferences for one in said if one.rollout == "r-4"}
+    # The version before had answered all the time; the order begins at none.
+    assert seen[device_pb2.ASSIGNMENT_STATE_OFFERED] == 0
+    assert seen[device_pb2.ASSIGNMENT_STATE_STAGED] == 0
+    assert seen[device_pb2.ASSIGNMENT_STATE_COMMITTED] >= PROBATION["min_inferences"]
+
+
 def test_the_newest_order_overtakes_a_running_download(world: Make) -> None:
     here = world()
     here.wire.offer(scaled(2.0), scaled(3.0))
