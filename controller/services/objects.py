@@ -15,7 +15,7 @@ from controller.domain.selection import Selector
 from controller.errors import InvalidError, LightermanError, NotFoundError
 from controller.services.context import Ctx, Deps
 from controller.services.shipped import shipped_objects
-from controller.services.subjects import check_groups, count_group, load_groups
+from controller.services.subjects import Census, check_groups, load_groups
 from controller.services.suggestions import suggest_names
 from controller.store import events
 from controller.store.objects import ObjectRow, find_object, list_objects, put_object
@@ -100,9 +100,6 @@ def apply_objects(
             _check(kind, one, recipes, groups)
             stored = find_object(conn, ctx.project, kind, one.name)
             applied = _compare(kind, one, stored)
-            if kind is ObjectKind.GROUP:
-                notes = (*applied.notes, *count_group(conn, ctx.project, one.name, groups))
-                applied = replace(applied, notes=notes)
             results.append(applied)
             if dry_run or applied.change is Change.UNCHANGED:
                 continue
@@ -117,7 +114,14 @@ def apply_objects(
                 reason=f"{kind} {one.name} {applied.change}",
                 details={"kind": kind, "name": one.name, "diff": "; ".join(applied.diff)},
             )
-    return results
+    with deps.store.read() as conn:  # a large fleet is not counted while others wait to write
+        census = Census(conn, ctx.project, groups)
+        return [
+            replace(done, notes=(*done.notes, *_count(census, kind, one)))
+            if done.change is not Change.UNCHANGED
+            else done
+            for done, (kind, one) in zip(results, checked, strict=True)
+        ]
 
 
 def list_kind(deps: Deps, ctx: Ctx, kind: str) -> list[ObjectView]:
@@ -206,6 +210,16 @@ def _check_groups(where: str, selector: Selector, groups: Mapping[str, Selector]
             resolve(one, groups)
     except LightermanError as error:
         raise InvalidError(f"{where}: {error.message}", *error.lines) from None
+
+
+def _count(census: Census, kind: ObjectKind, one: NewObject) -> tuple[str, ...]:
+    """How many devices its selector picks now; nothing for an object without one."""
+    if kind is ObjectKind.GROUP:
+        return census.count(census.groups[one.name])
+    if kind is not ObjectKind.POLICY or not one.spec.get("selector"):
+        return ()
+    policy = parse_policy(one.name, one.spec)
+    return census.count(policy.selector, policy.model)
 
 
 def _compare(kind: ObjectKind, one: NewObject, stored: ObjectRow | None) -> Applied:

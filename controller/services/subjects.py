@@ -5,6 +5,7 @@ number of statements does not grow with the devices.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from controller.domain.device import DeviceState
@@ -51,21 +52,40 @@ def check_groups(selector: Selector, groups: Mapping[str, Selector]) -> None:
             )
 
 
-def count_group(
-    conn: Connection, project: str, name: str, groups: Mapping[str, Selector]
-) -> tuple[str, ...]:
-    """What a group holds now, in lines for people."""
-    selector = resolve(groups[name], groups)
-    rows = devices.list_devices(conn, project, with_status=False)
-    subjects = load_subjects(conn, rows, devices.capabilities_of(conn), selector.models)
-    try:
-        check_models(conn, project, selector, subjects)
-    except NotFoundError as error:  # it may be pushed later; until then nobody can use the group
-        return (error.message, *error.lines)
-    picked = sum(matches(selector, one) for one in subjects)
-    if not picked and subjects:
-        return ("it holds no device now", *nobody_matches(selector, subjects, f"@{name}").lines)
-    return (f"it holds {count_of(picked, 'device')} now", *slips(selector, subjects))
+@dataclass(slots=True)
+class Census:
+    """Counts what selectors pick; the devices are read once, however many are counted."""
+
+    conn: Connection
+    project: str
+    groups: Mapping[str, Selector]
+    _read: dict[frozenset[str], list[Subject]] = field(default_factory=dict)
+
+    def count(self, written: Selector, model: str = "") -> tuple[str, ...]:
+        """What an object with this selector holds now, in lines for people.
+
+        `model` is what `model.version` means; where that is `*` it depends, and nothing is counted.
+        """
+        selector = resolve(written, self.groups, model)
+        if "*" in selector.models:
+            return ()
+        subjects = self._subjects(selector.models)
+        try:
+            check_models(self.conn, self.project, selector, subjects)
+        except NotFoundError as error:  # it may be pushed later; until then nobody can use it
+            return (error.message, *error.lines)
+        picked = sum(matches(selector, one) for one in subjects)
+        if not picked and subjects:
+            why = nobody_matches(selector, subjects, str(written)).lines
+            return ("it holds no device now", *why)
+        return (f"it holds {count_of(picked, 'device')} now", *slips(selector, subjects))
+
+    def _subjects(self, models: frozenset[str]) -> list[Subject]:
+        if models not in self._read:
+            rows = devices.list_devices(self.conn, self.project, with_status=False)
+            told = devices.capabilities_of(self.conn)
+            self._read[models] = load_subjects(self.conn, rows, told, models)
+        return self._read[models]
 
 
 def load_subjects(

@@ -157,6 +157,9 @@ def test_applied_together_in_any_order_and_refused_in_a_circle(make_world: MakeW
         group(world, "q", "@outre", "Policy")
     assert "did you mean outer" in caught.value.text()
     assert group(world, "inner", "site=paris")[0].startswith("rollouts that began")
+    assert group(world, "r", "@inner", "Policy")[0] == "it holds no device now"
+    assert group(world, "s", "model.version<2", "Policy") == ()
+    assert group(world, "t", "digit.version!=2", "Policy")[1] == "did you mean digits ?"
 
 
 @pytest.mark.parametrize(
