@@ -1,6 +1,7 @@
 """Rollouts over the real services and database: simulated devices, killed controllers."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 
 import pytest
@@ -9,7 +10,7 @@ from controller.domain.rollout import AssignmentState, Intent, Phase
 from controller.services.explain import explain_device, explain_rollout
 from controller.services.rollouts import get_rollout, set_intent, start_rollout
 from controller.store import assignments
-from tests.simulation.rollout_world import MODEL, World
+from tests.simulation.rollout_world import MODEL, KilledError, World
 
 A = AssignmentState
 MakeWorld = Callable[..., World]
@@ -204,6 +205,47 @@ def test_a_killed_controller_goes_on_where_it_was(make_world: MakeWorld, seed: i
     assert world.kills > 0
     expected = Phase.ROLLED_BACK if bad else Phase.SUCCEEDED
     assert world.phase(rollout_id) is expected
+    world.run(random, 30)
+    world.check_settled()
+
+
+def _die_with(world: World, rollout_id: str, intent: Intent, reason: str) -> None:
+    """A person's word, and the controller dies within its next work and once more after it."""
+    set_intent(world.deps, world.ctx(), rollout_id, intent, reason)
+    world.fragile.dies_in = 0
+    with suppress(KilledError):
+        world.tick()
+    world.fragile.dies_in = -1
+    world.restart()
+
+
+@pytest.mark.parametrize(
+    ("last", "phase"),
+    [
+        (Intent.RUN, Phase.SUCCEEDED),
+        (Intent.ABORT, Phase.ABORTED),
+        (Intent.ROLL_BACK, Phase.ROLLED_BACK),
+    ],
+)
+def test_what_people_said_outlives_a_killed_controller(
+    make_world: MakeWorld, last: Intent, phase: Phase
+) -> None:
+    world, random = make_world(4), Random(11)
+    deploy(world, random)
+    rollout_id = start(world, "1.1.0")
+    assert world.run(random, 300, lambda: world.rollout(rollout_id).current_wave == 2)
+    _die_with(world, rollout_id, Intent.PAUSE, "3 a.m.")
+    before = states(world, rollout_id)
+    world.run(random, 60)
+    assert world.phase(rollout_id) is Phase.PAUSED
+    assert world.rollout(rollout_id).phase_reason == "paused by ana: 3 a.m."
+    # Nobody new is offered it while it is paused.
+    untouched = {d for d, state in before.items() if state is A.PLANNED}
+    assert untouched
+    assert {states(world, rollout_id)[d] for d in untouched} == {A.PLANNED}
+    _die_with(world, rollout_id, last, "breakfast")
+    assert world.run(random, 400, world.is_over(rollout_id)), world.rollout(rollout_id)
+    assert world.phase(rollout_id) is phase
     world.run(random, 30)
     world.check_settled()
 
