@@ -65,7 +65,7 @@ def set_intent(
     """What people want of it from now on. RefusedError where it is over or on its way to an end."""
     with deps.store.write() as conn:
         row = _existing(conn, ctx, rollout_id)
-        _check_intent(row, intent)
+        _check_intent(conn, ctx, row, intent)
         rollouts.set_intent(conn, rollout_id, intent, ctx.actor, reason, ctx.now)
         events.append(
             conn,
@@ -99,12 +99,12 @@ def list_rollouts(
         return [view_rollout(conn, ctx, row) for row in rows]
 
 
-def _check_intent(row: RolloutRow, intent: Intent) -> None:
+def _check_intent(conn: Connection, ctx: Ctx, row: RolloutRow, intent: Intent) -> None:
     name = f"rollout {row.rollout_id}"
     if is_over(row.phase):
         raise RefusedError(
             f"{name} is over: {row.phase}, {row.phase_reason}",
-            "start a rollout of the version you want instead",
+            "start a rollout of the version you want instead" + _before(conn, ctx, row),
         )
     ending = row.phase is Phase.ROLLING_BACK or row.intent in (Intent.ABORT, Intent.ROLL_BACK)
     if ending and intent is not Intent.ABORT:
@@ -112,6 +112,16 @@ def _check_intent(row: RolloutRow, intent: Intent) -> None:
             f"{name} is on its way back: {row.phase_reason or row.intent_reason}",
             "it can only be aborted now, which leaves devices where they are",
         )
+
+
+def _before(conn: Connection, ctx: Ctx, row: RolloutRow) -> str:
+    """What most devices ran before: who asks for a way back after the end most often wants that."""
+    ran = view_rollout(conn, ctx, row).from_versions
+    counts = {version: count for version, count in ran.items() if version}
+    if not counts:
+        return ""
+    version = max(sorted(counts), key=lambda one: counts[one])
+    return f"; {row.model}:{version} ran on {count_of(counts[version], 'device')} before"
 
 
 def _insert(conn: Connection, ctx: Ctx, draft: Draft) -> RolloutRow:

@@ -219,7 +219,7 @@ class Run:
         """No bad version wins, and no good one is taken back without a cause that is known."""
         story, fleet = self.story, self.world.fleet
         story.rollouts.clear()
-        for rollout in fleet.ctl.items("rollout", "list"):
+        for rollout in fleet.ctl.items("rollout", "list", "--limit", "1000"):
             version, name = rollout["spec"]["version"], rollout["rollout_id"]
             bad = version in operator.bad
             kind = f"bad {rollout['phase']}" if bad else rollout["phase"]

@@ -206,6 +206,11 @@ def test_what_is_over_cannot_be_steered(make_world: MakeWorld) -> None:
             set_intent(world.deps, world.ctx(), rollout_id, intent)
     with pytest.raises(NotFoundError):
         set_intent(world.deps, world.ctx(), "r-nobody", Intent.RUN)
+    # Who wants a way back after the end is told what ran before.
+    newer = deploy(world, "1.1.0", 1)
+    with pytest.raises(RefusedError) as caught:
+        set_intent(world.deps, world.ctx(), newer, Intent.ROLL_BACK)
+    assert "digits:1.0.0 ran on 1 device before" in caught.value.text()
 
 
 def test_on_its_way_back_it_can_only_be_aborted(make_world: MakeWorld) -> None:
