@@ -116,12 +116,7 @@ def apply_objects(
             )
     with deps.store.read() as conn:  # a large fleet is not counted while others wait to write
         census = Census(conn, ctx.project, groups)
-        return [
-            replace(done, notes=(*done.notes, *_count(census, kind, one)))
-            if done.change is not Change.UNCHANGED
-            else done
-            for done, (kind, one) in zip(results, checked, strict=True)
-        ]
+        return [_counted(census, *pair, done) for pair, done in zip(checked, results, strict=True)]
 
 
 def list_kind(deps: Deps, ctx: Ctx, kind: str) -> list[ObjectView]:
@@ -212,14 +207,17 @@ def _check_groups(where: str, selector: Selector, groups: Mapping[str, Selector]
         raise InvalidError(f"{where}: {error.message}", *error.lines) from None
 
 
-def _count(census: Census, kind: ObjectKind, one: NewObject) -> tuple[str, ...]:
-    """How many devices its selector picks now; nothing for an object without one."""
+def _counted(census: Census, kind: ObjectKind, one: NewObject, done: Applied) -> Applied:
+    """With how many devices its selector picks now, where it has one and that is news."""
+    if done.change is Change.UNCHANGED:
+        return done
+    notes: tuple[str, ...] = ()
     if kind is ObjectKind.GROUP:
-        return census.count(census.groups[one.name])
-    if kind is not ObjectKind.POLICY or not one.spec.get("selector"):
-        return ()
-    policy = parse_policy(one.name, one.spec)
-    return census.count(policy.selector, policy.model)
+        notes = census.count(census.groups[one.name])
+    elif kind is ObjectKind.POLICY and one.spec.get("selector"):
+        policy = parse_policy(one.name, one.spec)
+        notes = census.count(policy.selector, policy.model)
+    return replace(done, notes=(*done.notes, *notes))
 
 
 def _compare(kind: ObjectKind, one: NewObject, stored: ObjectRow | None) -> Applied:

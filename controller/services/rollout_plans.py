@@ -210,8 +210,9 @@ def _selected(conn: Connection, ctx: Ctx, spec: RolloutSpec, composer: Composer)
     named = tuple(
         term.value for term in selector.terms if term.name == "device" and term.op is Op.EQUAL
     )
-    # One device by its name: the others need not be read.
-    members = load_members(conn, ctx.project, named[:1], models) if named else []
+    # One device by its name: the others need not be read, unless to know a label from a model.
+    alone = named[:1] if not selector.models else ()
+    members = load_members(conn, ctx.project, alone, models) if alone else []
     chosen = [member for member in members if matches(selector, member.subject)]
     if chosen:
         return _Picked(chosen)

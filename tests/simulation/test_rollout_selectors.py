@@ -169,6 +169,7 @@ def test_applied_together_in_any_order_and_refused_in_a_circle(make_world: MakeW
         ("!@nroth", ["no group nroth", "did you mean north ?"]),
         ("digit.version<2", ["no model digit, asked for by digit.version<2", "mean digits ?"]),
         ("digit.version!=2", ["no model digit", "did you mean digits ?"]),
+        ("device=pi-00,digit.version!=2", ["no model digit", "did you mean digits ?"]),
         ("site=berlni", ["no device matches  site=berlni", "did you mean site=berlin ?"]),
         ("site in (berlni,prais)", ["did you mean site in (berlin,paris) ?"]),
         ("@north,site=paris", ["@north has 1 device, site=paris leaves none of them"]),
