@@ -60,13 +60,16 @@ def _p95(wave: fleet_pb2.WaveStatus) -> str:
     return f"{before} → {after} ms"
 
 
-def _verdict(wave: fleet_pb2.WaveStatus, now: float) -> str:
+def _verdict(wave: fleet_pb2.WaveStatus, now: float | None) -> str:
+    """`now` is None where the rollout is over: then nobody looks again."""
     if not wave.verdict:
         return ""
     of = f" of {wave.samples_needed:,}" if wave.samples_needed else ""
     text = f"{wave.verdict}  {wave.samples:,}{of} samples"
     when = units.instant(wave.next_look_at)
-    if wave.verdict == "PENDING" and when is not None and when.timestamp() > now:
+    if now is None or wave.verdict != "PENDING" or when is None:
+        return text
+    if when.timestamp() > now:
         text += f", next look in {units.duration(when.timestamp() - now)}"
     return text
 
@@ -111,6 +114,8 @@ def _footer(item: fleet_pb2.Rollout) -> list[str]:
             f"evidence   fleetctl rollout explain {item.rollout_id} · "
             f"fleetctl event list --rollout {item.rollout_id}"
         )
+    if phase_name(item) == "PAUSED":
+        lines.append(f"next       fleetctl rollout resume {item.rollout_id}, or rollback, or abort")
     return lines
 
 
@@ -130,7 +135,7 @@ def unsaid(item: fleet_pb2.Rollout, facts: list[fleet_pb2.Fact]) -> list[fleet_p
 
 
 def _wave_lines(session: Session, item: fleet_pb2.Rollout) -> list[Text]:
-    now = session.now().timestamp()
+    now = None if phase_name(item) in TERMINAL else session.now().timestamp()
     columns = ["wave", ">devices", "state", "p95 before → after", ">errors", "verdict"]
     rows = [
         [

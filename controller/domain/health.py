@@ -19,6 +19,7 @@ FAULT_MIN_COUNT = 3
 FAILED_TOLERATED_PCT = 5.0  # devices that could not take it for reasons of their own: full disk ...
 SOAK_GAP_S = 30.0  # silence for longer does not count as soak
 LOOK_S = 2.0
+SILENCE = "nothing is committed by silence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +229,12 @@ def _starved(facts: WaveFacts) -> _Found:
     if not facts.starved:
         return None
     first, count = facts.starved[0], len(facts.starved)
+    said = first.reason or "no traffic"
+    if SILENCE not in said:  # most devices say so themselves
+        said += f"; {SILENCE}"
     return Verdict.INCONCLUSIVE, (
-        f"{count_of(count, 'device')} in probation with too few inferences,"
-        f" nothing is committed by silence; {first.device_id}: {first.reason or 'no traffic'}"
+        f"{count_of(count, 'device')} in probation with too few inferences;"
+        f" {first.device_id}: {said}"
     )
 
 

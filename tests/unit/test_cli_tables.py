@@ -10,7 +10,7 @@ from controller.cli.apply import read_objects
 from controller.cli.build_figures import quality_cells
 from controller.cli.follow import news_key
 from controller.cli.problem import CliError
-from controller.cli.rollout_watch import unsaid
+from controller.cli.rollout_watch import _footer, _verdict, unsaid
 from lighterman.v1 import fleet_pb2
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -73,6 +73,20 @@ def test_the_last_events_do_not_repeat_the_reason_above() -> None:
         ("wave 1", f"INCONCLUSIVE: {said}"),
         ("last", "wave judged (wave 1 INCONCLUSIVE) · offered"),
     ]
+
+
+def test_who_waits_for_a_person_says_what_the_person_can_do() -> None:
+    item = fleet_pb2.Rollout(rollout_id="r-1", phase=fleet_pb2.ROLLOUT_PHASE_PAUSED)
+    assert _footer(item)[-1] == "next       fleetctl rollout resume r-1, or rollback, or abort"
+    item.phase = fleet_pb2.ROLLOUT_PHASE_SUCCEEDED
+    assert not [line for line in _footer(item) if line.startswith("next")]
+
+
+def test_nobody_looks_again_once_it_is_over() -> None:
+    wave = fleet_pb2.WaveStatus(number=1, verdict="PENDING", samples=3)
+    wave.next_look_at.FromDatetime(NOW)
+    assert _verdict(wave, NOW.timestamp() - 2) == "PENDING  3 samples, next look in 2.0 s"
+    assert _verdict(wave, None) == "PENDING  3 samples"
 
 
 def test_accuracy_is_told_with_its_interval_and_n_else_agreement() -> None:

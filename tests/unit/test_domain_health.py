@@ -130,7 +130,10 @@ def test_faults_worse_than_before_fail_it() -> None:
 def test_starved_probation_is_for_a_person() -> None:
     found = look(in_flight=1, committed=2, starved=(Trouble("pi-3", "4 of 200 inferences"),))
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "nothing is committed by silence" in found.reason
+    assert found.reason.endswith("pi-3: 4 of 200 inferences; nothing is committed by silence")
+    agent = "starved: 4 of 200 inferences in 40 s; nothing is committed by silence"
+    found = look(in_flight=1, committed=2, starved=(Trouble("pi-3", agent),))
+    assert found.reason.count("nothing is committed by silence") == 1
 
 
 def test_no_evidence_until_the_deadline_is_for_a_person() -> None:
