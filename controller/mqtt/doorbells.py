@@ -1,4 +1,4 @@
-"""Drains the outbox to the broker, at least once, and rings again whenever the broker was away.
+"""Drains the outbox to the broker, at least once; tells a broker that was away what it forgot.
 
 Decides nothing: what is told was written by the transaction that decided it.
 """
@@ -22,6 +22,7 @@ from controller.services.outbox import (
     forget_told,
     take_untold,
 )
+from controller.services.rollout_feed import recent_rollouts
 from lighterman.v1 import topics
 
 log = logging.getLogger("lighterman.doorbells")
@@ -154,7 +155,11 @@ class Doorbells:
             Outgoing(*bell_message(one.device_id, one.generation, one.manifest_digest), retain=True)
             for one in devices_behind(self._deps)
         ]
-        if bells and not self._client.publish_all(bells):
+        feed = [
+            Outgoing(*told_message(row), row.retain)
+            for row in recent_rollouts(self._deps, self._new_ctx("controller"))
+        ]
+        if (bells or feed) and not self._client.publish_all([*bells, *feed]):
             self._ring_all.set()
 
 

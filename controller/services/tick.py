@@ -15,11 +15,11 @@ from controller.domain.planner import LOOK_S, PauseKind, Plan, is_over, plan
 from controller.domain.rollout import Phase, Verdict, parse_rollout_spec
 from controller.errors import LightermanError
 from controller.services.context import Ctx, Deps
-from controller.services.desired import Composer, canonical, make_composer
+from controller.services.desired import Composer, make_composer
 from controller.services.rollout_facts import CANDIDATES, plan_facts, rules_of, wave_facts
+from controller.services.rollout_feed import feed_rollout
 from controller.services.rollout_orders import call_back, close_left, offer, withdraw
-from controller.store import assignments, events, outbox, reported, rollouts, waves
-from controller.store.outbox import OutboxKind
+from controller.store import assignments, events, reported, rollouts, waves
 from controller.store.rollouts import RolloutRow
 from controller.store.session import Connection
 from controller.store.waves import WaveRow
@@ -297,7 +297,13 @@ def _carry_out(conn: Connection, deps: Deps, ctx: Ctx, look: _Look) -> None:
             {"from": row.phase.value, "to": decided.phase.value},
         )
     if decided.phase is not row.phase or decided.current_wave != row.current_wave:
-        _feed(conn, ctx, row, decided)
+        now = replace(
+            row,
+            phase=decided.phase,
+            phase_reason=decided.reason,
+            current_wave=decided.current_wave,
+        )
+        feed_rollout(conn, ctx.now, now)
 
 
 def _remember_hold(conn: Connection, ctx: Ctx, row: RolloutRow, decided: Plan) -> None:
@@ -317,27 +323,6 @@ def _remember_hold(conn: Connection, ctx: Ctx, row: RolloutRow, decided: Plan) -
         wave.soak_started_at,
         ctx.now,
     )
-
-
-def _feed(conn: Connection, ctx: Ctx, row: RolloutRow, decided: Plan) -> None:
-    """Tell consumers; the MQTT door knows the topic."""
-    listed = waves.list_waves(conn, row.rollout_id)
-    cap = listed[decided.current_wave - 1].cumulative if decided.current_wave else 0
-    document = {
-        "schema_version": 1,
-        "rollout": row.rollout_id,
-        "model": row.model,
-        "version": row.version,
-        "phase": decided.phase.value,
-        "reason": decided.reason,
-        "wave": decided.current_wave,
-        "waves": len(listed),
-        "exposed": assignments.count_exposed(conn, row.rollout_id),
-        "exposed_cap": cap,
-        "at": ctx.now.isoformat(timespec="milliseconds"),
-    }
-    topic = f"rollout/{row.project}/{row.rollout_id}"
-    outbox.append(conn, ctx.now, OutboxKind.FEED, topic, canonical(document), retain=True)
 
 
 def _tell(
