@@ -2,12 +2,14 @@
 
     raw FILE                     the runtime alone, in a loop: what the device could do at most
     ask HOST:PORT MODEL NUMBER   so many requests in flight at an agent's inference API
+    send HOST:PORT NUMBER        so many pictures in flight at `bench.agent.plain`
 
 Reads seconds, one number a line, works that long and answers with a line of JSON.
 """
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.agent.lite0 import INPUT, SHAPE
+from bench.agent.plain import LENGTH
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 CALL_S = 30.0
@@ -72,21 +75,53 @@ def ask(endpoint: str, model: str, number: str) -> Work:
     call: Any = channel.unary_unary(METHOD, request_serializer=bytes)
     call(data, timeout=CALL_S, wait_for_ready=True)
 
+    def once() -> str:
+        try:
+            call(data, timeout=CALL_S)
+        except grpc.RpcError as error:
+            return str(error.details() if isinstance(error, grpc.Call) else error)
+        return ""
+
+    return _in_flight([once] * int(number))
+
+
+def send(endpoint: str, number: str) -> Work:
+    """Connections that send a picture each, wait, and send it again."""
+    host, _, port = endpoint.rpartition(":")
+    picture = picture_of(0).tobytes()
+    data = LENGTH.pack(len(picture)) + picture
+
+    def talker() -> Callable[[], str]:
+        line = socket.create_connection((host, int(port)), CALL_S)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def once() -> str:
+            line.sendall(data)
+            (length,) = LENGTH.unpack(line.recv(LENGTH.size, socket.MSG_WAITALL))
+            return "" if len(line.recv(length, socket.MSG_WAITALL)) == length else "cut off"
+
+        return once
+
+    return _in_flight([talker() for _ in range(int(number))])
+
+
+def _in_flight(askers: list[Callable[[], str]]) -> Work:
+    """A thread for each, which asks and waits; what an asker returns is why it failed."""
+
     def work(seconds: float) -> dict[str, Any]:
         took: list[float] = []
         failed: list[str] = []
         end = time.perf_counter() + seconds
 
-        def loop() -> None:
+        def loop(once: Callable[[], str]) -> None:
             while (began := time.perf_counter()) < end:
-                try:
-                    call(data, timeout=CALL_S)
-                except grpc.RpcError as error:
-                    failed.append(str(error.details() if isinstance(error, grpc.Call) else error))
+                failure = once()
+                if failure:
+                    failed.append(failure)
                 took.append(time.perf_counter() - began)
 
         began = time.perf_counter()
-        threads = [threading.Thread(target=loop) for _ in range(int(number))]
+        threads = [threading.Thread(target=loop, args=(once,)) for once in askers]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -109,7 +144,8 @@ def main() -> int:
     kind, *words = sys.argv[1:]
     core = int(words.pop())
     os.sched_setaffinity(0, {core})
-    work = raw(words[0]) if kind == "raw" else ask(words[0], words[1], words[2])
+    kinds: dict[str, Callable[..., Work]] = {"raw": raw, "ask": ask, "send": send}
+    work = kinds[kind](*words)
     print("{}", flush=True)
     for line in sys.stdin:
         print(json.dumps(work(float(line))), flush=True)

@@ -1,9 +1,9 @@
 """Requests per second of a served model against the runtime alone, on the same single core.
 
-The agent, the least server that is possible (`bench.agent.bare`) and the raw loop take turns on
-core 0, whoever asks sits on core 1. Rates count only in
-rounds in which the raw loop had its core for itself; on a machine that is never quiet the ratio is
-that of requests and inferences per CPU second, which others disturb little.
+The agent, the least gRPC server that is possible (`bench.agent.bare`), one without any protocol
+(`bench.agent.plain`) and the raw loop take turns on core 0, whoever asks sits on core 1. Rates
+count only in rounds in which the raw loop had its core for itself; on a machine that is never quiet
+the ratio is that of requests and inferences per CPU second, which others disturb little.
 """
 
 import json
@@ -86,7 +86,8 @@ def measure(agent: AgentProcess, file: Path, rounds: int, seconds: float) -> dic
             return made
 
         raw = peer("raw", str(file), core=SERVER_CORE)
-        bare = stack.enter_context(_bare(file))
+        bare = stack.enter_context(_server("bare", file))
+        plain = stack.enter_context(_server("plain", file))
         turns = [
             Turn(
                 str(number), agent.pid,
@@ -97,6 +98,8 @@ def measure(agent: AgentProcess, file: Path, rounds: int, seconds: float) -> dic
         # Right after the agent's turn with as many in flight: these two are compared.
         asks_bare = peer("ask", bare["address"], MODEL, str(IN_FLIGHT[0]), core=CLIENT_CORE)
         turns.insert(1, Turn("bare", bare["pid"], asks_bare))
+        sends = peer("send", plain["address"], str(IN_FLIGHT[0]), core=CLIENT_CORE)
+        turns.insert(2, Turn("plain", plain["pid"], sends))
         for one in (raw, *(turn.client for turn in turns)):
             one.round(0.5)
         found = [_round(raw, turns, seconds) for _ in range(rounds)]
@@ -104,10 +107,10 @@ def measure(agent: AgentProcess, file: Path, rounds: int, seconds: float) -> dic
 
 
 @contextmanager
-def _bare(file: Path) -> Iterator[dict[str, Any]]:
-    """A `bench.agent.bare` as long as the block runs: its address and pid."""
+def _server(name: str, file: Path) -> Iterator[dict[str, Any]]:
+    """A `bench.agent.NAME` as long as the block runs: its address and pid."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.agent.bare", str(file), str(SERVER_CORE)],
+        [sys.executable, "-m", f"bench.agent.{name}", str(file), str(SERVER_CORE)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdin is not None
@@ -161,12 +164,15 @@ def _medians(found: list[dict[str, float]]) -> dict[str, Any]:
         "throughput_ratio_8": round(medians[f"{ratio}_8"], 3),
         "throughput_ratio_1": round(medians[f"{ratio}_1"], 3),
         "bare_ratio_8": round(medians[f"{ratio}_bare"], 3),
+        "plain_ratio_8": round(medians[f"{ratio}_plain"], 3),
         "throughput_of_bare": round(medians["of_bare" if by_rate else "cpu_of_bare"], 3),
         "throughput_ratio_by": "rate" if by_rate else "cpu time: the machine was never quiet",
         "throughput_quiet_rounds": len(quiet),
         "throughput_rounds": [
             {"rate": round(one["ratio_8"], 3), "cpu": round(one["cpu_ratio_8"], 3),
              "bare_rate": round(one["ratio_bare"], 3), "bare_cpu": round(one["cpu_ratio_bare"], 3),
+             "plain_rate": round(one["ratio_plain"], 3),
+             "plain_cpu": round(one["cpu_ratio_plain"], 3),
              "raw_share": round(one["share"], 2)}
             for one in found
         ],
@@ -175,8 +181,9 @@ def _medians(found: list[dict[str, float]]) -> dict[str, Any]:
         "cpu_ms_per_request_8": round(medians["cpu_ms_8"], 3),
         "cpu_ms_per_raw_inference": round(medians["raw_cpu_ms_8"], 3),
         "cpu_ms_per_bare_request_8": round(medians["cpu_ms_bare"], 3),
+        "cpu_ms_per_plain_request_8": round(medians["cpu_ms_plain"], 3),
         "p99_ms_8": round(medians["p99_ms_8"], 1),
         "failed_requests": int(
-            sum(one["failed_8"] + one["failed_1"] + one["failed_bare"] for one in found)
+            sum(one[f"failed_{turn}"] for one in found for turn in ("8", "1", "bare", "plain"))
         ),
     }  # fmt: skip

@@ -59,7 +59,7 @@ def test_a_road_is_watched_beside_other_work_and_ends_by_itself() -> None:
 
 def a_round(share: float, ratio: float, cpu_ratio: float) -> dict[str, float]:
     found = {"share": share}
-    for turn in ("8", "bare", "1"):
+    for turn in ("8", "bare", "plain", "1"):
         found |= {
             f"{name}_{turn}": 1.0
             for name in ("raw_per_s", "served_per_s", "cpu_ms", "raw_cpu_ms", "p99_ms", "failed")
