@@ -56,7 +56,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 BAD: dict[str, tuple[bytes, str]] = {
     "unknown kind": (b"kind: Polcy\nname: p\nspec: {}\n", "did you mean Policy ?"),
-    "foreign kind": (b"kind: Deployment\nname: p\nspec: {}\n", "kinds: Recipe, Profile, Group, Policy"),
+    "foreign kind": (b"kind: Deployment\nname: p\nspec: {}\n", "kinds: Recipe, Profile, Group, "),
     "kind of another type": (b"kind: [Policy]\nname: p\nspec: {}\n", "unknown kind ['Policy']"),
     "unknown top field": (b"kind: Policy\nname: p\nspecs: {}\n", "found kind, name, specs"),
     "unknown field": (b"kind: Policy\nname: p\nspec: {prioritty: 1}\n", "spec has unknown keys"),
