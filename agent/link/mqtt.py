@@ -25,9 +25,10 @@ KEEPALIVE_S = 60
 CONNECT_S = 10.0
 MAX_QUEUED = 1000
 SOON_S = 1.0
-# Only one that held so long ends the waiting: two holders of one name would throw each other out
-# several times a second, for good.
-STEADY_S = 20.0
+# One that held shorter was brief; the more brief ones in a row, the longer the wait. Else two
+# holders of one name would throw each other out several times a second, for good.
+STEADY_S = 10.0
+BRIEF_CAP_S = 30.0
 # It closed this session on purpose: another one has the name, or an operator wants it out.
 _TURNED_AWAY = ("Session taken over", "Administrative action", "Not authorized", "Banned")
 
@@ -65,6 +66,7 @@ class MqttLink:
         presence: Callable[[bool], bytes],
         events: MqttEvents,
         backoff: Backoff | None = None,
+        brief: Backoff | None = None,
     ) -> None:
         self._device_id = device_id
         self._endpoint = endpoint
@@ -72,6 +74,7 @@ class MqttLink:
         self._presence = presence
         self._events = events
         self._backoff = backoff or Backoff()
+        self._brief = brief or Backoff(base_s=0.5, cap_s=BRIEF_CAP_S)
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._hurry = threading.Event()
@@ -134,24 +137,27 @@ class MqttLink:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
-            held = False
+            held: bool | None = None
             try:
                 held = self._one_connection()
             except Exception as error:  # noqa: BLE001 - without this thread no doorbell rings again
                 self._events.connected(False, f"broker: {type(error).__name__}: {error}")
             if self._stopping.is_set():
                 return
-            if held:
+            if held is not None:
                 self._backoff.succeeded()
+            if held:
+                self._brief.succeeded()
+            wait_s = self._brief.failed() if held is False else 0.0
             if not self._wake.is_set():
-                self._wake.wait(self._backoff.failed())
+                self._wake.wait(max(wait_s, self._backoff.failed()))
             if self._hurry.is_set():
                 self._hurry.clear()
                 self._backoff.succeeded()
                 self._stopping.wait(self._backoff.spread(SOON_S, 1.0))
 
-    def _one_connection(self) -> bool:
-        """Connect and stay until it breaks. True when it was up, and steady."""
+    def _one_connection(self) -> bool | None:
+        """Connect and stay until it breaks. Whether it held for long; None when it never was up."""
         came_up = steady = False
         endpoint: Endpoint | None = None
         try:
@@ -184,7 +190,7 @@ class MqttLink:
                 self._events.connected(False, why)
                 if self._ended in _TURNED_AWAY:
                     self._events.turned_away()
-        return came_up and steady
+        return steady if came_up else None
 
     def _new_client(self) -> paho.Client:
         files = self._tls()

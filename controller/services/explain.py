@@ -146,8 +146,8 @@ def _model(
     if newest is not None:
         facts.append(_version(conn, ctx, newest, entry_of(shown, entry, mine)))
         if _is_of_before(newest, row):
-            gone = "what it had committed before is not on its disk any more"
-            facts.append(Fact("enrolled", f"anew at {moment(row.enrolled_at)}: {gone}"))
+            gone = "later than that; no version of before is on its disk"
+            facts.append(Fact("enrolled", f"anew at {moment(row.enrolled_at)}, {gone}"))
     facts += [_left(one) for one in mine if one.version != shown and _was_left_last(one, mine)]
     if shown and row.profile:
         facts += _builds(

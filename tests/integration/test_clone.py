@@ -98,7 +98,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def _takeovers(home: Running, folder: Path, name: str) -> tuple[int, int]:
-    """Tries of two links of one name since either held, once they met `ROUNDS` times."""
+    """Brief connections in a row of two links of one name, once they met `ROUNDS` times."""
     made = home.fleet().CreateToken(fleet_pb2.CreateTokenRequest(), timeout=10)
     device = home.enrol(name, made.token)
     certificate, key = folder / "certificate.pem", folder / "key.pem"
@@ -107,23 +107,23 @@ def _takeovers(home: Running, folder: Path, name: str) -> tuple[int, int]:
     files = TlsFiles(device.context.ca_pem, str(certificate), str(key))
     ups: list[str] = []
 
-    def link(which: str, backoff: Backoff) -> MqttLink:
+    def link(which: str, brief: Backoff) -> MqttLink:
         def connected(up: bool, _: str) -> None:
             if up:
                 ups.append(which)
 
         return MqttLink(
             name, lambda: parse_endpoint(device.mqtt_endpoint), lambda: files, lambda _: b"",
-            MqttEvents(lambda _: None, lambda _: None, connected), backoff,
+            MqttEvents(lambda _: None, lambda _: None, connected), Backoff(0.01, 0.2), brief,
         )  # fmt: skip
 
-    backoffs = [Backoff(base_s=0.01, cap_s=0.2) for _ in range(2)]
-    links = [link(which, backoff) for which, backoff in zip("ab", backoffs, strict=True)]
+    briefs = [Backoff(base_s=0.01, cap_s=0.2) for _ in range(2)]
+    links = [link(which, brief) for which, brief in zip("ab", briefs, strict=True)]
     for one in links:
         one.start()
     try:
         wait_for(lambda: min(ups.count("a"), ups.count("b")) >= ROUNDS, 60, "them to meet")
-        return backoffs[0].tries, backoffs[1].tries
+        return briefs[0].tries, briefs[1].tries
     finally:
         for one in links:
             one.stop()

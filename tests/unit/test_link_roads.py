@@ -145,7 +145,7 @@ def connection(
 def test_the_broker_is_tried_when_the_controller_is_back(
     tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent.link.mqtt, "Backoff", forever)
+    monkeypatch.setattr(agent.link.mqtt, "Backoff", lambda **_: forever())
     monkeypatch.setattr(agent.loop_session, "Backoff", lambda **_: Backoff(0.1, 0.2))
     server = LinkServer(Trust.create())
     with connection(server, tmp_path, door) as (_, shown):
