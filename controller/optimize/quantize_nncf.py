@@ -19,6 +19,11 @@ from controller.optimize.rows import Array, Rows
 
 DEFAULT_CALIBRATION_ROWS = 100
 PRESETS = ("performance", "mixed")
+# Depthwise convolutions have one channel a weight and give INT8 nothing to gain. Measured on
+# EfficientNet-Lite0, 220 crops that calibrated nothing, 60 that did: as float they bring agreement
+# from 89.5 to 98.6 %, and a call takes 4.5 ms of CPU time instead of 5.0 (6.8 all in float). More
+# calibration, other presets, other ranges and bias corrections moved it by 2 points at most.
+KEPT_FLOAT = ("GroupConvolution",)
 _KEYS = frozenset({"kind", "preset", "calibration_rows"})
 
 
@@ -39,6 +44,7 @@ def quantize_nncf(model: Any, signature: Signature, order: Order) -> Any:
             nncf.Dataset(_Feeds(name, rows, count, order)),
             preset=nncf.QuantizationPreset(preset),
             subset_size=count,
+            ignored_scope=nncf.IgnoredScope(types=list(KEPT_FLOAT), validate=False),
         )
     except Exception as error:
         keep_raw(error)
