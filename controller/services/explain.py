@@ -102,7 +102,7 @@ def explain_rollout(deps: Deps, ctx: Ctx, rollout_id: str) -> RolloutExplanation
             *_verdicts(view, said),
             *_devices_that_left(rows, said),
             *_refusals(rows),
-            *(Fact("people", one.reason, (str(one.number),)) for one in said if _by_people(one)),
+            *(Fact("people", _by(one), (str(one.number),)) for one in said if _by_people(one)),
             *_last(said),
         )
         return RolloutExplanation(view, facts, view_assignments(conn, rollout_id))
@@ -347,6 +347,17 @@ def _by_people(event: EventRow) -> bool:
         "missing_rung_override",
         "rollout_supersedes",
     )
+
+
+def _by(event: EventRow) -> str:
+    """What a person did; an order's own reason names it already."""
+    match event.kind:
+        case "rollout_intent":
+            return event.reason
+        case "rollout_supersedes":
+            return f"supersedes {event.reason}"
+        case _:
+            return f"{event.kind.replace('_', ' ')} by {event.actor}: {event.reason}"
 
 
 def _last(said: list[EventRow]) -> list[Fact]:

@@ -108,7 +108,8 @@ def test_a_person_may_say_that_applications_are_ready(make_world: MakeWorld) -> 
     assert (event.actor, event.reason) == ("bo", "the reader takes 12 since Monday")
     assert event.details == {"1.0.0": "3"}
     facts = explain_rollout(world.deps, world.ctx(), started.rollout_id).facts
-    assert ("people", event.reason) in [(one.topic, one.text) for one in facts]
+    told = f"signature override by bo: {event.reason}"
+    assert ("people", told) in [(one.topic, one.text) for one in facts]
     assert world.run(Random(1), 300, world.is_over(started.rollout_id))
     assert world.phase(started.rollout_id) is Phase.SUCCEEDED
     # From now on it is what applications talk to, and the old one is the change.

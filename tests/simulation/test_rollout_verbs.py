@@ -335,7 +335,8 @@ def test_a_person_may_bring_it_there_again_and_says_why(make_world: MakeWorld) -
     told = kinds(world, rollout_id=started.rollout_id)
     assert told["rolled_back_override"] == "the fan was repaired"
     facts = explain_rollout(world.deps, world.ctx(), started.rollout_id).facts
-    assert ("people", "the fan was repaired") in [(one.topic, one.text) for one in facts]
+    told_by = "rolled back override by ana: the fan was repaired"
+    assert ("people", told_by) in [(one.topic, one.text) for one in facts]
     assert world.run(Random(4), 300, world.is_over(started.rollout_id))
     # It committed there since: nothing to warn of any more.
     assert plan_rollout(world.deps, world.ctx(), spec("1.1.0")).devices == 4
