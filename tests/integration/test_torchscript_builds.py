@@ -16,10 +16,12 @@ from controller.errors import InvalidError
 from controller.optimize import build_torchscript
 from controller.optimize.builder import Order
 from controller.optimize.rows import load_rows
-from controller.optimize.spec import read_spec
+from controller.optimize.source import LoadedSource
+from controller.optimize.spec import parse_spec, read_spec
 from controller.optimize.torchscript_archive import check
 from controller.worker.worker import outputs_of, read_result
 from tests.support.digits import digits, job_folder, job_spec
+from tests.support.serving import scaled
 from tests.support.torchscript_builds import (
     BROKEN,
     FLOAT,
@@ -101,14 +103,12 @@ def test_what_onnx_cannot_say_is_built_all_the_same(tmp_path: Path) -> None:
 
 
 def test_an_onnx_source_has_no_program(tmp_path: Path) -> None:
-    from tests.support.serving import scaled
-
     source = tmp_path / "two.onnx"
     source.write_bytes(scaled(2.0))
-    spec = job_spec(source, (TS, ORT), calibration=False, evaluation=False)
-    rows = run(job_folder(tmp_path / "job", source, spec))
-    assert "the source is an ONNX file" in rows[TS]["error"]
-    assert rows[ORT]["ok"]
+    spec = parse_spec(json.dumps(job_spec(source, (TS,))))
+    loaded = LoadedSource(spec, source, tmp_path, lambda pct, step: None)
+    with pytest.raises(InvalidError, match="the source is an ONNX file"):
+        build_torchscript.compile_build(loaded, Order(FLOAT), tmp_path / "made")
 
 
 def test_several_inputs_and_outputs_keep_their_order(tmp_path: Path) -> None:

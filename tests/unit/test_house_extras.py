@@ -1,7 +1,9 @@
 """Commands exist without their extra and name it; the lean sides import nothing heavy."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -91,6 +93,23 @@ def test_the_agent_imports_nothing_heavy() -> None:
     assert int(count) > 5
 
 
-def test_runtimes_register_by_entry_point() -> None:
-    (found,) = entry_points(group="lighterman.runtimes", name="onnxruntime")
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "torch"])
+def test_runtimes_register_by_entry_point(name: str) -> None:
+    (found,) = entry_points(group="lighterman.runtimes", name=name)
     assert callable(found.load())
+    (built,) = entry_points(group="lighterman.builders", name=name)
+    assert callable(built.load().compile_build)
+
+
+def test_devices_and_the_demo_get_no_tools_of_build_workers() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for lean in ("agent", "onnxruntime", "openvino", "cli"):
+        names = {re.split(r"[^a-z-]", one)[0] for one in extras[lean]}
+        assert not names & {"nncf", "torch", "onnx", "sqlalchemy", "lighterman"}, lean
+    setup = (ROOT / "tools" / "setup.sh").read_text()
+    (demo,) = re.findall(r"demo\) pip_install --editable '\.\[(.+)\]'", setup)
+    needed = " ".join(one for extra in demo.split(",") for one in extras[extra])
+    assert "nncf" not in needed
+    assert "openvino" not in needed
