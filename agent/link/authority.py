@@ -87,16 +87,16 @@ def find_authority(endpoint: Endpoint, fingerprint: str, timeout_s: float = 10.0
     """The PEM of the CA whose sha256 is `fingerprint`, from the chain that `endpoint` sends.
 
     EnrolError when nothing answers, when no certificate of the chain has that fingerprint, or
-    when it is that controller, but hangs up on who has no certificate yet.
+    when it is that controller, but another of its ports.
     """
-    chain, stays = _received_chain(endpoint, timeout_s)
+    chain, wrong = _received_chain(endpoint, timeout_s)
     for der in chain:
         if hashlib.sha256(der).hexdigest() != fingerprint:
             continue
-        if not stays:
+        if wrong:
             raise EnrolError(
-                f"{endpoint} belongs to this controller, but hangs up on a device without a"
-                " certificate: it is not the port for enrolment",
+                f"{endpoint} belongs to this controller, but {wrong}: it is not the port for"
+                " enrolment",
                 f"that is {DEFAULT_PORT} unless `listen.enroll` says another:"
                 f" --controller https://{Endpoint(endpoint.host, DEFAULT_PORT)}",
             )
@@ -112,8 +112,8 @@ def find_authority(endpoint: Endpoint, fingerprint: str, timeout_s: float = 10.0
     )
 
 
-def _received_chain(endpoint: Endpoint, timeout_s: float) -> tuple[list[bytes], bool]:
-    """The certificates that were shown, and whether the server stays on the line after that."""
+def _received_chain(endpoint: Endpoint, timeout_s: float) -> tuple[list[bytes], str]:
+    """The certificates that were shown, and why nobody can enrol there; empty where one can."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # nothing is trusted here but the fingerprint
     context.verify_mode = ssl.CERT_NONE
@@ -125,7 +125,10 @@ def _received_chain(endpoint: Endpoint, timeout_s: float) -> tuple[list[bytes], 
             _quiet_close(),
             context.wrap_socket(raw, server_hostname=endpoint.host) as tls,
         ):
-            return list(_chain_of(tls)), _stays(tls)
+            chain = list(_chain_of(tls))
+            if tls.selected_alpn_protocol() != "h2":  # its web or its broker
+                return chain, "speaks no gRPC"
+            return chain, "" if _stays(tls) else "hangs up on a device without a certificate"
     except (OSError, ssl.SSLError) as error:
         raise EnrolError(
             f"controller at {endpoint} does not answer ({reason_of(error)})",

@@ -40,6 +40,16 @@ class Blobs:
         self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._store = LocalStore(self._root)
 
+    @property
+    def free_bytes(self) -> int:
+        """What the disk below ``root`` has left."""
+        return shutil.disk_usage(self._root).free
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is taken in any more."""
+        return self.free_bytes < RESERVE_BYTES
+
     def sweep(self) -> int:
         """Remove what interrupted uploads left; at start only, by the lock's holder."""
         left = list(self._incoming.iterdir())
@@ -103,7 +113,7 @@ class Blobs:
         Raises ExhaustedError when there is no room.
         """
         if length is not None:
-            free = shutil.disk_usage(self._root).free
+            free = self.free_bytes
             if length + RESERVE_BYTES > free:
                 raise ExhaustedError(
                     f"no room for {length} bytes: {free} free in {self._root}",

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from controller.blobs.blobs import Blobs
 from controller.domain.device import DeviceState
 from controller.domain.rollout import Phase
 from controller.domain.words import count_of
@@ -20,6 +21,7 @@ from controller.services.models import list_models
 from controller.services.rollout_plans import left_by_itself
 from controller.services.rollout_views import RolloutView, view_rollout
 from controller.services.rollouts import list_rollouts
+from controller.services.suggestions import size_text
 from controller.store import rollouts as rollout_store
 from controller.store.assignments import AssignmentRow
 from controller.store.reported import list_left_last
@@ -91,6 +93,7 @@ def get_status(deps: Deps, ctx: Ctx, process: ProcessFacts) -> StatusView:
     )
     problems = [
         *_process_problems(ctx, process, builds, deps.samples.shed),
+        *_disk_problems(deps.blobs),
         *_build_problems(_failures(deps, ctx, built, ended)),
         *_device_problems(ctx, devices),
         *_left_problems(devices, left),
@@ -131,6 +134,15 @@ def _count(devices: Sequence[DeviceView]) -> dict[str, int]:
 def _never(view: DeviceView) -> bool:
     """Whether it was enrolled and not heard of since."""
     return not view.online and view.last_seen_at is None
+
+
+def _disk_problems(blobs: Blobs) -> list[str]:
+    if not blobs.is_full:
+        return []
+    return [
+        f"the controller's disk is full: {size_text(blobs.free_bytes)} free; pushes are refused,"
+        " and what the database cannot store; make room in the data directory"
+    ]
 
 
 def _process_problems(

@@ -129,3 +129,14 @@ def test_presence_changes_are_events_and_silence_is_offline(desk: Desk) -> None:
     set_online(desk.deps, desk.ctx(), {"a": True})
     assert mark_silent_offline(desk.deps, desk.ctx(), restart) == ["b"]
     assert status(desk).devices["online"] == 1
+
+
+def test_a_full_disk_is_a_problem_before_anything_fails(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert status(desk).problems == ()
+    free = desk.deps.blobs.free_bytes
+    monkeypatch.setattr("controller.blobs.blobs.RESERVE_BYTES", 2 * free)
+    (problem,) = status(desk).problems
+    assert problem.startswith("the controller's disk is full: ")
+    assert "make room in the data directory" in problem

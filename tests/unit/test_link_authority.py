@@ -1,6 +1,11 @@
 """The first connection is authenticated by the fingerprint in the token, or it does not happen."""
 
+import socket
+import ssl
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +83,29 @@ def test_another_port_of_the_same_controller_is_named(server: LinkServer) -> Non
     # The negative control: of another controller the port does not matter.
     with pytest.raises(EnrolError, match="not the one that made this token"):
         find_authority(there, Trust.create().authority.fingerprint)
+
+
+def test_a_port_that_speaks_no_grpc_is_named(tmp_path: Path) -> None:
+    """The web or the broker: TLS of the same authority, and then silence."""
+    trust = Trust.create()
+    chain = trust.server.issued.pem + trust.authority.certificate_pem
+    (tmp_path / "chain.pem").write_bytes(chain)
+    (tmp_path / "key.pem").write_bytes(trust.server.key_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "chain.pem", tmp_path / "key.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            raw, _ = listener.accept()
+            with raw, context.wrap_socket(raw, server_side=True) as tls, suppress(OSError):
+                tls.recv(1)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        there = Endpoint("127.0.0.1", listener.getsockname()[1])
+        with pytest.raises(EnrolError, match="speaks no gRPC: it is not the port for enrolment"):
+            find_authority(there, trust.authority.fingerprint)
+        thread.join(10)
 
 
 def test_another_controller_is_refused(server: LinkServer) -> None:
