@@ -88,6 +88,10 @@ def test_rollback_returns_every_touched_device(fleet: Fleet) -> None:
     assert fleet.failed(since) == []
     facts = fleet.facts("rollout", rollout)
     assert f"1 back on {version}" in facts["exposed"][0], facts
+    assert "called back" in facts["device"][0], facts
+    # Nobody found it bad: who tries again needs no override.
+    plan = fleet.ctl.json("rollout", "plan", f"{DIGITS}:{newer}", "--to", "all")
+    assert (plan["devices"], plan["unready"]) == (4, []), plan
 
 
 def test_a_superseding_rollout_says_so(fleet: Fleet) -> None:
