@@ -1,6 +1,7 @@
 """Ten minutes of random faults over six devices: `python -m tests.faults --minutes 10 --seed 7`.
 
-Exit code 0: no request failed but in killed processes, and I1 to I8 held at every calm point.
+Exit code 0: no request failed but in killed processes, I1 to I8 held at every calm point, and every
+good version that did not win has a cause in the faults; its evidence is in ROOT/ended-otherwise.
 """
 
 import argparse
@@ -40,6 +41,8 @@ def main() -> int:
         story.say(f"BROKEN: {error}")
     finally:
         world.close()
+    for end in story.figures.get("good_ended_otherwise", []):
+        story.say(f"{end['version']} did not win: {end['why']}; evidence in {end['folder']}")
     story.say("all promises held" if story.figures["passed"] else f"play it again: SEED={seed}")
     if options.json:
         story.write(options.json)
