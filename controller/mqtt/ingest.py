@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from controller.clock import Clock
+from controller.domain.words import count_of
 from controller.errors import ErrorKind, InvalidError, LightermanError
 from controller.mqtt.backlog import Backlog, Word
 from controller.mqtt.client import Message, Outgoing
@@ -267,7 +268,8 @@ class Ingest:
     def _mark_silent(self, since: datetime) -> None:
         silent = mark_silent_offline(self._deps, self._new_ctx("controller"), since)
         if silent:
-            log.info("%d devices were online before and are silent now: offline", len(silent))
+            found = count_of(len(silent), "device")
+            log.info("online before and silent since we listen again: %s, now offline", found)
 
     def _count(self, what: str, why: str) -> None:
         self.counts[what] += 1

@@ -101,7 +101,7 @@ def sample_inputs(signature: Signature, batch: int, seed: int) -> list[Array]:
         kind = numpy_type(spec)
         shape = sizes_of(spec, batch)
         values = random.random(shape) if kind.startswith("float") else np.zeros(shape)
-        samples.append(values.astype(kind))
+        samples.append(np.asarray(values, kind))  # without axes NumPy gives a number
     return samples
 
 
@@ -119,9 +119,9 @@ def sample_feeds(signature: Signature, count: int, seed: int) -> Iterator[Feed]:
             kind, shape = numpy_type(spec), sizes_of(spec, batch)
             picture = kind == "uint8" and len(shape) > 2
             if kind.startswith("float"):
-                feed.append((random.random(shape) * scale).astype(kind))
+                feed.append(np.asarray(random.random(shape) * scale, kind))
             else:
-                feed.append(random.integers(0, 256 if picture else 1, shape).astype(kind))
+                feed.append(np.asarray(random.integers(0, 256 if picture else 1, shape), kind))
         yield feed, batch
 
 

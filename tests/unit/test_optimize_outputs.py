@@ -14,7 +14,7 @@ from controller.optimize.build_onnxruntime import OnnxSession
 from controller.optimize.evaluate import Answers, ask, compare_runs
 from controller.optimize.outputs import differing, not_finite
 from controller.optimize.raw import first_words
-from controller.optimize.rows import Rows, sample_feeds
+from controller.optimize.rows import Rows, sample_feeds, sample_inputs
 
 IMAGE = TensorSpec("image", "FP32", ("batch", 4))
 SCORES = Signature((IMAGE,), (TensorSpec("scores", "FP32", ("batch", 4)),))
@@ -111,6 +111,17 @@ def test_generated_rows_are_pictures_of_both_ranges_and_whole_numbers_stay_zero(
     assert all(inputs[2].any() == 0 for inputs, _ in feeds)
     assert feeds[0][0][1].max() > 100
     assert {len(inputs[0]) for inputs, _ in feeds} == {inputs[3].shape[1] for inputs, _ in feeds}
+
+
+def test_an_input_without_axes_is_an_array_too() -> None:
+    """ONNX Runtime takes no plain NumPy number."""
+    inputs = tuple(TensorSpec(kind.lower(), kind, ()) for kind in ("FP32", "INT64", "UINT8"))
+    signature = Signature(inputs, (TensorSpec("scores", "FP32", ()),))
+    made = [feed for feed, _ in sample_feeds(signature, 2, seed=1)] + [
+        sample_inputs(signature, 1, seed=1)
+    ]
+    for feed in made:
+        assert all(isinstance(one, np.ndarray) and one.shape == () for one in feed)
 
 
 def test_a_wrong_export_differs_and_rounding_does_not(tmp_path: Path) -> None:
