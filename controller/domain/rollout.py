@@ -21,6 +21,8 @@ BY_ORDER = frozenset(
     {
         "the controller orders the previous version",
         "the controller no longer orders this model here",
+        "the controller no longer orders this model here; no version to return to,"
+        " it goes on answering",
     }
 )
 

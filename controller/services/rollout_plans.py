@@ -285,10 +285,11 @@ def _sorted_out(
 
 def left_by_itself(row: AssignmentRow) -> bool:
     """Whether the device found the version bad and left it, or could not even go back."""
+    if row.reason.startswith(CALLED_BACK):
+        return False
     if row.state is AssignmentState.FAILED:
         return row.activated_at is not None
-    left = row.state in (AssignmentState.ROLLING_BACK, AssignmentState.ROLLED_BACK)
-    return left and not row.reason.startswith(CALLED_BACK)
+    return row.state in (AssignmentState.ROLLING_BACK, AssignmentState.ROLLED_BACK)
 
 
 def again(spec: RolloutSpec) -> bool:

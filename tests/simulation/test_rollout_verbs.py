@@ -15,7 +15,7 @@ from controller.api.convert_rollouts import (
     plan_message,
     rollout_message,
 )
-from controller.domain.rollout import CALLED_BACK, AssignmentState, Intent, Phase
+from controller.domain.rollout import BY_ORDER, CALLED_BACK, AssignmentState, Intent, Phase
 from controller.errors import InvalidError, NotFoundError, RefusedError
 from controller.services.events import EventFilter, list_events
 from controller.services.explain import explain_device, explain_rollout
@@ -353,6 +353,23 @@ def test_a_device_that_was_called_back_is_asked_again(make_world: MakeWorld) -> 
     assert world.run(Random(5), 300, world.is_over(view.rollout_id))
     assert A.ROLLED_BACK in _states(world, view.rollout_id).values()
     assert plan_rollout(world.deps, world.ctx(), spec("1.1.0")).devices == 2
+
+
+def test_a_first_version_that_was_called_back_is_no_bad_one(make_world: MakeWorld) -> None:
+    world = make_world(2)
+    view = start_rollout(world.deps, world.ctx(), spec("1.0.0", soak_s=1000), 2)
+    assert world.run(
+        Random(6), 100, lambda: A.COMMITTED in _states(world, view.rollout_id).values()
+    )
+    canary = next(d for d, s in _states(world, view.rollout_id).items() if s is A.COMMITTED)
+    set_intent(world.deps, world.ctx(), view.rollout_id, Intent.ROLL_BACK, "complaints")
+    world.tick()
+    (stays,) = [one for one in BY_ORDER if "it goes on answering" in one]
+    with world.store.write() as conn:
+        reported.record_report(conn, canary, view.rollout_id, A.FAILED, stays, None, world.now)
+    assert _states(world, view.rollout_id)[canary] is A.FAILED
+    world.tick()
+    assert plan_rollout(world.deps, world.ctx(), spec("1.0.0")).devices == 2
 
 
 def look(world: World) -> StatusView:

@@ -364,6 +364,7 @@ def test_no_longer_named_means_back_to_what_was_before() -> None:
     assert after.reason in BY_ORDER
     first, done = run(NEW, [NewDesired(V1, 1), NewDesired(None, 2)])
     assert (first.phase, first.current) == (Phase.FAILED, Slot(V1))
+    assert first.reason in BY_ORDER
     assert reports(done)[-2:] == [("r-1", "ROLLING_BACK"), ("r-1", "FAILED")]
 
 
