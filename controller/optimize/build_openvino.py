@@ -5,6 +5,7 @@ for a precision that this processor does not have.
 """
 
 from collections.abc import Mapping
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,9 @@ def open_build(path: Path, signature: Signature) -> "OpenVinoSession":
 
 
 def versions() -> Mapping[str, str]:
-    """What was used."""
-    from importlib.metadata import version
-
-    return {"openvino": version("openvino")}
+    """What is used; NNCF where it is there."""
+    found = {name: distributions(name=name) for name in ("openvino", "nncf")}
+    return {name: one.version for name, those in found.items() for one in those}
 
 
 class OpenVinoSession:

@@ -82,7 +82,7 @@ def test_all_recipes_are_built_and_agree_with_the_source(
         assert one.fp32_p50_ms is not None
         assert one.peak_rss_bytes is not None
         assert 30e6 < one.peak_rss_bytes < 300e6, "neither PyTorch's nor NNCF's"
-        assert {"torch", "openvino", "onnxruntime"} <= set(one.tool_versions), name
+        assert {"torch", "openvino", "nncf", "onnxruntime"} <= set(one.tool_versions), name
     agreement = found[FP32].agreement
     assert agreement is not None
     assert agreement.value == 100
