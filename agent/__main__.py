@@ -56,7 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--token", metavar="TOKEN", required=True, help="from `fleetctl admin token create`"
     )
     enroll.add_argument(
-        "--device-id", metavar="ID", default="", help="1 to 63 of a-z, 0-9, -; else one is given"
+        "--device-id",
+        metavar="ID",
+        type=_not_empty,
+        help="1 to 63 of a-z, 0-9, -; else one is given",
     )
 
     text = "Serve models and follow the controller until SIGTERM."
@@ -105,6 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_UNREACHABLE if getattr(error, "retryable", False) else EXIT_FAILED
 
 
+def _not_empty(text: str) -> str:
+    """A variable that was never set must not use a token up for a name of chance."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; leave the option out and a name is given")
+    return text
+
+
 def service_file(command: Path) -> str:
     """The unit, with `command` (this program as it was called) as what it starts."""
     shipped = Path(__file__).with_name("systemd") / "lighterman-agent.service"
@@ -125,7 +135,7 @@ def _enroll(settings: Settings, options: argparse.Namespace) -> int:
             Enrolment(
                 url=options.controller,
                 token=options.token,
-                device_id=options.device_id,
+                device_id=options.device_id or "",
                 hardware_id=hardware_id(settings.host_root),
                 capabilities=detect(settings.host_root, settings.state_dir),
             ),

@@ -85,6 +85,22 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, url: str, token: str, s
     assert story in said.stderr
 
 
+def test_an_empty_device_id_uses_no_token_up(tmp_path: Path) -> None:
+    agent = AgentProcess(tmp_path, "")
+    done = agent.command(
+        *("enroll", "--controller", "https://127.0.0.1:1", "--token", "x", "--device-id", "")
+    )
+    assert done.returncode == 2
+    assert "--device-id: it is empty; leave the option out" in done.stderr
+
+
+def test_without_a_device_id_one_is_given(controller: ControllerWorld, tmp_path: Path) -> None:
+    agent = AgentProcess(tmp_path, "unused")
+    done = agent.command(*("enroll", "--controller", controller.url, "--token", controller.token()))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("enrolled d-")
+
+
 def test_doctor_finds_nothing_on_a_healthy_device_and_names_what_breaks(
     controller: ControllerWorld, tmp_path: Path
 ) -> None:
