@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, cast
 
+from controller.blobs.blobs import Blobs
 from controller.domain.histogram import histogram_of
 from controller.domain.rollout import OPEN, TERMINAL, AssignmentState, Phase, Verdict
 from controller.services.context import Ctx, Deps
@@ -123,7 +124,7 @@ class World:
         self.store = Store.open(f"sqlite:///{self.path}")
         return Deps(
             store=self.store,
-            blobs=cast(Any, None),  # nothing here touches bytes
+            blobs=Blobs(self.path.parent / "blobs"),
             authority=cast(Any, None),
             signer=cast(Signer, self.fragile),
             samples=SampleWindow(),
