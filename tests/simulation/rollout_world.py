@@ -146,7 +146,9 @@ class World:
         """Enrol a device of the profile, online."""
         with self.store.write() as conn:
             seed_device(conn, device_id)
-            devices.update_device(conn, device_id, profile=PROFILE, online=True)
+            devices.update_device(
+                conn, device_id, profile=PROFILE, online=True, enrolled_at=self.now
+            )
             reported = {"arch": "aarch64", "runtimes": {"onnxruntime": "1.32.0"}}
             devices.put_capabilities(conn, device_id, reported, self.now)
         self.devices[device_id] = SimDevice(device_id, **values)

@@ -188,8 +188,6 @@ def test_the_last_events_name_the_phase_that_began(make_world: MakeWorld) -> Non
 
 def test_a_new_disk_has_no_version_to_return_to(make_world: MakeWorld) -> None:
     world = make_world(1)
-    with world.store.write() as conn:
-        devices.update_device(conn, "pi-00", enrolled_at=world.now)
     deploy(world, "1.0.0")
     deploy(world, "1.1.0")
     before = explained(world)
