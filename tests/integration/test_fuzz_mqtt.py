@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from controller.domain.device import DeviceState
-from controller.mqtt import ingest as ingest_room
+from controller.mqtt import backlog
 from controller.mqtt.client import Outgoing
 from controller.mqtt.convert import BODY_OF
 from controller.services.samples import flush_samples
@@ -184,7 +184,7 @@ def test_negative_control_a_reader_that_takes_anything_fails_the_check(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        ingest_room, "parse_envelope", lambda _, data: device_pb2.Envelope.FromString(data)
+        backlog, "parse_envelope", lambda _, data: device_pb2.Envelope.FromString(data)
     )
     counted = desk.count("failed")
     desk.wild.say(topics.UP_EVENT, b"\xff\xff")
