@@ -16,7 +16,7 @@ from bench.agent.world import World, served
 from examples.fleet.clock import monotonic
 from examples.models import ExampleModelsError
 
-ROUNDS, ROUND_S = 7, 2.0
+ROUNDS, ROUND_S = 7, 1.6
 SWAPS = 1000
 IDLE_S = 60.0
 # Figure, bound, and whether it is the least that is allowed.
