@@ -36,7 +36,8 @@ SETTINGS = (
     ),
     Setting(
         "telemetry_s", "LIGHTERMAN_TELEMETRY_S", "10", "s",
-        "Time between two telemetry messages.",
+        "Time between two looks at what there is to tell. A device that nobody asks anything leaves"
+        " out messages that say nothing new, up to eleven in a row and about 120 s.",
     ),
     Setting(
         "poll_s", "LIGHTERMAN_POLL_S", "900", "s",

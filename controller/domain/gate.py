@@ -49,9 +49,15 @@ def refuse_early(
     ``dataset`` is the one found, ``wanted`` the name that was looked for.
     """
     if profile.recipes and recipe.name not in profile.recipes:
-        return _refused(f"recipe {recipe.name} is not one of profile {profile.name}")
+        return _refused(
+            f"recipe {recipe.name} is not one of profile {profile.name};"
+            f" apply a profile whose recipes name it"
+        )
     if recipe.runtime not in profile.runtimes:
-        return _refused(f"profile {profile.name} has no runtime {recipe.runtime}")
+        return _refused(
+            f"profile {profile.name} has no runtime {recipe.runtime};"
+            f" apply a profile whose runtimes name it"
+        )
     if recipe.needs_dataset and dataset is None:
         return _refused(
             f"no dataset {wanted}: {recipe.precision} needs calibration and evaluation rows;"

@@ -286,11 +286,21 @@ def _passed(facts: WaveFacts, rules: Rules, soak: Soak) -> str:
     before = facts.before.histogram.quantile(0.95)
     if after is not None:
         was = f"{ms(before * 1000, 2)} → " if before is not None else ""
-        parts.append(f"p95 {was}{ms(after * 1000, 2)} ms")
+        parts.append(f"p95 {was}{ms(after * 1000, 2)} ms" + _slower(facts, rules))
     parts.append(f"soaked {soak.soaked_s:.0f} s")
     if facts.failed:
         parts.append(f"{count_of(len(facts.failed), 'device')} could not take it")
     return ", ".join(parts)
+
+
+def _slower(facts: WaveFacts, rules: Rules) -> str:
+    """A pass that a person should read: much slower than before, but inside the budget."""
+    before = facts.before.histogram.quantile(0.95)
+    same = facts.same.histogram.quantile(0.95)
+    known = min(facts.before.histogram.count, facts.same.histogram.count) >= TAIL_MIN_COUNT
+    if before is None or same is None or not known or same <= TAIL_FACTOR * before:
+        return ""
+    return f" ({same / before:.1f} times, inside the budget of {rules.p95_budget_ms:g} ms)"
 
 
 def _advance(facts: WaveFacts) -> Soak:

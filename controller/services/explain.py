@@ -265,21 +265,28 @@ def _builds(seen: list[SeenRow], profile: str, entry: Mapping[str, Any] | None) 
         passed = [one for one in mine if one.gate.verdict in ("PASSED", "OVERRIDDEN")]
         refused = [one for one in mine if one.gate.verdict in ("REFUSED", "FAILED")]
         chosen = [one for one in passed if one.build is not None and one.build.build_id in given]
-        parts: list[str] = []
-        if chosen:
-            best = f"best of {len(passed)} that passed for {profile}" if len(passed) > 1 else ""
-            figure = _speed(chosen[0])
-            parts.append(f"{chosen[0].gate.key.recipe} {best}".rstrip() + figure)
-            if chosen[0].gate.override_reason:
-                parts.append(
-                    f"overridden by {chosen[0].gate.override_by}: {chosen[0].gate.override_reason}"
-                )
-        others = [one for one in passed if one not in chosen]
-        parts += [f"{one.gate.key.recipe}{_speed(one)}" for one in others]
-        parts += [f"{one.gate.key.recipe} refused ({one.gate.reason})" for one in refused]
-        if parts:
-            facts.append(Fact("build", f"{variant}: " + "; ".join(parts)))
+        lines = [f"{_allowed(one)}{_best_of(passed, profile)}" for one in chosen[:1]]
+        lines += [_allowed(one) for one in passed if one not in chosen[:1]]
+        lines += [f"{one.gate.key.recipe} refused ({one.gate.reason})" for one in refused]
+        heads = (f"{variant}: ", *(["  "] * len(lines)))
+        facts += [Fact("build", head + line) for head, line in zip(heads, lines, strict=False)]
     return facts
+
+
+def _allowed(one: SeenRow) -> str:
+    """A build that may be released: its speed, and on whose word where the gate refused it."""
+    said = f"{one.gate.key.recipe}{_speed(one)}"
+    if one.gate.verdict == "OVERRIDDEN":
+        said += f", overridden by {one.gate.override_by}: {one.gate.override_reason}"
+    return said
+
+
+def _best_of(usable: list[SeenRow], profile: str) -> str:
+    if len(usable) < 2:
+        return ""
+    forced = sum(one.gate.verdict == "OVERRIDDEN" for one in usable)
+    more = f" and {forced} overridden" if forced else ""
+    return f", best of {len(usable) - forced} that passed{more} for {profile}"
 
 
 def _speed(one: SeenRow) -> str:

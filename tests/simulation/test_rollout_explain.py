@@ -15,8 +15,10 @@ from controller.services.explain import Fact, explain_device, explain_rollout
 from controller.services.reports import DeviceEnvelope, EventBody, accept_reports
 from controller.services.rollouts import start_rollout
 from controller.store import assignments, boots, devices
+from controller.store.builds import GateKey, GateRow, put_gate
 from controller.store.tables import assignment
-from tests.simulation.rollout_world import MODEL, SimDevice, World
+from tests.simulation.rollout_world import MODEL, PROFILE, SimDevice, World
+from tests.support.stores import PROJECT
 
 A = AssignmentState
 MakeWorld = Callable[..., World]
@@ -215,3 +217,28 @@ def test_a_quarantine_is_told_with_its_reason(make_world: MakeWorld) -> None:
     assert "two holders of one identity" in told["quarantine"]
     assert "fleetctl device accept pi-00" in told["quarantine"]
     assert told["version"].startswith("1.0.0: rollout ")
+
+
+def test_builds_are_told_apart_by_who_let_them_pass(make_world: MakeWorld) -> None:
+    world = make_world(1)
+    deploy(world, "1.0.0")
+    with world.store.write() as conn:
+        for recipe, verdict, reason, by in (
+            ("onnxruntime-int8", "OVERRIDDEN", "a lab", "ana"),
+            ("openvino-int8", "REFUSED", "slower than fp32", None),
+        ):
+            key = GateKey(MODEL, "1.0.0", "heavy", recipe, PROFILE)
+            told = reason if by else None
+            row = GateRow(
+                key, "b-1.0.0-heavy", verdict, reason, told, by, world.now, False, world.now
+            )
+            put_gate(conn, PROJECT, row)
+    facts = explain_device(world.deps, world.ctx(), "pi-00")
+    lines = [fact.text for fact in facts if fact.topic == "build"]
+    heavy = f"heavy: onnxruntime-fp32 10 ms, best of 1 that passed and 1 overridden for {PROFILE}"
+    assert lines[:3] == [
+        heavy,
+        "  onnxruntime-int8 10 ms, overridden by ana: a lab",
+        "  openvino-int8 refused (slower than fp32)",
+    ]
+    assert lines[3].startswith("light: onnxruntime-fp32 10 ms")

@@ -92,7 +92,12 @@ def test_a_tail_over_budget_that_was_so_before_passes() -> None:
 
 
 def test_a_tail_worse_than_before_but_inside_the_budget_passes() -> None:
-    assert look(before=side(20), after=side(80)).verdict is Verdict.PASSED
+    found = look(before=side(20), after=side(80))
+    assert found.verdict is Verdict.PASSED
+    assert "(4.0 times, inside the budget of 100 ms)" in found.reason
+    assert "times" not in look(before=side(60), after=side(80)).reason
+    few = look(before=side(20, 3), after=side(80))  # three say nothing of a tail
+    assert "times" not in few.reason
 
 
 def test_a_tail_that_the_untouched_devices_show_too_is_for_a_person() -> None:
