@@ -103,7 +103,7 @@ def explain_rollout(deps: Deps, ctx: Ctx, rollout_id: str) -> RolloutExplanation
             *_devices_that_left(rows, said),
             *_refusals(rows),
             *(Fact("people", _by(one), (str(one.number),)) for one in said if _by_people(one)),
-            *_last(said),
+            *_last(said, names=True),
         )
         return RolloutExplanation(view, facts, view_assignments(conn, rollout_id))
 
@@ -367,15 +367,21 @@ def _by(event: EventRow) -> str:
             return f"{event.kind.replace('_', ' ')} by {event.actor}: {event.reason}"
 
 
-def _last(said: list[EventRow]) -> list[Fact]:
+def _last(said: list[EventRow], names: bool = False) -> list[Fact]:
+    """The newest events in one fact; with `names` each says whose it is."""
     newest = said[-LAST_SHOWN:][::-1]
     if not newest:
         return []
     text = " · ".join(
-        f"{moment(one.at)} {_what(one)}" + (f" ({one.reason})" if one.reason else "")
+        f"{moment(one.at)} {_whose(one) if names else ''}{_what(one)}"
+        + (f" ({one.reason})" if one.reason else "")
         for one in newest
     )
     return [Fact("last", text, tuple(str(one.number) for one in newest))]
+
+
+def _whose(event: EventRow) -> str:
+    return f"{event.device_id} " if event.device_id else ""
 
 
 def _what(event: EventRow) -> str:

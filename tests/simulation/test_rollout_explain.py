@@ -186,6 +186,12 @@ def test_the_last_events_name_the_phase_that_began(make_world: MakeWorld) -> Non
         if one.topic == "last"
     ]
     assert "rollout phase SUCCEEDED (1 device committed)" in last
+    (own,) = [
+        one.text for one in explain_device(world.deps, world.ctx(), "pi-00") if one.topic == "last"
+    ]
+    assert " pi-00 assignment committed" in last
+    assert " assignment committed" in own
+    assert " pi-00 " not in own  # its own page need not name it
 
 
 def test_a_new_disk_has_no_version_to_return_to(make_world: MakeWorld) -> None:
