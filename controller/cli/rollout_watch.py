@@ -51,13 +51,14 @@ def _states(wave: fleet_pb2.WaveStatus) -> str:
 
 
 def _p95(wave: fleet_pb2.WaveStatus) -> str:
-    before = (
-        units.milliseconds(wave.p95_before_s) if wave.HasField("p95_before_s") else units.UNKNOWN
-    )
-    after = units.milliseconds(wave.p95_after_s) if wave.HasField("p95_after_s") else units.UNKNOWN
-    if before == after == units.UNKNOWN:
+    before = units.milliseconds(wave.p95_before_s) if wave.HasField("p95_before_s") else ""
+    after = units.milliseconds(wave.p95_after_s) if wave.HasField("p95_after_s") else ""
+    if before and after:
+        return f"{before} → {after} ms"
+    if not before and not after:
         return units.UNKNOWN
-    return f"{before} → {after} ms"
+    known = (f"{one} ms" if one else units.UNKNOWN for one in (before, after))
+    return " → ".join(known)  # what is unknown has no unit
 
 
 def _verdict(wave: fleet_pb2.WaveStatus, now: float | None) -> str:
@@ -65,13 +66,12 @@ def _verdict(wave: fleet_pb2.WaveStatus, now: float | None) -> str:
     if not wave.verdict:
         return ""
     of = f" of {wave.samples_needed:,}" if wave.samples_needed else ""
-    text = f"{wave.verdict}  {wave.samples:,}{of} samples"
+    count = f"{wave.samples:,}{of}"
     when = units.instant(wave.next_look_at)
-    if now is None or wave.verdict != "PENDING" or when is None:
-        return text
-    if when.timestamp() > now:
-        text += f", next look in {units.duration(when.timestamp() - now)}"
-    return text
+    if now is None or wave.verdict != "PENDING" or when is None or when.timestamp() <= now:
+        return f"{wave.verdict}  {count} samples"
+    # Short, so that the line fits beside the states of the wave.
+    return f"PENDING  {count}, next look in {units.duration(when.timestamp() - now)}"
 
 
 def _title(wave: fleet_pb2.WaveStatus) -> str:

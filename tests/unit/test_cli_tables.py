@@ -1,6 +1,6 @@
 """Tables that fit, words that stay whole, times that are local, reasons that stand once."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,8 @@ from controller.cli.apply import read_objects
 from controller.cli.build_figures import quality_cells
 from controller.cli.follow import news_key
 from controller.cli.problem import CliError
-from controller.cli.rollout_watch import _footer, _verdict, unsaid
+from controller.cli.rollout_watch import _footer, _p95, _verdict, _wave_lines, unsaid
+from controller.cli.session import WIDTH, Session
 from lighterman.v1 import fleet_pb2
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -85,8 +86,34 @@ def test_who_waits_for_a_person_says_what_the_person_can_do() -> None:
 def test_nobody_looks_again_once_it_is_over() -> None:
     wave = fleet_pb2.WaveStatus(number=1, verdict="PENDING", samples=3)
     wave.next_look_at.FromDatetime(NOW)
-    assert _verdict(wave, NOW.timestamp() - 2) == "PENDING  3 samples, next look in 2.0 s"
+    assert _verdict(wave, NOW.timestamp() - 2) == "PENDING  3, next look in 2.0 s"
+    assert _verdict(wave, NOW.timestamp() + 2) == "PENDING  3 samples"
     assert _verdict(wave, None) == "PENDING  3 samples"
+
+
+def test_what_is_unknown_has_no_unit() -> None:
+    wave = fleet_pb2.WaveStatus(number=1)
+    assert _p95(wave) == "–"
+    wave.p95_before_s = 0.00034
+    assert _p95(wave) == "0.34 ms → –"
+    wave.p95_after_s = 0.038
+    assert _p95(wave) == "0.34 → 38 ms"
+    wave.ClearField("p95_before_s")
+    assert _p95(wave) == "– → 38 ms"
+
+
+def test_a_pending_wave_takes_one_line() -> None:
+    wave = fleet_pb2.WaveStatus(
+        number=1, devices=3, states={"PROBATION": 3}, verdict="PENDING", samples=340,
+        samples_needed=600, p95_before_s=0.00034,
+    )  # fmt: skip
+    item = fleet_pb2.Rollout(phase=fleet_pb2.ROLLOUT_PHASE_PROGRESSING, waves=[wave])
+    session = Session()
+    item.waves[0].next_look_at.FromDatetime(session.now() + timedelta(seconds=50))
+    _, *lines = (str(line) for line in _wave_lines(session, item))
+    assert len(lines) == 1, lines
+    assert "PENDING  340 of 600, next look in " in lines[0]
+    assert len(lines[0]) <= WIDTH
 
 
 def test_accuracy_is_told_with_its_interval_and_n_else_agreement() -> None:
