@@ -150,7 +150,8 @@ class Session:
         if yes is not None:
             if yes != count:
                 raise CliError(
-                    f"--yes={yes} does not match: {sentence}\nto go on, give --yes={count}"
+                    f"--yes={yes} does not match: {sentence}\nto go on, give --yes={count}",
+                    EXIT_USAGE,
                 )
             return
         if not sys.stdin.isatty():

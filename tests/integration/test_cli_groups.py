@@ -78,6 +78,8 @@ def test_a_group_is_counted_shown_and_used(home: Running, tmp_path: Path) -> Non
     assert "b-1" not in said
     assert "2 devices match @line-a" in said
     assert "3 devices, the first 1 shown" in run(home, "device", "list", "--limit", "1")
+    wrong = run(home, "device", "label", "-l", "@rest", "spare=yes", "--yes=2", expect=2)
+    assert "--yes=2 does not match: 1 device matches @rest\n  to go on, give --yes=1" in wrong
     labelled = run(home, "device", "label", "-l", "@rest", "spare=yes", "--yes=1")
     assert "labelled 1 device" in labelled
 
