@@ -99,7 +99,7 @@ def _wait(
 ) -> list[fleet_pb2.Build]:
     deadline = CLOCK.monotonic() + timeout_s
     live_ok = session.out.is_terminal and not session.quiet and not session.machine
-    said: dict[tuple[str, str, str], str] = {}
+    said: dict[str, set[str]] = {}
     live = Live(console=session.out, auto_refresh=False) if live_ok else None
     if live:
         live.start()
@@ -124,13 +124,26 @@ def _wait(
 
 
 def _say_changes(
-    session: Session, builds: list[fleet_pb2.Build], said: dict[tuple[str, str, str], str]
+    session: Session, builds: list[fleet_pb2.Build], said: dict[str, set[str]]
 ) -> None:
+    """A line for each build that ended, and one for a job whose step is new, naming its builds.
+
+    A job compiles recipes together and comes back to a step for each of them; `said` has what was
+    told of each job and build.
+    """
+    together: dict[str, list[fleet_pb2.Build]] = {}
     for item in builds:
-        now = item.state if item.state in FINAL else f"{item.state} {item.step}"
-        if said.get(_key(item)) != now:
-            said[_key(item)] = now
-            session.say(f"{item.profile}  {item.variant}  {item.recipe}  {_state_text(item)}")
+        alone = item.state in FINAL or not item.job_id
+        together.setdefault("/".join(_key(item)) if alone else item.job_id, []).append(item)
+    for name, items in together.items():
+        first = items[0]
+        now = first.state
+        if now not in FINAL:  # what a second attempt does is news
+            now += f" {first.step} {first.attempts}"
+        if now not in said.setdefault(name, set()):
+            said[name].add(now)
+            parts = (", ".join(dict.fromkeys(part)) for part in zip(*map(_key, items), strict=True))
+            session.say("  ".join((*parts, _state_text(first))))
 
 
 def _state_text(item: fleet_pb2.Build) -> str:

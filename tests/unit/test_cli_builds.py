@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from controller.cli.build_figures import (
     eager_cells,
     error_line,
@@ -11,8 +13,9 @@ from controller.cli.build_figures import (
     p50_cell,
 )
 from controller.cli.build_show import _lines
-from controller.cli.builds import _below
+from controller.cli.builds import _below, _say_changes
 from controller.cli.records import record
+from controller.cli.session import Session
 from lighterman.v1 import fleet_pb2
 
 FIGURES = fleet_pb2.BuildFigures(
@@ -98,3 +101,32 @@ def test_what_the_reason_says_is_not_said_again() -> None:
     assert error_line(["only a word", ""], "the job died") == "only a word"
     assert error_line([], "the job died") == ""
     assert _below(build("passed", reason="all of it")) == []
+
+
+def test_a_job_tells_a_step_once_and_each_build_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    session = Session()
+    said: dict[str, set[str]] = {}
+
+    def told(state: str, step: str = "", pct: float = 0.0, **more: Any) -> list[str]:
+        more = {"job_id": "j-1", **more}
+        builds = [build(state, step=step, progress_pct=pct, **more) for _ in range(2)]
+        builds[0].recipe = "onnxruntime-fp32"
+        _say_changes(session, builds, said)
+        return capsys.readouterr().out.splitlines()
+
+    both = "pi  heavy  onnxruntime-fp32, onnxruntime-int8"
+    assert told("queued") == [f"{both}  queued"]
+    assert told("running", "exporting", 10) == [f"{both}  exporting 10 %"]
+    assert told("running", "exporting", 12) == []
+    assert told("running", "evaluating", 60) == [f"{both}  evaluating 60 %"]
+    assert told("running", "calibrating", 70) == [f"{both}  calibrating 70 %"]
+    assert told("running", "evaluating", 80) == []  # of the next recipe
+    assert told("running", "exporting", 10, attempts=2) == [f"{both}  exporting 10 %"]
+    ends = told("passed")
+    assert [line.split("  ")[2:4] for line in ends] == [
+        ["onnxruntime-fp32", "done"],
+        ["onnxruntime-int8", "done"],
+    ]
+    assert told("passed") == []
+    # Negative control: of builds in no common job each has its own line.
+    assert len(told("running", "exporting", 10, job_id="")) == 2
