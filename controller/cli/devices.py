@@ -1,5 +1,7 @@
 """``fleetctl device``: list, show, label, accept, retire, explain."""
 
+import textwrap
+
 import click
 
 from controller.cli import units
@@ -189,8 +191,26 @@ def show_facts(session: Session, facts: list[fleet_pb2.Fact]) -> None:
     for fact in facts:
         for part in fact.text.split(" · ") if fact.topic == "last" else [fact.text]:
             topic = fact.topic if fact.topic != last else ""
-            session.say(f"{topic:<12}{one_line(part)}")
+            for line in _wrapped(topic, session.readable(one_line(part)), session.width):
+                session.say(line)
             last = fact.topic
+
+
+def _wrapped(topic: str, text: str, width: int | None) -> list[str]:
+    """A fact in lines of at most `width` characters, aligned under its text; None: in one."""
+    words = text.lstrip()
+    indent = " " * (len(text) - len(words))
+    head = f"{topic:<12}{indent}"
+    if width is None:
+        return [head + words]
+    return textwrap.wrap(
+        words,
+        width,
+        initial_indent=head,
+        subsequent_indent=f"{'':<12}{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [head]
 
 
 @device.command("label")

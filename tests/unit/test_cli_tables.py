@@ -8,6 +8,7 @@ import pytest
 from controller.cli import tables, units
 from controller.cli.apply import read_objects
 from controller.cli.build_figures import quality_cells
+from controller.cli.devices import _wrapped
 from controller.cli.follow import news_key
 from controller.cli.problem import CliError
 from controller.cli.rollout_watch import _footer, _p95, _verdict, _wave_lines, unsaid
@@ -152,3 +153,16 @@ def test_maps_are_told_in_one_order() -> None:
         "failed",
         "odd",
     ]
+
+
+def test_a_fact_is_wrapped_and_aligned_under_its_text() -> None:
+    text = f"1.3.0: rollout r-1, wave 2, {REASON}, committed after 212 inferences"
+    first, *more = _wrapped("version", text, WIDTH)
+    assert first.startswith("version     1.3.0: rollout r-1")
+    assert all(len(line) <= WIDTH for line in (first, *more))
+    assert more
+    assert all(line.startswith(" " * 14) and line[14] != " " for line in more)
+    assert " ".join((first[12:], *(line.strip() for line in more))) == text
+    assert _wrapped("version", text, None) == [f"version     {text}"]
+    _, second = _wrapped("", f"  {REASON} again", WIDTH)
+    assert second.startswith(" " * 16)  # a build under its variant
