@@ -77,12 +77,16 @@ install_packages() {
 }
 
 # ---- the broker -------------------------------------------------------------------------------------------------
-has_mosquitto() { PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null 2>&1; }
+# Two programs: the broker, and mosquitto_sub of the demo's last step, which Debian packs apart.
+has_mosquitto() (
+    PATH="$PATH:/usr/sbin:/usr/local/sbin"
+    command -v mosquitto >/dev/null 2>&1 && command -v mosquitto_sub >/dev/null 2>&1
+)
 
 install_mosquitto() {
     if has_mosquitto; then return; fi
     if [ "$(id -u)" != 0 ]; then
-        fail "the MQTT broker Mosquitto is not installed" \
+        fail "the MQTT broker Mosquitto, or its mosquitto_sub, is not installed" \
             "as root, one of: apt-get install mosquitto mosquitto-clients" \
             "                 dnf install mosquitto" \
             "                 apk add mosquitto mosquitto-clients"
@@ -98,7 +102,7 @@ install_mosquitto() {
         apk add mosquitto mosquitto-clients >"$log" 2>&1 </dev/null || true
     fi
     has_mosquitto || fail "Mosquitto could not be installed by the system's package manager" \
-        "install the package mosquitto by hand; what was tried: $log"
+        "install the packages mosquitto and mosquitto-clients by hand; what was tried: $log"
 }
 
 # ---- Prometheus, for tests of rules and dashboard ---------------------------------------------------------------

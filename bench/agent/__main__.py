@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.agent import idle, lite0, swaps, throughput
-from bench.agent.processes import rss_mib
+from bench.agent.processes import rss_mb
 from bench.agent.world import World, served
 from examples.fleet.clock import monotonic
 from examples.models import ExampleModelsError
@@ -26,6 +26,7 @@ BOUNDS = (
     ("rss_model_mb", 120.0, False),
     ("swaps", SWAPS, True),
     ("swap_failures", 0, False),
+    ("failed_requests", 0, False),
     ("cpu_idle_pct", 0.5, False),
     ("mb_per_month", 15.0, False),
 )
@@ -71,16 +72,16 @@ def _measure(world: World, files: Path) -> dict[str, Any]:
     file = world.roll_out(busy)
     _say("throughput: the agent and the runtime alone take turns on one core")
     figures = throughput.measure(busy, file, ROUNDS, ROUND_S)
-    figures["rss_model_loaded_mb"] = round(rss_mib(busy.pid), 1)
+    figures["rss_model_loaded_mb"] = round(rss_mb(busy.pid), 1)
     # Being committed is told, as what was just answered is: neither is part of idleness.
     _wait(lambda: [one["phase"] for one in served(busy)] == ["COMMITTED"])
     threading.Event().wait(idle.SETTLE_S)
     _say(f"idle: {IDLE_S:.0f} s of an agent that serves a model nobody asks for")
     road = idle.Road(busy.pid, world.port("mqtt"))
     figures |= idle.measure(busy, IDLE_S)
-    figures["rss_model_mb"] = round(rss_mib(busy.pid), 1)
+    figures["rss_model_mb"] = round(rss_mb(busy.pid), 1)
     _wait(lambda: monotonic() - core_began >= IDLE_S)
-    figures["rss_core_mb"] = round(rss_mib(core.pid), 1)
+    figures["rss_core_mb"] = round(rss_mb(core.pid), 1)
     figures["opening_bytes"] = opening
     _say(f"swaps: {SWAPS} versions in turn under load")
     figures |= swaps.measure(file, SWAPS)

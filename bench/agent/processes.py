@@ -6,8 +6,6 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-MIB = 1024 * 1024
-
 _SOCK_DIAG = 4
 _DIAG_BY_FAMILY = 20
 _REQUEST_DUMP = 0x0001 | 0x0300
@@ -19,10 +17,10 @@ _BYTES_AT, _SEGMENTS_AT = 120, 136
 _HEADER_BYTES = 52  # IPv4 and TCP with timestamps
 
 
-def rss_mib(pid: int) -> float:
-    """Resident memory."""
+def rss_mb(pid: int) -> float:
+    """Resident memory, MB."""
     pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGESIZE") / MIB
+    return int(pages) * os.sysconf("SC_PAGESIZE") / 1e6
 
 
 def threads(pid: int) -> list[int]:

@@ -29,6 +29,9 @@ GOALS = {
     "halt_behind": 0,
     "controller_cpu_cores": 0.5,
     "shed": 0,
+    "ack_lost": 0,
+    "failed": 0,
+    "took_s": 360.0,
 }
 
 

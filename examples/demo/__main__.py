@@ -53,7 +53,15 @@ def main() -> int:
     try:
         _run(story, world, files)
         finished = True
-    except (Missed, TooLateError, CtlError, ChildError, StopIteration, AssertionError) as error:
+    except (
+        Missed,
+        TooLateError,
+        CtlError,
+        ChildError,
+        StopIteration,
+        AssertionError,
+        OSError,
+    ) as error:
         story.claim("the demo runs to its end", False, str(error))
         _show_logs(world)
     except KeyboardInterrupt:

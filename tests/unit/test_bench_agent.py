@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from bench.agent import idle, throughput
-from bench.agent.processes import carried, cpu_s, rss_mib, threads, wakeups
+from bench.agent.processes import carried, cpu_s, rss_mb, threads, wakeups
 
 
 def test_bytes_of_a_connection_are_counted_both_ways() -> None:
@@ -33,7 +33,7 @@ def test_other_ports_and_processes_do_not_count() -> None:
 def test_a_process_is_read() -> None:
     pid = os.getpid()
     assert pid in threads(pid)
-    assert 10 < rss_mib(pid) < 100_000
+    assert 10 < rss_mb(pid) < 100_000
     assert cpu_s(pid) > 0
     assert wakeups(pid) >= 0
 

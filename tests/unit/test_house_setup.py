@@ -88,3 +88,29 @@ def test_an_unknown_mode_is_refused(checkout: Path) -> None:
     done = run_setup(checkout, "everything")
     assert done.returncode == 1
     assert "unknown set-up: everything" in done.stderr
+
+
+@pytest.mark.parametrize("there", [(), ("mosquitto",)])
+def test_without_root_a_missing_broker_is_named(checkout: Path, there: tuple[str, ...]) -> None:
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    fake(python, "exit 0")
+    fake(checkout / "bin" / "id", "echo 1000")
+    for name in there:
+        fake(checkout / "bin" / name, "exit 0")
+    done = run_setup(checkout, "demo", "broker")
+    assert done.returncode == 1
+    assert "apt-get install mosquitto mosquitto-clients" in done.stderr
+
+
+def test_both_programs_of_the_broker_are_enough(checkout: Path) -> None:
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    fake(python, "exit 0")
+    fake(checkout / "bin" / "id", "echo 1000")
+    fake(checkout / "bin" / "mosquitto", "exit 0")
+    fake(checkout / "bin" / "mosquitto_sub", "exit 0")
+    first = run_setup(checkout, "demo", "broker")
+    assert first.returncode == 0, first.stderr
+    second = run_setup(checkout, "demo", "broker")
+    assert (second.returncode, second.stdout) == (0, "")
