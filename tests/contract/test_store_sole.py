@@ -55,9 +55,9 @@ def test_negative_control_data_directories_alone_do_not_tell(
 
 def test_one_that_was_killed_holds_nothing(postgres_url: str, tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from controller.store.session import Store\n"
+        "import signal, sys; from pathlib import Path; from controller.store.session import Store\n"
         "store = Store.open(sys.argv[1], Path(sys.argv[2])); print('held', flush=True)\n"
-        "time.sleep(60)\n"
+        "signal.pause()\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", program, postgres_url, str(tmp_path)],
