@@ -1,6 +1,8 @@
 """The command tree of fleetctl and the one place where errors become text and exit codes."""
 
+import os
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import click
@@ -53,6 +55,26 @@ fleetctl.add_command(admin)
 
 def run(arguments: list[str] | None = None) -> int:
     """Run with these arguments (default: the process's own); returns the exit code."""
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()  # what is still held back may not get out either
+        return code
+    except BrokenPipeError:
+        _drop_output()
+        return EXIT_FAILED
+    except OSError as error:  # standard output on a full disk; what else may fail says so itself
+        _drop_output()
+        click.echo(f"error: the output cannot be written: {error.strerror or error}", err=True)
+        return EXIT_FAILED
+
+
+def _drop_output() -> None:
+    """Else the interpreter tries to write the rest when it ends, and says so in its own words."""
+    with suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _run(arguments: list[str] | None) -> int:
     session: Session | None = None
     try:
         with fleetctl.make_context(
@@ -80,9 +102,3 @@ def run(arguments: list[str] | None = None) -> int:
         return known.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
-    except OSError as error:  # standard output on a full disk; what else may fail says so itself
-        click.echo(f"error: the output cannot be written: {error.strerror or error}", err=True)
-        return EXIT_FAILED

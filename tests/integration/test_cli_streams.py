@@ -23,8 +23,12 @@ def command(home: Running, *words: str) -> list[str]:
     return [sys.executable, "-m", "controller.cli", "--context", context, *words]
 
 
+@pytest.mark.parametrize("held_back", [True, False])
 @pytest.mark.parametrize("form", ["table", "json", "yaml", "name"])
-def test_a_full_disk_behind_the_output_is_told(home: Running, form: str) -> None:
+def test_a_full_disk_behind_the_output_is_told(
+    home: Running, form: str, held_back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "" if held_back else "1")
     with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run(
             command(home, "admin", "profile", "list", "-o", form),
@@ -38,6 +42,22 @@ def test_a_full_disk_behind_the_output_is_told(home: Running, form: str) -> None
     assert done.stderr.splitlines() == [
         "error: the output cannot be written: No space left on device"
     ]
+
+
+@pytest.mark.parametrize("held_back", [True, False])
+def test_whoever_reads_no_more_is_told_nothing(
+    home: Running, held_back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "" if held_back else "1")
+    child = subprocess.Popen(
+        command(home, "admin", "profile", "list"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    with child.stderr:
+        assert child.stderr.read() == b""
+    assert child.wait(20) == 1
 
 
 @pytest.mark.parametrize("tail", TAILS, ids=" ".join)

@@ -96,6 +96,11 @@ def answer(agent: AgentProcess) -> float | None:
         return None
 
 
+def returns(controller: ControllerWorld, rollout: str) -> list[Any]:
+    said = controller.events("dev-1", "rolled_back")
+    return [event for event in said if event.details["rollout"] == rollout]
+
+
 def poison(controller: ControllerWorld, kind: str, number: int) -> str:
     """Bring it as far as probation, without a single inference, and take the controller away."""
     found = KINDS[kind]
@@ -138,7 +143,8 @@ def test_the_version_before_is_back_within_30_s_without_a_controller(
     wait_for(lambda: controller.states("dev-1", rollout)[-1:] == ["ROLLED_BACK"], 60,
              f"the report\n{agent.tail()}")  # fmt: skip
     assert controller.states("dev-1", rollout) == EVERY_STATE
-    told = [e for e in controller.events("dev-1", "rolled_back") if e.details["rollout"] == rollout]
+    # Its event is a word of its own, behind the report.
+    told = wait_for(lambda: returns(controller, rollout), 60, f"the event\n{agent.tail()}")
     assert [(e.details["cause"], e.details["to"]) for e in told] == [(expected.cause, "1.0.0")]
     assert expected.said in (told[0].reason or ""), told[0].reason
     if kind == "stuck":
