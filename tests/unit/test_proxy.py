@@ -112,6 +112,8 @@ def test_relays_both_ways_unchanged(proxy: Proxy, ends: Ends) -> None:
     writer.join()
     server.sendall(b"back")
     assert take(client, 4) == b"back"
+    # The bytes may be here before the relay's thread has counted them.
+    wait_for(lambda: proxy.passed_bytes(UP) >= len(sent) and proxy.passed_bytes(DOWN) >= 4)
     assert (proxy.passed_bytes(UP), proxy.passed_bytes(DOWN)) == (len(sent), 4)
     assert (proxy.connections, proxy.open_connections) == (1, 1)
 
