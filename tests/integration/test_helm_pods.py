@@ -169,6 +169,38 @@ def test_postgresql_and_an_external_broker(tmp_path: Path, postgres_url: str) ->
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
+@pytest.mark.postgres
+def test_the_hardened_set_serves_on_volumes_and_keys_of_others(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    values = values_here("hardened")
+    authority = Authority.create(SystemClock().now())
+    secrets = {
+        "fleet-database": {"dsn": postgres_url.encode()},
+        "fleet-trust": {
+            "authority.pem": authority.certificate_pem + authority.key_pem,
+            "signing.pem": Signer.create().key_pem(),
+        },
+    }
+    with running_node(render(CHART, values), secrets) as node:
+        job = node.start("Job", "fleet-migrate")
+        assert job.process.wait(60) == 0, job.text()
+        pod = node.start("Deployment", "fleet")
+        assert (pod.uid, pod.gid) == (65532, 65532)
+        pod.wait_ready()
+        checks = json.loads(pod.probe("readinessProbe")[1])["checks"]
+        assert checks == {"store": "ok", "broker": "ok"}
+        status = fleet_status(pod, tmp_path, *CONFIG)
+        assert (status["broker_ok"], status["worker_count"]) == (True, 0)
+        token = pod.run("cat", "/var/lib/lighterman/metrics.token")
+        assert len(token.stdout.strip()) >= 32, token.stderr
+        ends_well(pod)
+        data = node.claim("fleet-data")
+        assert (data / "ca.pem").read_bytes() == authority.certificate_pem
+        assert not (data / "trust").exists()
+        assert not (data / "lighterman.db").exists()
+
+
 def test_workers_of_their_own(tmp_path: Path) -> None:
     secrets: dict[str, dict[str, bytes]] = {}
     with running_node(render(CHART, values_here("workers")), secrets) as node:

@@ -1,5 +1,6 @@
 """The chart: what renders is safe, fits itself and fits the controller; bad values are refused."""
 
+import ast
 import copy
 import json
 import re
@@ -306,6 +307,33 @@ def test_the_guide_names_values_that_exist() -> None:
         for part in name.split("."):
             assert part in inner, name
             inner = inner[part]
+
+
+# Value sets whose pods no test starts, each with the reason. Keep it empty.
+NEVER_STARTED: dict[str, str] = {}
+
+
+def started(source: str) -> set[str]:
+    """The value sets whose pods the tests of a module start."""
+    tests = [
+        one
+        for one in ast.parse(source).body
+        if isinstance(one, ast.FunctionDef) and one.name.startswith("test_")
+    ]
+    return {
+        call.args[0].value
+        for test in tests
+        if "wait_ready" in ast.unparse(test)
+        for call in ast.walk(test)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "values_here"
+        if isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str)
+    }
+
+
+def test_the_pods_of_every_value_set_are_started() -> None:
+    source = (ROOT / "tests" / "integration" / "test_helm_pods.py").read_text()
+    assert started(source) == set(SETS) - set(NEVER_STARTED)
+    assert started("def test_a():\n    render(values_here('embedded'))") == set()
 
 
 # ---- negative controls of the check itself ----------------------------------------------------
