@@ -14,10 +14,11 @@ from agent.finding import Finding, Verdict
 from agent.host.capabilities import absent_runtimes, installed_runtimes
 from agent.host.clockquality import is_synchronized
 from agent.host.sensors import disk_free_bytes, memory_available_bytes, temperature_c, thermal_zones
+from agent.link.errors import LinkFault
 from agent.link.keys import read_certificate
 from agent.process import BusyError, only_one
 from agent.settings import Settings
-from agent.status import answers, is_running, read_facts
+from agent.status import Facts, answers, is_running, read_facts
 from agent.store.identity import FileIdentityStore
 from agent.store.journal import FileJournal
 
@@ -153,7 +154,7 @@ def _running(settings: Settings) -> Finding:
     facts = read_facts(settings.state_dir)
     if facts is not None and is_running(facts):
         if answers(facts.listen_grpc):
-            return Finding("agent", Verdict.OK, f"runs and answers on {facts.listen_grpc}")
+            return _answering(facts)
         return Finding(
             "agent", Verdict.PROBLEM, f"runs, but {facts.listen_grpc} does not answer",
             "look into its log, then restart it",
@@ -172,6 +173,15 @@ def _running(settings: Settings) -> Finding:
             "start it: it goes by its slots and asks the controller for the rest",
         )  # fmt: skip
     return Finding("agent", Verdict.PROBLEM, "does not run", "start it: lighterman-agent run")
+
+
+def _answering(facts: Facts) -> Finding:
+    """It serves. The doctor says no hello, so only the agent knows what was said to it there."""
+    text = f"runs and answers on {facts.listen_grpc}"
+    if facts.controller_fault != LinkFault.REFUSED:
+        return Finding("agent", Verdict.OK, text)
+    text += f"; the controller refuses it: {facts.controller_state}"
+    return Finding("agent", Verdict.PROBLEM, text, facts.controller_hint)
 
 
 def show(findings: list[Finding]) -> list[str]:

@@ -160,9 +160,9 @@ class Connection:
         if error is None:
             seen = self._parts.clock.now().isoformat(timespec="seconds")
             self._parts.show(controller_seen_at=seen)
-        elif error.fault in (LinkFault.DENIED, LinkFault.UNREACHABLE):
+        elif error.fault in (LinkFault.DENIED, LinkFault.REFUSED, LinkFault.UNREACHABLE):
             todo = error.hint
-        self._parts.show(controller_hint=todo)
+        self._parts.show(controller_hint=todo, controller_fault=error.fault.value if error else "")
         self._tell("controller", error is None, error.message if error else "")
 
     def _on_mqtt(self, up: bool, why: str) -> None:

@@ -38,6 +38,7 @@ class Facts:
     controller_at: str = ""
     controller_seen_at: str = ""
     controller_hint: str = ""
+    controller_fault: str = ""
     broker_state: str = "not connected yet"
     broker_at: str = ""
     desired_generation: int = 0

@@ -11,6 +11,7 @@ from controller.domain.rollout import AssignmentState
 from controller.domain.words import one_line
 from controller.errors import InvalidError
 from controller.services.device_sessions import DesiredView, HelloFacts
+from controller.services.protocol import check_protocol
 from controller.services.reports import DeviceEnvelope, EventBody, ReportBody
 from lighterman.v1 import common_pb2, device_pb2, enrollment_pb2
 
@@ -104,7 +105,11 @@ def desired_to_wire(view: DesiredView, known_generation: int) -> device_pb2.Desi
 
 
 def envelope_from_wire(envelope: device_pb2.Envelope) -> DeviceEnvelope:
-    """A report or an event; InvalidError for anything else, or without a number."""
+    """A report or an event; InvalidError for anything else, or without a number.
+
+    Raises ProtocolError for one of another version.
+    """
+    check_protocol(envelope.protocol)
     if envelope.seq < 1:
         raise InvalidError("an entry of the spool without a number")
     match envelope.WhichOneof("body"):

@@ -13,8 +13,10 @@ from itertools import cycle
 
 from controller.mqtt.client import Message
 from controller.mqtt.convert import parse_envelope
+from controller.services.protocol import ProtocolError
 from lighterman.v1 import device_pb2, topics
 
+MALFORMED, OTHER_PROTOCOL = "malformed", "other_protocol"
 DEVICE_MOST = 100  # words of one device in one turn: a chatty one holds up nobody
 
 _URGENT = frozenset(
@@ -34,6 +36,14 @@ class Word:
     suffix: str
     envelope: device_pb2.Envelope
     retained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A message that cannot be read: what it counts as, and why."""
+
+    outcome: str
+    why: str
 
 
 @dataclass(slots=True)
@@ -111,15 +121,15 @@ class Backlog:
         """End a `wait`."""
         self._news.set()
 
-    def sort_in(self) -> list[Message]:
+    def sort_in(self) -> list[Unread]:
         """Put what came to its device; gives what cannot be read."""
-        unread: list[Message] = []
+        unread: list[Unread] = []
         while self._came:
             message = self._came[0]  # counted until it is in its place
             try:
                 word = _read(message)
-                if word is None:
-                    unread.append(message)
+                if isinstance(word, Unread):
+                    unread.append(word)
                 else:
                     self._place(word)
             finally:
@@ -190,9 +200,13 @@ def _is_urgent(word: Word) -> bool:
     return word.suffix == topics.UP_REPORT and word.envelope.report.state in _URGENT
 
 
-def _read(message: Message) -> Word | None:
+def _read(message: Message) -> Word | Unread:
+    where = f"on {message.topic[:200]}"
     topic = topics.parse_device_topic(message.topic)
-    envelope = parse_envelope(topic.suffix, message.payload) if topic else None
+    try:
+        envelope = parse_envelope(topic.suffix, message.payload) if topic else None
+    except ProtocolError as error:
+        return Unread(OTHER_PROTOCOL, f"{where}: {error.text()}")
     if topic is None or envelope is None:
-        return None
+        return Unread(MALFORMED, where)
     return Word(topic.device_id, topic.suffix, envelope, message.retained)

@@ -10,6 +10,7 @@ from controller.domain.rollout import AssignmentState
 from controller.domain.words import one_line
 from controller.errors import InvalidError
 from controller.services.outbox import OutboxKind, OutboxRow
+from controller.services.protocol import check_protocol
 from controller.services.reports import Ack, DeviceEnvelope, EventBody, ReportBody
 from controller.services.telemetry import ModelStatus, RungSample, Telemetry
 from lighterman.v1 import device_pb2, topics
@@ -27,12 +28,18 @@ NUMBER_MAX = 2**31 - 1
 
 
 def parse_envelope(suffix: str, payload: bytes) -> device_pb2.Envelope | None:
-    """The envelope if its body is the one that the topic demands, else None."""
+    """The envelope if its body is the one that the topic demands, else None.
+
+    Raises ProtocolError for one of another version: its fields may mean something else.
+    """
     try:
         envelope = device_pb2.Envelope.FromString(payload)
     except DecodeError:
         return None
-    if envelope.WhichOneof("body") != BODY_OF[suffix] or not envelope.boot_id:
+    body = envelope.WhichOneof("body")
+    if envelope.protocol or body:  # else it says nothing at all, in no version
+        check_protocol(envelope.protocol)
+    if body != BODY_OF[suffix] or not envelope.boot_id:
         return None
     return envelope
 

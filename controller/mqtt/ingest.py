@@ -122,8 +122,8 @@ class Ingest:
             self._settle_silence()
 
     def _sort_in(self) -> None:
-        for message in self._backlog.sort_in():
-            self._count("malformed", f"on {message.topic[:200]}")
+        for unread in self._backlog.sort_in():
+            self._count(unread.outcome, unread.why)
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:

@@ -151,10 +151,10 @@ BUILDS = Metric(
 INGEST = Metric(
     "lighterman_ingest_messages_total",
     COUNTER,
-    "What devices said: reports and telemetry taken in; malformed, refused and failed ones not."
-    + _SINCE_START,
+    "What devices said: reports and telemetry taken in; malformed ones, those of another version of"
+    " the protocol, refused and failed ones not." + _SINCE_START,
     ("outcome",),
-    "5",
+    "6",
 )
 SHED = Metric(
     "lighterman_ingest_shed_total",

@@ -91,7 +91,7 @@ def _put_own(page: Page, own: Own, deps: Deps) -> None:
     page.put(table.STARTED, own.started_at.timestamp())
     page.put(table.BROKER_UP, own.broker_ok)
     page.put(table.WORKERS, own.workers)
-    for outcome in ("reports", "telemetry", "malformed", "refused", "failed"):
+    for outcome in ("reports", "telemetry", "malformed", "other_protocol", "refused", "failed"):
         page.put(table.INGEST, own.messages.get(outcome, 0), outcome)
     page.put(table.SHED, own.messages.get("shed", 0), "messages")
     page.put(table.SHED, deps.samples.shed, "samples")

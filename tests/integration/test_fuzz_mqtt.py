@@ -165,6 +165,7 @@ def test_wild_envelopes_stop_nothing_and_touch_their_own_device_only(
         if sent % 3:
             body = getattr(envelope, BODY_OF[suffix])
             body.CopyFrom(Wild(Random(sent), KNOWN, 7, 150).message(body.DESCRIPTOR))
+            envelope.protocol = 1  # of others nothing is read
         payload = envelope.SerializeToString()
         if len(payload) <= MOST:
             desk.rearm()

@@ -251,7 +251,7 @@ def test_garbage_is_counted_and_stops_nothing(home: Running, speaker: Speaker) -
     bad = speaker.envelope()
     bad.telemetry.samples.add(model="x").service.count = 5
     speaker.say(topics.UP_TELEMETRY, bad)
-    strange = device_pb2.Envelope(boot_id="no counter", seq=1)
+    strange = device_pb2.Envelope(protocol=1, boot_id="no counter", seq=1)
     strange.event.kind = "x"
     speaker.say(topics.UP_EVENT, strange)
     speaker.event(1)
@@ -259,6 +259,27 @@ def test_garbage_is_counted_and_stops_nothing(home: Running, speaker: Speaker) -
     counts = home.controller._side.ingest.counts
     wait_for(lambda: counts["malformed"] >= before + 13, 20, "the count")
     assert counts["failed"] == 0
+
+
+def test_words_of_another_protocol_are_counted_apart_and_change_nothing(
+    home: Running, speaker: Speaker
+) -> None:
+    counts = home.controller._side.ingest.counts
+    before = counts["other_protocol"]
+    for foreign in (0, 2, 2**31):
+        event = speaker.envelope(1)
+        event.protocol, event.event.kind = foreign, "rung_changed"
+        presence = speaker.envelope()
+        presence.protocol, presence.presence.online = foreign, True
+        speaker.say(topics.UP_EVENT, event)
+        speaker.say(topics.UP_PRESENCE, presence)
+    wait_for(lambda: counts["other_protocol"] == before + 6, 20, "all to be counted")
+    assert speaker.acks() == []
+    assert not view(home, speaker.id).online
+    speaker.presence(True)  # the negative control: its own version is taken in
+    speaker.event(1)
+    wait_for(lambda: ("1-a", 1) in speaker.acks(), 20, "the word that can be read")
+    wait_for(lambda: view(home, speaker.id).online, 20, "the device to be online")
 
 
 def test_a_doorbell_rings_and_rings_again_after_the_broker_was_away(

@@ -24,11 +24,14 @@ def test_words_become_one_plain_line() -> None:
 
 def test_reports_and_events_are_cleaned_on_both_roads() -> None:
     event = device_pb2.Envelope(
+        protocol=1,
         boot_id="1-a",
         seq=1,
         event=device_pb2.DeviceEvent(kind="note", reason=HOSTILE, details={"why": HOSTILE}),
     )
-    report = device_pb2.Envelope(boot_id="1-a", seq=2, report=device_pb2.Report(reason=HOSTILE))
+    report = device_pb2.Envelope(
+        protocol=1, boot_id="1-a", seq=2, report=device_pb2.Report(reason=HOSTILE)
+    )
     for convert in (envelope_from_wire, spooled):
         said = [convert(one) for one in (event, report)]
         assert said[0] is not None

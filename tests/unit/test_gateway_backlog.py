@@ -150,10 +150,15 @@ def test_what_cannot_be_read_is_given_back_and_stops_nothing() -> None:
     backlog = Backlog(10)
     garbage = Message(topics.device("pi-1", topics.UP_REPORT), b"\xff\xfe", retained=False)
     elsewhere = Message("some/other/topic", b"", retained=False)
-    for message in (garbage, elsewhere, report("pi-2", 1, A.COMMITTED)):
+    newer = device_pb2.Envelope(protocol=7, boot_id=BOOT, seq=1).SerializeToString()
+    foreign = Message(topics.device("pi-3", topics.UP_REPORT), newer, retained=False)
+    for message in (garbage, elsewhere, foreign, report("pi-2", 1, A.COMMITTED)):
         backlog.put(message)
-    assert len(backlog) == 3
-    assert backlog.sort_in() == [garbage, elsewhere]
+    assert len(backlog) == 4
+    unread = backlog.sort_in()
+    assert [one.outcome for one in unread] == ["malformed", "malformed", "other_protocol"]
+    assert unread[0].why == f"on {garbage.topic}"
+    assert "protocol 7, the controller speaks 1 to 1" in unread[2].why
     assert said(backlog.take(10)) == [("pi-2", 1)]
     assert len(backlog) == 0
 

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.api.convert_device import envelope_from_wire
 from controller.domain.histogram import histogram_of
 from controller.errors import InvalidError, UnavailableError
 from controller.mqtt.convert import parse_envelope, spooled, telemetry_of
+from controller.services import protocol
+from controller.services.protocol import ProtocolError
 from controller.services.samples import SampleWindow, StatusUpdate, flush_samples
 from controller.services.telemetry import (
     ModelStatus,
@@ -112,9 +115,15 @@ def test_a_tail_sees_what_comes_after_it_began() -> None:
 SUFFIXES = (topics.UP_PRESENCE, topics.UP_REPORT, topics.UP_TELEMETRY, topics.UP_EVENT)
 
 
-@given(st.sampled_from(SUFFIXES), st.binary(max_size=400))
-def test_no_payload_raises(suffix: str, payload: bytes) -> None:
-    envelope = parse_envelope(suffix, payload)
+SPOKEN = device_pb2.Envelope(protocol=1).SerializeToString()  # at the end of a payload it counts
+
+
+@given(st.sampled_from(SUFFIXES), st.binary(max_size=400), st.sampled_from((b"", SPOKEN)))
+def test_no_payload_raises(suffix: str, payload: bytes, spoken: bytes) -> None:
+    try:
+        envelope = parse_envelope(suffix, payload + spoken)
+    except ProtocolError:
+        return
     if envelope is None:
         return
     with contextlib.suppress(InvalidError):
@@ -125,11 +134,34 @@ def test_no_payload_raises(suffix: str, payload: bytes) -> None:
 
 
 def test_a_body_on_another_topic_is_refused() -> None:
-    envelope = device_pb2.Envelope(boot_id="1-a", presence=device_pb2.Presence(online=True))
+    envelope = device_pb2.Envelope(protocol=1, boot_id="1-a")
+    envelope.presence.online = True
     payload = envelope.SerializeToString()
     assert parse_envelope(topics.UP_PRESENCE, payload) is not None
     assert parse_envelope(topics.UP_REPORT, payload) is None
-    assert parse_envelope(topics.UP_PRESENCE, device_pb2.Envelope().SerializeToString()) is None
+    nothing = device_pb2.Envelope(protocol=1).SerializeToString()
+    assert parse_envelope(topics.UP_PRESENCE, nothing) is None
+
+
+@pytest.mark.parametrize(("theirs", "newer"), [(1, "the agent"), (5, "the controller")])
+def test_an_envelope_of_another_protocol_is_refused_with_both_sides_named(
+    monkeypatch: pytest.MonkeyPatch, theirs: int, newer: str
+) -> None:
+    envelope = device_pb2.Envelope(protocol=theirs, boot_id="1-a", seq=1)
+    envelope.event.kind = "boot"
+    monkeypatch.setattr(protocol, "PROTOCOL_MIN", 2)
+    monkeypatch.setattr(protocol, "PROTOCOL_MAX", 4)
+    for read in (
+        lambda: parse_envelope(topics.UP_EVENT, envelope.SerializeToString()),
+        lambda: envelope_from_wire(envelope),
+    ):
+        with pytest.raises(ProtocolError, match=f"protocol {theirs}, .* speaks 2 to 4") as caught:
+            read()
+        assert caught.value.lines == (f"update {newer}",)
+    for spoken in (2, 4):
+        envelope.protocol = spoken
+        assert parse_envelope(topics.UP_EVENT, envelope.SerializeToString()) is not None
+        assert envelope_from_wire(envelope).seq == 1
 
 
 @pytest.mark.parametrize(
