@@ -1,134 +1,53 @@
 """The update machine: every event in every reachable state, and from each the way to a good end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
 import pytest
 
 from agent.domain.assignment import LEGAL, ModelState, Phase, Slot
-from agent.domain.desired import DesiredModel
 from agent.domain.events import (
-    Activated,
     Booted,
     Downloaded,
-    DownloadFailed,
     Ending,
     Event,
     Loaded,
     LoadFailed,
     NewDesired,
-    NoRoom,
-    PreflightOk,
     ProbationVerdict,
-    Progress,
-    RollBackFailed,
-    RollBackRequested,
-    RolledBack,
-    Staged,
-    Verified,
-    VerifyFailed,
 )
 from agent.domain.instructions import Instruction, MarkBad, SwapBack
-from agent.domain.probation import Cause, Commit, RollBack, Wait
 from agent.domain.transition import fallback_of, is_bad
 from agent.domain.update import step
 from agent.errors import IllegalTransitionError
-from tests.support.releases import release
+from tests.support.update_walk import A1, ALL_SLOTS, B2, FINAL, SLOW, walk
 from tests.support.update_world import Stepper, check_edge, check_kept, check_state, prove, run
-
-A1 = release("1.0.0", "r-1")
-B2 = release("1.1.0", "r-2")
-B3 = release("1.1.0", "r-3")
-FINAL = release("9.0.0", "r-9")
-SLOW = RollBack(Cause.SLOW, "5 in a row")
-ALL_SLOTS = frozenset(r.slot_id for r in (A1, B2, FINAL))
-
-
-def alphabet(state: ModelState) -> Iterator[Event]:
-    """Every kind of event, with the tickets and slots that matter in this state."""
-    for generation in (state.generation, state.generation + 1):
-        for order in (A1, B2, B3, None):
-            yield NewDesired(order, generation)
-    yield NewDesired(B2, state.generation - 1)
-    for ticket in (state.ticket, state.ticket - 1):
-        yield PreflightOk(ticket)
-        yield NoRoom(ticket, "needs 2 MB, 1 MB is free")
-        yield Downloaded(ticket)
-        yield DownloadFailed(ticket, "cut", retryable=True)
-        yield DownloadFailed(ticket, "gone", retryable=False)
-        yield Verified(ticket)
-        yield VerifyFailed(ticket, "other bytes")
-        yield Staged(ticket)
-        yield Loaded(ticket)
-        yield Activated(ticket)
-        yield Progress(ticket, 0, 0.0)
-        yield RolledBack(ticket)
-        yield RollBackFailed(ticket, "no runtime")
-        for slot_id in sorted(ALL_SLOTS):
-            yield LoadFailed(ticket, slot_id, "bad opset")
-    for slot_id in sorted(ALL_SLOTS):
-        for verdict in (Commit("ok"), SLOW, Wait(None, "starved", starved=True)):
-            yield ProbationVerdict(slot_id, verdict)
-    yield RollBackRequested("by hand")
-    here = state.current.slot_id if state.current else ""
-    for ending in Ending:
-        for present in (ALL_SLOTS, ALL_SLOTS - {here}, frozenset({here}), frozenset[str]()):
-            yield Booted(ending, present)
-
-
-def same(state: ModelState) -> ModelState:
-    """States that differ only in counters and words are one."""
-    pending = state.pending and replace(state.pending, generation=1)
-    on_trial = state.current is not None and not state.current.committed
-    counts = on_trial or state.phase is Phase.STAGED
-    return replace(
-        state,
-        generation=1,
-        ticket=1,
-        reason="",
-        pending=pending,
-        restarts=min(state.restarts, 3) if counts else 0,
-        attempts=min(state.attempts, 2) if state.phase is Phase.DOWNLOADING else 0,
-    )
 
 
 @cache
 def explore() -> tuple[list[ModelState], dict[str, int]]:
-    """All reachable states up to `same`, every event tried in each, every edge checked."""
-    start = same(ModelState("photo"))
-    seen, todo, outcomes = {_key(start): start}, [start], dict.fromkeys(("moved", "illegal"), 0)
-    while todo:
-        state = todo.pop()
-        for event in alphabet(state):
-            try:
-                after, instructions = step(state, event)
-            except IllegalTransitionError:
-                outcomes["illegal"] += 1
-                assert not isinstance(event, NewDesired | Booted | ProbationVerdict), event
-                continue
-            outcomes["moved"] += 1
-            check_edge(state, after, instructions)
-            check_promises(state, event, after, instructions)
-            known = same(after)
-            if _key(known) not in seen:
-                check_kept(known)
-                seen[_key(known)] = known
-                todo.append(known)
-    return list(seen.values()), outcomes
+    """All reachable states, every event tried in each, every edge checked."""
+    outcomes = dict.fromkeys(("moved", "illegal"), 0)
 
+    def visit(
+        state: ModelState,
+        event: Event,
+        after: ModelState | None,
+        instructions: tuple[Instruction, ...],
+    ) -> None:
+        if after is None:
+            outcomes["illegal"] += 1
+            assert not isinstance(event, NewDesired | Booted | ProbationVerdict), event
+            return
+        outcomes["moved"] += 1
+        check_edge(state, after, instructions)
+        check_promises(state, event, after, instructions)
 
-def _key(state: ModelState) -> tuple[object, ...]:
-    def named(order: DesiredModel | None) -> object:
-        return order and (order.version, order.rollout)
-
-    slots = tuple(
-        slot and (named(slot.release), slot.committed)
-        for slot in (state.current, state.previous, state.staged)
-    )
-    pending = state.pending and (named(state.pending.order), state.pending.generation)
-    flags = (state.latched, state.starved, state.attempts, state.restarts, state.bad)
-    return (state.phase, named(state.order), slots, pending, *flags)
+    states = walk(visit)
+    for state in states:
+        check_kept(state)
+    return states, outcomes
 
 
 def check_promises(
