@@ -1,6 +1,6 @@
 """Writes the Grafana dashboard from this description of it. `--write` writes, without it compares.
 
-Every query reads metrics of the controller; where agents are scraped as well, `profile!=""` and
+Every query reads metrics of the controller; where agents are scraped as well, `device=""` and
 `max by` keep their series out, so that nothing is counted twice.
 """
 
@@ -18,7 +18,7 @@ from grafana_foundation_sdk.models.common import StackingMode, TooltipDisplayMod
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "controller" / "shipped" / "grafana" / "lighterman.json"
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
-CHOSEN = 'model=~"$model",profile=~"$profile",profile!="",site=~"$site"'
+CHOSEN = 'model=~"$model",profile=~"$profile",profile!="",device="",site=~"$site"'
 LATENCY = "lighterman_inference_duration_seconds"
 
 
@@ -321,7 +321,7 @@ def _variable(name: str) -> dashboard.QueryVariable:
         dashboard.QueryVariable(name)
         .label(name)
         .datasource(SOURCE)
-        .query(f'label_values({LATENCY}_count{{profile!=""}}, {name})')
+        .query(f'label_values({LATENCY}_count{{profile!="",device=""}}, {name})')
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .multi(True)
         .include_all(True)

@@ -5,6 +5,8 @@ from lighterman.metrics import Metric, MetricKind
 COUNTER, GAUGE, HISTOGRAM = MetricKind.COUNTER, MetricKind.GAUGE, MetricKind.HISTOGRAM
 
 _RUNG = ("model", "version", "rung")
+# `device` tells these series from the controller's of the same names, which never carry it.
+_MINE = (*_RUNG, "profile", "device")
 _RUNGS = "rungs of the versions that answered, at most 16 of a model"
 _SINCE = " Since this process began; starts anew with it."
 
@@ -35,22 +37,23 @@ GENERATION = Metric(
 LATENCY = Metric(
     "lighterman_inference_duration_seconds",
     HISTOGRAM,
-    "Service times: the runtime's call alone, without the wait." + _SINCE,
-    _RUNG,
+    "Service times: the runtime's call alone, without the wait. The profile is empty until the"
+    " controller has named it." + _SINCE,
+    _MINE,
     _RUNGS,
 )
 ERRORS = Metric(
     "lighterman_inference_errors_total",
     COUNTER,
     "Inferences that the runtime failed." + _SINCE,
-    _RUNG,
+    _MINE,
     _RUNGS,
 )
 NON_FINITE = Metric(
     "lighterman_inference_non_finite_total",
     COUNTER,
     "Inferences whose outputs held NaN or infinity." + _SINCE,
-    _RUNG,
+    _MINE,
     _RUNGS,
 )
 IN_USE = Metric(

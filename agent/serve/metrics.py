@@ -85,7 +85,7 @@ def render(snapshot: Snapshot) -> bytes:
 
 def _put_models(page: Page, snapshot: Snapshot) -> None:
     for one in snapshot.totals:
-        labels = (one.model, one.version, one.rung)
+        labels = (one.model, one.version, one.rung, snapshot.profile, snapshot.device)
         at_most = cumulative(one.service.buckets, 3)
         page.put_histogram(table.LATENCY, at_most, one.service.count, one.service.sum_s, *labels)
         page.put(table.ERRORS, one.errors, *labels)

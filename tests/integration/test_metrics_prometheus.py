@@ -115,11 +115,12 @@ def served(world: World) -> World:
     bring(world, make_release(GOOD, rungs, probation=PROBATION, ladder=LADDER), files)
     wait_for(lambda: serves(world, 2.0), 60, f"{GOOD} to answer\n{world.agent.tail()}")
     one = f'model="photo",version="{GOOD}",rung="heavy"'
-    fleet = f'{one},profile="intel-n100",site="berlin"'
+    fleet = f'{one},profile="intel-n100",device="",site="berlin"'
+    mine = f'{one},profile="intel-n100",device="dev-1",job="lighterman-agent"'
     with Client(world.agent) as client:
         for query in (
             f"lighterman_inference_duration_seconds_count{{{fleet}}} > 50",
-            f'lighterman_inference_duration_seconds_count{{{one},job="lighterman-agent"}} > 50',
+            f"lighterman_inference_duration_seconds_count{{{mine}}} > 50",
             f'lighterman_serving_devices{{model="photo",version="{GOOD}",rung="heavy"}} == 1',
             'lighterman_device_temperature_celsius{profile="intel-n100",statistic="max"} == 50',
             'lighterman_device_temperature_celsius{job="lighterman-agent"} == 50',

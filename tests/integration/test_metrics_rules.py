@@ -61,6 +61,14 @@ def test_a_broken_rule_is_noticed(tmp_path: Path, name: str, broken: str) -> Non
     assert name in said
 
 
+def test_negative_control_a_rule_that_counts_devices_twice_is_noticed(tmp_path: Path) -> None:
+    rules = RULES.read_text()
+    assert ',device=""' in rules
+    code, said = said_of(tmp_path, rules.replace(',device=""', ""))
+    assert code != 0
+    assert "LightermanLatencyOverBudget" in said
+
+
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
 def test_every_alert_says_what_is_wrong_and_where_to_read_on(alert: dict[str, Any]) -> None:
     said = alert["annotations"]

@@ -85,7 +85,9 @@ def test_the_page_holds_the_snapshot() -> None:
         )
     )
     found = samples(page)
-    assert found["lighterman_inference_duration_seconds_count", ("photo", "1.0.0", "heavy")] == 5
+    mine = ("photo", "1.0.0", "heavy", EMPTY.profile, EMPTY.device)
+    assert found["lighterman_inference_duration_seconds_count", mine] == 5
+    assert found["lighterman_inference_errors_total", mine] == 1
     assert found["lighterman_queue_requests", ("photo",)] == 2
     assert found["lighterman_requests_total", ("photo", "ok")] == 5
     assert found["lighterman_rollbacks_total", ("photo", "1.1.0", "slow")] == 1

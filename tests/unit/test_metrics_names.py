@@ -26,6 +26,9 @@ def labels_by_name() -> dict[str, set[str]]:
             found[name] = {*metric.labels, *BY_SCRAPING}
             if name.endswith("_bucket"):
                 found[name].add("le")
+    for metric in agent_table.METRICS:  # where both tell, `device=""` is the controller's
+        for name in found.keys() & metric.names():
+            found[name] |= {"device"} & set(metric.labels)
     return found
 
 
@@ -109,3 +112,12 @@ def test_the_names_that_were_promised() -> None:
     have = {metric.name: metric.labels for metric in metric_table.METRICS}
     assert {name: have[name] for name in promised} == promised
     assert all("device" not in labels for labels in have.values())
+    promised_by_agents = {
+        "lighterman_inference_duration_seconds": ("model", "version", "rung", "profile", "device"),
+        "lighterman_device_temperature_celsius": ("zone", "type"),
+        "lighterman_device_memory_bytes": ("kind",),
+        "lighterman_rung_changes_total": ("model", "from", "to", "reason"),
+        "lighterman_rollbacks_total": ("model", "version", "cause"),
+    }
+    have = {metric.name: metric.labels for metric in agent_table.METRICS}
+    assert {name: have[name] for name in promised_by_agents} == promised_by_agents
