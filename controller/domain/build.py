@@ -48,8 +48,9 @@ class GateRule:
     """What a recipe demands. None: not demanded."""
 
     max_accuracy_drop_pts: float | None = None
+    max_top5_drop_pts: float | None = None
     min_agreement_pct: float | None = None
-    not_slower_than_fp32: bool = False
+    not_slower_than_fp32: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ _INTERVALS = (
     "accuracy",
     "source_accuracy",
     "accuracy_delta_pts",
+    "top5_accuracy",
+    "top5_delta_pts",
     "agreement",
     "p50_interval_ms",
     "p95_interval_ms",
@@ -92,6 +95,9 @@ class Evidence:
     accuracy: Interval | None = None
     source_accuracy: Interval | None = None
     accuracy_delta_pts: Interval | None = None  # build minus source, paired row by row
+    # The same where any of the five best scores counts; None where there are five classes or fewer.
+    top5_accuracy: Interval | None = None
+    top5_delta_pts: Interval | None = None
     agreement: Interval | None = None
     fp32_p50_ms: float | None = None  # fp32 of the same runtime, same run
     eager_p50_ms: float | None = None
@@ -176,7 +182,7 @@ def parse_recipe(name: str, spec: Mapping[str, object]) -> Recipe:
     """The ``spec`` of ``kind: Recipe``; InvalidError names the key that is wrong."""
     top = Spec(spec, f"Recipe {name}: spec").only("runtime", "precision", "quantization", "gate")
     rule = top.sub("gate").only(
-        "max_accuracy_drop_pts", "min_agreement_pct", "not_slower_than_fp32"
+        "max_accuracy_drop_pts", "max_top5_drop_pts", "min_agreement_pct", "not_slower_than_fp32"
     )
     precision = top.text("precision")
     if precision not in tuple(Precision):
@@ -190,8 +196,9 @@ def parse_recipe(name: str, spec: Mapping[str, object]) -> Recipe:
         quantization=dict(top.sub("quantization").body),
         gate=GateRule(
             max_accuracy_drop_pts=rule.optional("max_accuracy_drop_pts"),
+            max_top5_drop_pts=rule.optional("max_top5_drop_pts"),
             min_agreement_pct=rule.optional("min_agreement_pct"),
-            not_slower_than_fp32=rule.flag("not_slower_than_fp32"),
+            not_slower_than_fp32=rule.flag("not_slower_than_fp32", True),
         ),
     )
 

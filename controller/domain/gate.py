@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 from controller.domain.build import Evidence, GateVerdict, Precision, Recipe
 from controller.domain.device import Profile
-from controller.domain.interval import Interval
+from controller.domain.interval import Interval, rows_to_prove, rows_to_reach
 from controller.domain.words import ms
 
 # Of the float file with the program it was exported from. One row may sit on an edge (a tie).
 MIN_LIKENESS_PCT = 95.0
+# A version so many times as large or as slow as the one before it is let through by a person alone.
+# Below the floors nobody would notice, and a clock's noise doubles what takes microseconds.
+DRIFT_TIMES = 2.0
+DRIFT_LEAST_BYTES, DRIFT_LEAST_MS = 1024**2, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,17 @@ class GateResult:
     verdict: GateVerdict
     reason: str
     findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """What devices of the profile get of the version before, by the same variant and recipe."""
+
+    version: str
+    size_bytes: int
+    p50_ms: float
+    p50_interval_ms: Interval | None
+    measured_on: str
 
 
 def refuse_early(
@@ -87,13 +102,20 @@ def recipes_of(
     )
 
 
-def gate(evidence: Evidence, profile: Profile, recipe: Recipe, host_matches: bool) -> GateResult:
+def gate(
+    evidence: Evidence,
+    profile: Profile,
+    recipe: Recipe,
+    host_matches: bool,
+    previous: Previous | None = None,
+) -> GateResult:
     """Judge one build for one profile.
 
-    Agreement has to be proven: the lower end of its interval meets the bound. The accuracy drop
-    is judged on the paired difference itself, since its interval on some hundred rows is wider
-    than any useful bound; the reason says n and interval, so that nobody takes it for more.
-    The latency budget binds only where the measuring host is of the profile's class.
+    A bound on accuracy or agreement has to be proven: the end of the 95 % interval meets it, never
+    the figure alone, so that a few rows prove nothing. Where they do not, the reason says about how
+    many would. Accuracy is judged on the paired difference row by row, whose interval is much
+    narrower than that of two shares. The latency budget binds only where the measuring host is of
+    the profile's class. ``previous`` is None where this is the first version, or the same file.
     """
     findings = (
         *_numbers(evidence),
@@ -103,6 +125,7 @@ def gate(evidence: Evidence, profile: Profile, recipe: Recipe, host_matches: boo
         *_speed(evidence, recipe),
         *_memory(evidence, profile),
         *_latency(evidence, profile, host_matches),
+        *_drift(evidence, previous),
     )
     refusals = [one.text for one in findings if not one.ok]
     if refusals:
@@ -138,17 +161,30 @@ def _export(evidence: Evidence) -> list[Finding]:
 
 
 def _accuracy(evidence: Evidence, recipe: Recipe) -> list[Finding]:
-    bound, delta = recipe.gate.max_accuracy_drop_pts, evidence.accuracy_delta_pts
-    if bound is None:
-        return []
-    if delta is None:
-        if evidence.agreement is not None:
-            return [Finding(True, "accuracy not measured: the dataset has no labels")]
-        return [Finding(False, "no dataset to measure accuracy on")]
-    text = f"accuracy {_signed(delta)} against the source's, n={delta.n}"
-    if delta.value < -bound:
-        return [Finding(False, f"{text}, allowed −{bound:g} points")]
-    return [Finding(True, text)]
+    rule, found = recipe.gate, []
+    for name, bound, delta in (
+        ("accuracy", rule.max_accuracy_drop_pts, evidence.accuracy_delta_pts),
+        ("top-5 accuracy", rule.max_top5_drop_pts, evidence.top5_delta_pts),
+    ):
+        if bound is None:
+            continue
+        if delta is not None:
+            found.append(_drop(name, delta, bound))
+        elif evidence.agreement is None:
+            found.append(Finding(False, f"no dataset to measure {name} on"))
+        elif evidence.accuracy_delta_pts is None:
+            found.append(Finding(True, f"{name} not measured: the dataset has no labels"))
+        else:
+            found.append(Finding(True, f"{name} not measured: there are five classes or fewer"))
+    return found
+
+
+def _drop(name: str, delta: Interval, bound: float) -> Finding:
+    text = f"{name} {_signed(delta)} against the source's, n={delta.n}"
+    if delta.low >= -bound:
+        return Finding(True, text)
+    wanted = f"{text}, the lower end has to reach −{bound:g} points"
+    return Finding(False, f"{wanted}: {_needed(delta.n, rows_to_prove(delta, bound))}")
 
 
 def _agreement(evidence: Evidence, recipe: Recipe) -> list[Finding]:
@@ -161,9 +197,23 @@ def _agreement(evidence: Evidence, recipe: Recipe) -> list[Finding]:
         f"agreement {found.value:.1f} % with the source"
         f" (95 % interval {found.low:.1f}–{found.high:.1f}, n={found.n})"
     )
-    if found.low < bound:
-        return [Finding(False, f"{text}, the lower end has to reach {bound:g} %")]
-    return [Finding(True, text)]
+    if found.low >= bound:
+        return [Finding(True, text)]
+    wanted = f"{text}, the lower end has to reach {bound:g} %"
+    return [Finding(False, f"{wanted}: {_needed(found.n, rows_to_reach(found, bound))}")]
+
+
+def _needed(n: int, wanted: int | None) -> str:
+    """What would prove the bound; the number is about right if further rows are like these."""
+    if wanted is None:
+        return "more rows would not help, the figure itself is beyond it"
+    return f"that takes about {_rounded(max(wanted, n + 1)):,} rows like these"
+
+
+def _rounded(rows: int) -> int:
+    """Two digits, upwards: more would promise what nobody knows."""
+    step = int(10 ** max(0, len(str(rows)) - 2))
+    return -(-rows // step) * step
 
 
 def _speed(evidence: Evidence, recipe: Recipe) -> list[Finding]:
@@ -198,6 +248,34 @@ def _latency(evidence: Evidence, profile: Profile, host_matches: bool) -> list[F
         return [Finding(True, text)]
     text = f"p95 {ms(evidence.p95_ms)} ms, budget {budget:g} ms, n={evidence.latency_n}"
     return [Finding(evidence.p95_ms <= budget, text)]
+
+
+def _drift(evidence: Evidence, previous: Previous | None) -> list[Finding]:
+    """Beside the version before: a person answers for what is twice as large or as slow."""
+    if previous is None:
+        return []
+    size, before = evidence.size_bytes, previous.size_bytes
+    grown = size > DRIFT_TIMES * before and size - before > DRIFT_LEAST_BYTES
+    found = [_drifted(not grown, "size", _mib(size), _mib(before), previous.version)]
+    if evidence.measured_on != previous.measured_on:
+        return found  # two hosts' latencies say nothing of two versions
+    # Slow only where both intervals say so, and never by a noise of microseconds.
+    quick, was = evidence.p50_interval_ms, previous.p50_interval_ms
+    low = quick.low if quick is not None else evidence.p50_ms
+    high = was.high if was is not None else previous.p50_ms
+    slowed = low > DRIFT_TIMES * high and low - high > DRIFT_LEAST_MS
+    now_ms, then_ms = f"{ms(evidence.p50_ms)} ms", f"{ms(previous.p50_ms)} ms"
+    return [*found, _drifted(not slowed, "p50", now_ms, then_ms, previous.version)]
+
+
+def _drifted(ok: bool, what: str, now: str, then: str, version: str) -> Finding:
+    if ok:
+        return Finding(True, f"{what} {now}, of {version} {then}")
+    return Finding(
+        False,
+        f"{what} {now} is more than {DRIFT_TIMES:g} times that of {version}, {then}:"
+        " somebody has to override it by name and reason",
+    )
 
 
 def _refused(reason: str) -> GateResult:

@@ -1,13 +1,14 @@
 """Figures that carry how sure they are: value, 95 % interval, n. Refuses a figure without n."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from controller.domain.spec import Spec
 
 _Z = 1.959963984540054  # 95 %, two-sided
 _TAIL = 0.025  # what may lie outside on either side
+_ROWS_MOST = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,13 @@ def share_pct(successes: int, n: int) -> Interval:
 def paired_difference_pts(gained: int, lost: int, n: int) -> Interval:
     """Points of accuracy won by the second of two classifiers on the same ``n`` rows.
 
-    ``gained`` rows only the second got right, ``lost`` rows only the first did. Interval after
-    Bonett and Price (2012): Wald with one added to both discordant counts, sound on small n.
-    ValueError on impossible counts.
+    ``gained`` rows only the second got right, ``lost`` rows only the first did: the discordant
+    pairs of McNemar's test, which alone carry the difference. The interval is the one of Bonett and
+    Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on
+    paired data" (Journal of Educational and Behavioral Statistics 37, 2012): Wald with one added to
+    both discordant counts, sound on small n. The normal quantile is of 95 %, two-sided: whoever
+    asks only whether the lower end holds errs in at most about 2.5 of 100 cases. ValueError on
+    impossible counts.
     """
     if min(gained, lost) < 0 or gained + lost > n or n == 0:
         raise ValueError(f"{gained} gained and {lost} lost of {n} rows is impossible")
@@ -58,6 +63,55 @@ def paired_difference_pts(gained: int, lost: int, n: int) -> Interval:
     value = (gained - lost) / n
     low, high = max(-1.0, centre - half), min(1.0, centre + half)
     return Interval(100 * value, 100 * min(low, value), 100 * max(high, value), n)
+
+
+def rows_to_prove(delta: Interval, drop_pts: float) -> int | None:
+    """About how many rows prove a drop of at most ``drop_pts``, if rows go on as they did.
+
+    ``delta`` is of `paired_difference_pts`. None: the difference itself is beyond the bound, or at
+    it, and no number of rows would do.
+    """
+    won = delta.value / 100
+    centre = won * delta.n / (delta.n + 2)
+    half = centre - delta.low / 100
+    added = ((half / _Z) ** 2 * (delta.n + 2) + centre * centre) * (delta.n + 2)
+    apart = max(abs(won), (added - 2) / delta.n)  # share of rows that one alone got right
+
+    def proven(n: int) -> bool:
+        at = won * n / (n + 2)
+        spread = max(0.0, (apart * n + 2) / (n + 2) - at * at)
+        return at - _Z * math.sqrt(spread / (n + 2)) >= -drop_pts / 100
+
+    return _least(proven) if won > -drop_pts / 100 else None
+
+
+def rows_to_reach(share: Interval, least_pct: float) -> int | None:
+    """About how many rows bring the lower end of a `share_pct` to ``least_pct``, at that share.
+
+    None: the share itself is not above it.
+    """
+    p, z2 = share.value / 100, _Z * _Z
+
+    def reached(n: int) -> bool:
+        centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+        half = _Z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+        return centre - half >= least_pct / 100
+
+    return _least(reached) if share.value > least_pct else None
+
+
+def _least(holds: Callable[[int], bool]) -> int | None:
+    """The smallest number that holds, where all larger ones do as well; None above a billion."""
+    high = 1
+    while not holds(high):
+        high *= 2
+        if high > _ROWS_MOST:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def quantile_of(values: Sequence[float], share: float) -> tuple[float, Interval | None]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,21 @@ from controller.domain.interval import Interval, paired_difference_pts, quantile
 from controller.domain.model import Signature
 from controller.errors import InvalidError
 from controller.optimize.builder import Runner
-from controller.optimize.outputs import check_shapes, differing, not_finite
+from controller.optimize.outputs import Mask, check_shapes, differing, not_finite
 from controller.optimize.raw import first_words
 from controller.optimize.rows import Array, Feed, rows_of
 
 NOT_A_CLASS = -1  # a result with NaN or infinity is wrong whatever the label
+TOP = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a runner said. ``classes`` is None where the first output is no row of class scores."""
+    """What a runner said. ``classes`` is None where the first output is no row of class scores.
+
+    Otherwise it has a column for each of the best classes, the winner first: five of them where
+    there are more than five classes, else the winner alone.
+    """
 
     rows: int
     not_finite: int  # rows with NaN or infinity in any output
@@ -54,6 +59,8 @@ class Figures:
     source_accuracy: Interval | None
     accuracy_delta_pts: Interval | None
     agreement: Interval
+    top5_accuracy: Interval | None = None
+    top5_delta_pts: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ def ask(
 def _ask_batch(
     runner: Runner, signature: Signature, feed: Feed
 ) -> tuple[int, NDArray[np.int64] | None, int]:
-    """Rows, the winning class of each (None: no class scores), and how many are no numbers."""
+    """Rows, the best classes of each (None: no class scores), and how many are no numbers."""
     inputs, real = feed
     found = runner.run(inputs)
     check_shapes(found, inputs, signature)
@@ -109,7 +116,10 @@ def _ask_batch(
 def _classes(scores: Array) -> NDArray[np.int64] | None:
     if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
         return None
-    top: NDArray[np.int64] = scores.argmax(axis=1).astype(np.int64)
+    width = TOP if scores.shape[1] > TOP else 1
+    # Sorted upside down and stable: of equal scores the first class wins, as argmax has it.
+    upside_down = -scores.astype(np.float64)
+    top: NDArray[np.int64] = np.argsort(upside_down, axis=1, kind="stable")[:, :width]
     top[~np.isfinite(scores).all(axis=1)] = NOT_A_CLASS
     return top
 
@@ -131,20 +141,31 @@ def compare_runs(
 def compare(
     built: NDArray[np.int64], source: NDArray[np.int64], labels: NDArray[np.int64] | None
 ) -> Figures:
-    """Figures over the rows that both sides classified."""
+    """Figures over the rows that both sides classified; see `Answers` for the columns."""
     n = min(len(built), len(source))
     built, source = built[:n], source[:n]
-    agreed = int(((built == source) & (built != NOT_A_CLASS)).sum())
+    first, of_source = built[:, 0], source[:, 0]
+    agreement = share_pct(int(((first == of_source) & (first != NOT_A_CLASS)).sum()), n)
     if labels is None:
-        return Figures(None, None, None, share_pct(agreed, n))
-    right, source_right = built == labels[:n], source == labels[:n]
-    return Figures(
-        accuracy=share_pct(int(right.sum()), n),
-        source_accuracy=share_pct(int(source_right.sum()), n),
-        accuracy_delta_pts=paired_difference_pts(
-            int((right & ~source_right).sum()), int((source_right & ~right).sum()), n
-        ),
-        agreement=share_pct(agreed, n),
+        return Figures(None, None, None, agreement)
+    wanted = labels[:n]
+    accuracy, source_accuracy, delta = _paired(first == wanted, of_source == wanted)
+    figures = Figures(accuracy, source_accuracy, delta, agreement)
+    if min(built.shape[1], source.shape[1]) < TOP:
+        return figures
+    hits = ((one == wanted[:, None]).any(axis=1) for one in (built, source))
+    top5, _, top5_delta = _paired(*hits)
+    return replace(figures, top5_accuracy=top5, top5_delta_pts=top5_delta)
+
+
+def _paired(right: Mask, source_right: Mask) -> tuple[Interval, Interval, Interval]:
+    """Share of the build, share of the source, and the difference row by row."""
+    n = len(right)
+    gained, lost = int((right & ~source_right).sum()), int((source_right & ~right).sum())
+    return (
+        share_pct(int(right.sum()), n),
+        share_pct(int(source_right.sum()), n),
+        paired_difference_pts(gained, lost, n),
     )
 
 

@@ -278,6 +278,8 @@ class Job:
             accuracy=figures.accuracy if figures else None,
             source_accuracy=figures.source_accuracy if figures else None,
             accuracy_delta_pts=figures.accuracy_delta_pts if figures else None,
+            top5_accuracy=figures.top5_accuracy if figures else None,
+            top5_delta_pts=figures.top5_delta_pts if figures else None,
             agreement=figures.agreement if figures else None,
             fp32_p50_ms=floating.p50_ms,
             eager_p50_ms=eager.p50_ms if eager else None,

@@ -18,7 +18,7 @@ from controller.errors import NotFoundError, RefusedError
 from controller.intake.models import class_outputs
 from controller.services.context import Ctx, Limits
 from controller.services.datasets import require_dataset
-from controller.services.gates import judge, load_profiles, recipe_of, write_gate
+from controller.services.gates import judge, load_profiles, previous_of, recipe_of, write_gate
 from controller.services.suggestions import suggest_names
 from controller.store import events
 from controller.store.artifacts import artifact_length
@@ -138,7 +138,7 @@ def _plan_one(
             ctx,
             key,
             build_id=row.build_id,
-            result=judge(row, profile),
+            result=judge(row, profile, previous_of(conn, ctx.project, key, row)),
             cached=row.state == "COMPILED",
         )
         return None

@@ -6,12 +6,21 @@ An override by a person stays as long as it speaks of the same build.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from controller.domain.build import Evidence, GateVerdict, Recipe, parse_recipe
+from controller.domain.build import RELEASABLE, Evidence, GateVerdict, Recipe, parse_recipe
 from controller.domain.device import Capabilities, Profile, host_matches, parse_profile
-from controller.domain.gate import GateResult, gate
+from controller.domain.gate import GateResult, Previous, gate
+from controller.domain.version import precedence
 from controller.services.context import Ctx
 from controller.store import events
-from controller.store.builds import BuildRow, GateKey, GateRow, find_gate, gates_of_build, put_gate
+from controller.store.builds import (
+    BuildRow,
+    GateKey,
+    GateRow,
+    find_gate,
+    gates_of_build,
+    list_seen,
+    put_gate,
+)
 from controller.store.objects import list_objects
 from controller.store.session import Connection
 
@@ -33,7 +42,8 @@ def judge_build(
     for gate_project, row in gates_of_build(conn, build.build_id):
         if gate_project != project or row.verdict == GateVerdict.OVERRIDDEN:
             continue
-        found = judge(build, profiles.get(row.key.profile))
+        before = previous_of(conn, project, row.key, build)
+        found = judge(build, profiles.get(row.key.profile), before)
         if lacking and found.verdict is GateVerdict.FAILED:
             found = replace(found, verdict=GateVerdict.REFUSED)
         put_gate(
@@ -65,7 +75,30 @@ def judge_build(
         )
 
 
-def judge(build: BuildRow, profile: Profile | None) -> GateResult:
+def previous_of(conn: Connection, project: str, key: GateKey, build: BuildRow) -> Previous | None:
+    """What the newest older version gives devices of the profile by the same variant and recipe.
+
+    None where there is none that may be released, or where it is the same file.
+    """
+    mine = precedence(key.version)
+    older = {
+        seen.gate.key.version: seen.build
+        for seen in list_seen(conn, project, key.model, profile=key.profile)
+        if (seen.gate.key.variant, seen.gate.key.recipe) == (key.variant, key.recipe)
+        and seen.gate.verdict in RELEASABLE
+        and precedence(seen.gate.key.version) < mine
+    }
+    version = max(older, key=precedence, default="")
+    before = older.get(version)
+    if before is None or before.build_id == build.build_id or before.state != "COMPILED":
+        return None
+    found = Evidence.from_json(before.evidence or {})
+    return Previous(
+        version, found.size_bytes, found.p50_ms, found.p50_interval_ms, found.measured_on
+    )
+
+
+def judge(build: BuildRow, profile: Profile | None, previous: Previous | None = None) -> GateResult:
     """The judgement of one build for one profile; PENDING while it is being made."""
     match build.state:
         case "FAILED":
@@ -75,9 +108,8 @@ def judge(build: BuildRow, profile: Profile | None) -> GateResult:
                 return GateResult(GateVerdict.REFUSED, "the profile does not exist any more")
             recipe = recipe_of(build)
             evidence = build.evidence or {}
-            return gate(
-                Evidence.from_json(evidence), profile, recipe, measured_on_class(evidence, profile)
-            )
+            on_class = measured_on_class(evidence, profile)
+            return gate(Evidence.from_json(evidence), profile, recipe, on_class, previous)
         case _:
             return GateResult(GateVerdict.PENDING, "")
 

@@ -9,8 +9,9 @@ The six are not blind: figures of all twenty photos had been looked at before 1.
 chosen, so its lead on them is a figure of these photos. `blind` has an estimate for others.
 
 How tight the crops are decides how hard the INT8 gate is. At 40 % a few show so little of the
-object that the network itself is undecided: INT8 of 1.0.0 loses 2 of 220 (-0.9 points; 2.0 are
-allowed). Looser crops would make the gate easier; they are not used, because that was seen first.
+object that the network itself is undecided: INT8 of 1.0.0 loses 2 of 220 (-0.9 points, interval
+-2.7 to +0.9; its lower end has to reach -3). Looser crops would make the gate easier; they are not
+used, because that was seen first.
 """
 
 import re

@@ -77,20 +77,24 @@ def check_explained(fleet: Fleet, tried: Tried, canary: str, *words: str) -> Non
 
 @pytest.fixture(scope="module")
 def slow_version(started: Fleet, first: object) -> str:
-    """Honestly slow: refused by its gate where the latency binds, then overridden by a person."""
+    """Honestly slow: refused by its gate for its budget and its drift, overridden by a person."""
     assert started.shape is not None
     products = models.products_for(SLOW_S, started.shape)
     version = started.push_onnx(DIGITS, models.slow(started.shape, products))
     builds = {one["profile"]: one for one in started.build_fp32(DIGITS, version, expect=1)}
     assert builds["gate"]["state"] == "refused", builds
     assert "budget 100 ms" in builds["gate"]["reason"], builds
-    assert "latency not measured on this class" in builds["intel-n100"]["reason"], builds
-    plan = started.ctl.json("rollout", "plan", f"{DIGITS}:{version}", "--to", "all")
-    assert {one["device_id"] for one in plan["unready"]} == {"gate-1", "gate-2"}, plan
-    started.ctl.run(
-        "build", "override", f"{DIGITS}:{version}", "--profile", "gate",
-        "--reason", "to see the canary catch it",
-    )  # fmt: skip
+    # No host of this class measured its latency; the version before was as quick everywhere.
+    assert builds["intel-n100"]["state"] == "refused", builds
+    assert "more than 2 times that of" in builds["intel-n100"]["reason"], builds
+    for profile in ("intel-n100", "gate"):
+        started.ctl.run(
+            "build", "override", f"{DIGITS}:{version}", "--profile", profile,
+            "--reason", "to see the canary catch it",
+        )  # fmt: skip
+        if profile == "intel-n100":
+            plan = started.ctl.json("rollout", "plan", f"{DIGITS}:{version}", "--to", "all")
+            assert {one["device_id"] for one in plan["unready"]} == {"gate-1", "gate-2"}, plan
     events = started.events("--model", DIGITS, "--kind", "build_overridden")
     assert events[-1]["version"] == version, events
     assert "to see the canary catch it" in events[-1]["reason"], events

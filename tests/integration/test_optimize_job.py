@@ -67,6 +67,8 @@ def test_both_recipes_are_built_with_evidence(heavy: tuple[Path, Done], files: P
         assert abs(found.accuracy.value - 100 * trained) < 3
         assert found.agreement.value > 97
         assert found.accuracy_delta_pts is not None
+        assert found.top5_accuracy is not None, "there are ten classes"
+        assert found.top5_accuracy.value > found.accuracy.value - 1e-9
         assert found.latency_n >= 8
         assert 0 < found.p50_ms <= found.p95_ms
         assert found.eager_p50_ms is not None
@@ -230,8 +232,8 @@ def test_a_fixed_batch_is_kept(files: Path, tmp_path: Path) -> None:
 
 
 def test_figures_are_paired_row_by_row() -> None:
-    built = np.array([1, 2, 3, 4, NOT_A_CLASS])
-    source = np.array([1, 2, 0, 0, NOT_A_CLASS, 7])
+    built = np.array([[1], [2], [3], [4], [NOT_A_CLASS]])
+    source = np.array([[1], [2], [0], [0], [NOT_A_CLASS], [7]])
     labels = np.array([1, 0, 3, 0, 5, 7])
     found = compare(built, source, labels)
     assert (found.agreement.value, found.agreement.n) == (40.0, 5)
@@ -241,3 +243,15 @@ def test_figures_are_paired_row_by_row() -> None:
     assert (found.accuracy.value, found.source_accuracy.value) == (40.0, 40.0)
     assert found.accuracy_delta_pts.value == 0
     assert found.accuracy_delta_pts.low < -20
+    assert found.top5_accuracy is None, "the winner alone was kept"
+
+
+def test_top_five_counts_any_of_the_best_five() -> None:
+    built = np.array([[1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [9, 8, 7, 6, 5]])
+    source = np.array([[5, 4, 3, 2, 1], [6, 2, 3, 4, 5], [0, 8, 7, 6, 5]])
+    found = compare(built, source, np.array([5, 1, 0]))
+    assert found.top5_accuracy is not None
+    assert found.top5_delta_pts is not None
+    assert found.top5_accuracy.value == pytest.approx(200 / 3)
+    assert found.top5_delta_pts.value == pytest.approx(0), "one won, one lost"
+    assert found.agreement.value == 0

@@ -355,3 +355,39 @@ def test_asking_again_tells_nothing_new_and_shows_what_was_asked_for(world: Worl
     for _ in range(2):
         assert run("intel-n100") == ["intel-n100"]
     assert asked() == 2
+
+
+def test_a_version_twice_as_slow_needs_a_person_and_then_is_what_counts(world: World) -> None:
+    world.push_data()
+    slow = {"p50_ms": 10.0, "p50_interval_ms": interval(10.0, n=200, half=0.1), "fp32_p50_ms": 20.0}
+    for number, figures in enumerate(({}, slow, slow)):
+        version = f"1.{number}.0"
+        world.push(f"digits:{version}", variants=[("heavy", tiny_onnx(number))])
+        _start(world, PI, version=version, recipes=[INT8])
+        world.finish_all(**figures)
+        (view,) = list_builds(world.deps, world.ctx, model="digits", version=version)
+        if number == 1:
+            assert (view.state, view.reason) == (
+                "refused",
+                "p50 10 ms is more than 2 times that of 1.0.0, 4 ms:"
+                " somebody has to override it by name and reason",
+            )
+            override_build(
+                world.deps, world.by("bo").ctx, model="digits", version=version, profile=PI,
+                reason="the larger network is wanted",
+            )  # fmt: skip
+            (event,) = _events(world, "build_overridden")
+            assert (event.actor, event.reason) == ("bo", "the larger network is wanted")
+        else:
+            assert view.state == "passed", view.reason
+        assert number < 2 or "p50 10 ms, of 1.1.0 10 ms" in view.reason
+
+
+def test_the_same_file_again_has_no_drift(world: World) -> None:
+    world.push_data()
+    for version in ("1.0.0", "1.1.0"):
+        world.push(f"digits:{version}", variants=[("heavy", tiny_onnx(1))])
+        _start(world, PI, version=version, recipes=[FP32])
+        world.finish_all()
+        (view,) = list_builds(world.deps, world.ctx, model="digits", version=version)
+        assert (view.state, "of 1.0.0" in view.reason) == ("passed", False)

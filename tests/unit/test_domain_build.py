@@ -21,7 +21,7 @@ INT8 = parse_recipe(
         "runtime": "onnxruntime",
         "precision": "int8",
         "gate": {
-            "max_accuracy_drop_pts": 2.0,
+            "max_accuracy_drop_pts": 3.0,
             "min_agreement_pct": 93.0,
             "not_slower_than_fp32": True,
         },
@@ -44,7 +44,7 @@ GOOD = Evidence(
     latency_n=200,
     measured_on="x86_64 AMD EPYC",
     accuracy=share_pct(198, 225),
-    accuracy_delta_pts=paired_difference_pts(2, 4, 225),
+    accuracy_delta_pts=paired_difference_pts(1, 2, 225),
     agreement=share_pct(221, 225),
     fp32_p50_ms=74.1,
     peak_rss_bytes=117_000_000,
@@ -58,7 +58,7 @@ def test_a_good_build_passes_and_says_its_figures() -> None:
     assert found.verdict is GateVerdict.PASSED
     assert found.reason == (
         "no NaN or infinity in the answers to 225 rows;"
-        " accuracy −0.9 points (95 % interval −3.3 to +1.6) against the source's, n=225;"
+        " accuracy −0.4 points (95 % interval −2.4 to +1.5) against the source's, n=225;"
         " agreement 98.2 % with the source (95 % interval 95.5–99.3, n=225);"
         " p50 21.4 ms, fp32 74.1 ms, n=200;"
         " needs 111.6 MiB of 512.0 MiB;"
@@ -69,8 +69,27 @@ def test_a_good_build_passes_and_says_its_figures() -> None:
 @pytest.mark.parametrize(
     ("changes", "host_matches", "reason"),
     [
-        ({"accuracy_delta_pts": paired_difference_pts(0, 5, 225)}, False, "allowed −2 points"),
-        ({"agreement": share_pct(214, 225)}, False, "the lower end has to reach 93 %"),
+        # Two points lost where three are allowed: not proven, and said what would.
+        (
+            {"accuracy_delta_pts": paired_difference_pts(1, 5, 225)},
+            False,
+            "accuracy −1.8 points (95 % interval −4.2 to +0.7) against the source's, n=225,"
+            " the lower end has to reach −3 points: that takes about 740 rows like these",
+        ),
+        (
+            {"accuracy_delta_pts": paired_difference_pts(0, 9, 225)},
+            False,
+            "more rows would not help, the figure itself is beyond it",
+        ),
+        # Twenty photos prove nothing, also where every one of them is right.
+        (
+            {"accuracy_delta_pts": paired_difference_pts(0, 0, 20), "agreement": share_pct(20, 20)},
+            False,
+            "n=20, the lower end has to reach −3 points: that takes about 91 rows like these;"
+            " agreement 100.0 % with the source (95 % interval 83.9–100.0, n=20), the lower end has"
+            " to reach 93 %: that takes about 52 rows like these",
+        ),
+        ({"agreement": share_pct(214, 225)}, False, "the lower end has to reach 93 %: that"),
         ({"agreement": None, "accuracy_delta_pts": None}, False, "no dataset to measure agreement"),
         ({"fp32_p50_ms": 20.0}, False, "slower than fp32 of onnxruntime: p50 21.4 ms, fp32 20 ms"),
         ({"fp32_p50_ms": None}, False, "fp32 of onnxruntime was not measured beside it"),
