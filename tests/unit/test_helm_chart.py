@@ -215,6 +215,29 @@ def test_the_migration_job_is_a_hook_that_needs_nothing_of_the_release() -> None
     assert [one["kind"] for one in render(CHART, {}) if one["kind"] == "Job"] == []
 
 
+def test_the_migration_runs_where_the_controller_may_and_reaches_the_database() -> None:
+    """On nodes of the image's kind only, and in a namespace that denies what no policy opens."""
+    placed = {
+        "nodeSelector": {"kubernetes.io/arch": "amd64"},
+        "tolerations": [{"key": "fleet", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+    }
+    values = {**value_sets()["hardened"], **placed}
+    release = render(CHART, values)
+    for kind in ("Job", "Deployment"):
+        spec = named(release, kind)["spec"]["template"]["spec"]
+        assert {name: spec[name] for name in placed} == placed
+    policy = named(release, "NetworkPolicy", "fleet-migrate")
+    job = named(release, "Job", "fleet-migrate")
+    weights = [int(one["metadata"]["annotations"]["helm.sh/hook-weight"]) for one in (policy, job)]
+    assert weights[0] < weights[1]
+    assert policy["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert ports == {53, 5432}
+    open_ = render(CHART, {**values, "networkPolicy": {"enabled": False}})
+    assert "NetworkPolicy" not in {one["kind"] for one in open_}
+
+
 def test_one_pod_at_a_time_owns_the_volume_and_the_volume_outlives_the_release() -> None:
     release = render(CHART, {})
     spec = named(release, "Deployment")["spec"]

@@ -86,6 +86,22 @@ securityContext:
   {{- include "lighterman.podSecurity" . | nindent 2 }}
 {{- end }}
 
+{{/* Where a pod may run; given .Values, or .Values.workers. */}}
+{{- define "lighterman.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "lighterman.container" -}}
 image: {{ include "lighterman.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -102,6 +118,17 @@ securityContext:
       name: {{ .existingSecret }}
       key: {{ .key }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Ways out of a pod that uses the database: names, and the database itself. */}}
+{{- define "lighterman.databaseEgress" -}}
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+{{- if .Values.database.existingSecret }}
+- ports:
+    - {port: {{ .Values.networkPolicy.databasePort }}, protocol: TCP}
 {{- end }}
 {{- end }}
 
