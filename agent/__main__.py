@@ -22,6 +22,7 @@ from agent.clock import SystemClock
 from agent.errors import AgentError
 from agent.settings import SETTINGS, Settings, load_settings
 from lighterman.extras import require_extra
+from lighterman.output import announce, with_output
 from lighterman.quiet import quiet_grpc
 from lighterman.settings import slips
 
@@ -82,6 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    return with_output(lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
     options = build_parser().parse_args(argv)
     if options.command == "service-file":
         print(service_file(Path(sys.argv[0])), end="")
@@ -176,8 +181,7 @@ def _run(settings: Settings) -> int:
 
 def _tell_ready(address: str) -> None:
     # In one write: between two, a line of the log could get into a line of ours.
-    sys.stdout.write(f"inference  grpc://{address}  (Open Inference Protocol v2)\nready\n")
-    sys.stdout.flush()
+    announce(f"inference  grpc://{address}  (Open Inference Protocol v2)\nready\n")
 
 
 def _status(settings: Settings, output: str) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lighterman.extras import require_extra
+from lighterman.output import announce, with_output
 from lighterman.quiet import quiet_grpc
 from lighterman.settings import slips
 
@@ -83,6 +84,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    return with_output(lambda: _command(arguments))
+
+
+def _command(arguments: Sequence[str] | None) -> int:
     options = build_parser().parse_args(arguments)
     quiet_grpc()
     if options.command == "worker":
@@ -134,8 +139,7 @@ def _serve(options: argparse.Namespace) -> int:
     listening = controller.start()
     try:
         # In one write: between two, a line of the log could get into a line of ours.
-        sys.stdout.write("\n".join((*listening.lines(), "ready", "")))
-        sys.stdout.flush()
+        announce("\n".join((*listening.lines(), "ready", "")))
         while not stopping.wait(1.0):
             pass
     finally:

@@ -19,6 +19,7 @@ from agent.clock import SystemClock
 from agent.errors import AgentError
 from agent.sim.script import Script
 from lighterman.extras import require_extra
+from lighterman.output import with_output
 from lighterman.quiet import quiet_grpc
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the fleet; returns the exit code."""
+    return with_output(lambda: _simulate(argv))
+
+
+def _simulate(argv: Sequence[str] | None) -> int:
     options = build_parser().parse_args(argv)
     quiet_grpc()
     require_extra("agent", "grpc", "google.protobuf", "cryptography")

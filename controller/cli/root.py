@@ -1,8 +1,6 @@
 """The command tree of fleetctl and the one place where errors become text and exit codes."""
 
-import os
 import sys
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import click
@@ -20,6 +18,7 @@ from controller.cli.rollouts import rollout
 from controller.cli.session import CLOCK, Session
 from controller.cli.status import status
 from controller.cli.units import localise
+from lighterman.output import cannot_write, drop_output
 
 
 def _version() -> str:
@@ -60,18 +59,12 @@ def run(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()  # what is still held back may not get out either
         return code
     except BrokenPipeError:
-        _drop_output()
+        drop_output()
         return EXIT_FAILED
     except OSError as error:  # standard output on a full disk; what else may fail says so itself
-        _drop_output()
-        click.echo(f"error: the output cannot be written: {error.strerror or error}", err=True)
+        drop_output()
+        click.echo(f"error: {cannot_write(error)}", err=True)
         return EXIT_FAILED
-
-
-def _drop_output() -> None:
-    """Else the interpreter tries to write the rest when it ends, and says so in its own words."""
-    with suppress(OSError), open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _run(arguments: list[str] | None) -> int:
