@@ -11,13 +11,14 @@ from agent.domain.assignment import ModelState
 from agent.domain.desired import Target
 from agent.domain.ports import Journal, SlotStore
 from agent.domain.state_json import state_from_json, state_from_slots
-from agent.errors import AgentError, ManifestError
+from agent.errors import AgentError, ManifestError, StoreError
 
 log = logging.getLogger("agent")
 
 MODEL = "model"
 GENERATION = "generation"
 SEEN, TAKEN, APPLIED = "seen", "taken", "applied"
+GENERATIONS = (SEEN, TAKEN, APPLIED)
 
 
 @dataclass(slots=True)
@@ -36,6 +37,7 @@ def remember(journal: Journal, store: SlotStore) -> Remembered:
     """Read all that was known and hash every file that a slot names."""
     found = Remembered()
     _read_generations(found, journal.latest(GENERATION))
+    taken = found.taken
     records = journal.latest(MODEL)
     for model in sorted({*records, *store.models()}):
         state = _state_of(found, model, records.get(model), store)
@@ -45,12 +47,23 @@ def remember(journal: Journal, store: SlotStore) -> Remembered:
     sound: dict[str, bool] = {}
     for model, state in found.states.items():
         found.present[model] = _present(found, state, store, sound)
+    if found.taken < taken:
+        _forget_taken(journal)
     return found
+
+
+def _forget_taken(journal: Journal) -> None:
+    """Durable before any repair is: the start after this one sees the repaired state alone, and
+    would wait for a newer order while an older version answers."""
+    try:
+        journal.append(GENERATION, TAKEN, {"value": 0})
+    except StoreError as error:
+        log.error("that the controller is asked anew is not recorded: %s", error)
 
 
 def _read_generations(found: Remembered, records: Mapping[str, Mapping[str, object]]) -> None:
     values: dict[str, int] = {}
-    for key in (SEEN, TAKEN, APPLIED):
+    for key in GENERATIONS:
         value = records.get(key, {}).get("value", 0)
         values[key] = value if isinstance(value, int) and value >= 0 else 0
     found.seen, found.taken, found.applied = values[SEEN], values[TAKEN], values[APPLIED]

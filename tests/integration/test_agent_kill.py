@@ -1,10 +1,16 @@
-"""kill -9 right after every record of the journal: a device always serves, and always settles."""
+"""kill -9 after every step that a journal can record: a device always serves, and always settles.
+
+Which steps there are says the machine itself (`tests.support.journaled_steps`); that a start is
+defined after each of its records in every reachable state is `test_agent_update`'s.
+"""
 
 import contextlib
 import random
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,15 +18,19 @@ from typing import Any
 import grpc
 import pytest
 
+from agent.domain.assignment import ModelState
+from agent.domain.events import Event
+from agent.domain.update import step
+from agent.store.slots import FileSlots
 from controller.store.desired import get_desired
 from tests.support.agent_world import AgentProcess, Client, ControllerWorld, running_controller
 from tests.support.device_invariants import check_disk
+from tests.support.journaled_steps import KEPT, journaled_steps
+from tests.support.killed_agent import Grip
 from tests.support.serving import make_release, products_for, scaled, slow
 from tests.support.wait import wait_for
 
 PROBATION = {"min_inferences": 5, "min_s": 0.1, "max_s": 600}
-# seen, OFFERED … COMMITTED, taken, applied, and what a start writes before them.
-RECORDS = range(1, 12)
 
 
 @pytest.fixture(scope="module")
@@ -97,80 +107,226 @@ def answer(agent: AgentProcess) -> float | None:
         return None
 
 
-def run_until_killed(agent: AgentProcess, record: int) -> bool:
-    """Run with the killing journal under load; False when it lived through the whole update."""
-    agent.start(command=("-m", "tests.support.killed_agent", str(record)), wait_s=0)
-    process = agent.process
-    assert process is not None
+@dataclass(slots=True)
+class Kills:
+    """One agent that is killed again and again; `factor` is what its proven version answers."""
 
-    def over() -> bool:
-        if process.poll() is not None:
-            return True
-        if agent.facts() is not None and agent.facts().listen_grpc:  # type: ignore[union-attr]
-            for _ in range(5):
-                answer(agent)
-        return False
+    controller: ControllerWorld
+    agent: AgentProcess
+    grip: Grip
+    factor: float
+    wanted: float = 0.0
+    number: int = 0
+    seen: int = 0
 
-    try:
-        wait_for(over, 12, "the kill")
-    except AssertionError:
-        agent.kill()
-        return False
-    return True
+    def start(self, wait_s: float = 60) -> None:
+        """With the journal that can kill."""
+        folder = str(self.grip.folder)
+        self.agent.start(wait_s, ("-m", "tests.support.killed_agent", folder))
+
+    def order(self, data: bytes, *, length: int = 0, **policy: Any) -> str:
+        """The next version; gives its rollout. `length`: what the order says of its size."""
+        self.number += 1
+        release = make_release(f"2.{self.number}.0", {"heavy": data}, probation=PROBATION, **policy)
+        rung = release.rungs[0]
+        if length and rung.target is not None:
+            target = replace(rung.target, length=length, digest="sha256:" + "7" * 64)
+            release = replace(release, rungs=(replace(rung, target=target),))
+        rollout = f"r-2.{self.number}.0"
+        self.controller.publish(self.agent.device_id, release, rollout, [data])
+        return rollout
+
+    def order_good(self) -> str:
+        """A version that can prove itself; `wanted` is what it answers."""
+        self.wanted = 2.0 + self.number
+        return self.order(scaled(self.wanted))
+
+    def wait_dead(self, name: str) -> None:
+        """Until it died at this step, under load."""
+        process = self.agent.process
+        assert process is not None
+
+        def over() -> bool:
+            facts = self.agent.facts()
+            if facts is not None and facts.listen_grpc:
+                answer(self.agent)
+            return process.poll() is not None
+
+        wait_for(over, 60, f"the kill at {name}\n{self.agent.tail()}")
+        assert process.returncode == -signal.SIGKILL, self.agent.tail()
+        assert self.grip.names("killed")[-1:] == [name]
+
+    def settles(self, name: str, wanted: float, rollout: str, told: str) -> None:
+        """Serve at once what it may, then what was ordered, and tell how that ended."""
+        self.start()
+        assert answer(self.agent) in (self.factor, wanted), f"{name}: it serves before it settles"
+        ended = wanted if told == "COMMITTED" else self.factor
+        what = f"{ended} to be answered after a kill at {name}"
+        wait_for(lambda: answer(self.agent) == ended, 30, f"{what}\n{self.agent.tail()}")
+        with Client(self.agent) as client:
+            wait_for(
+                lambda: not rollout or self.last_state(rollout) == told,
+                30,
+                f"the report of {told} after a kill at {name}\n{self.agent.tail()}",
+            )
+        assert client.failures == []
+        assert settle(self.controller, self.agent) == ended, f"{name}\n{self.agent.tail()}"
+        self.factor = ended
+
+    def last_state(self, rollout: str) -> str:
+        """What is stored of it."""
+        return (self.controller.states(self.agent.device_id, rollout) or [""])[-1]
+
+
+def die(kills: Kills, name: str, order: Callable[[], str]) -> str:
+    """Order something, die at the step, look at the disk; gives the rollout."""
+    kills.grip.aim(name)
+    rollout = order()
+    kills.wait_dead(name)
+    kills.seen = check_disk(kills.agent.state_dir, kills.seen)
+    return rollout
+
+
+def good(kills: Kills, name: str, told: str = "COMMITTED") -> None:
+    rollout = die(kills, name, kills.order_good)
+    kills.settles(name, kills.wanted, rollout, told)
+
+
+def slow_one(kills: Kills, name: str) -> None:
+    data = slow(50.0, products_for(0.03))
+    rollout = die(kills, name, lambda: kills.order(data, slow_threshold_ms=15))
+    kills.settles(name, kills.factor, rollout, "ROLLED_BACK")
+
+
+def refused(kills: Kills, name: str) -> None:
+    rollout = die(kills, name, lambda: kills.order(b"too large", length=1 << 39))
+    kills.settles(name, kills.factor, rollout, "REFUSED")
+
+
+def failed(kills: Kills, name: str) -> None:
+    rollout = die(kills, name, lambda: kills.order(b"no model at all"))
+    kills.settles(name, kills.factor, rollout, "FAILED")
+
+
+def under_way(kills: Kills) -> str:
+    """An order whose download does not begin."""
+    kills.grip.hold()
+    rollout = kills.order(scaled(666.0))
+    wait_for(lambda: "DOWNLOADING" in kills.controller.states("dev-1", rollout), 30, "a download")
+    return rollout
+
+
+def superseded(kills: Kills, name: str) -> None:
+    first = under_way(kills)
+    rollout = die(kills, name, kills.order_good)
+    kills.grip.release()
+    kills.settles(name, kills.wanted, rollout, "COMMITTED")
+    assert set(kills.controller.states("dev-1", first)) <= {"OFFERED", "DOWNLOADING", "SUPERSEDED"}
+
+
+def withdrawn(kills: Kills, name: str) -> None:
+    current, _, _ = FileSlots(kills.agent.state_dir).slots("photo")
+    assert current is not None
+    release = current.release
+    first = under_way(kills)
+
+    def call_back() -> str:
+        kills.controller.publish("dev-1", release, release.rollout, [])
+        return release.rollout
+
+    rollout = die(kills, name, call_back)
+    kills.grip.release()
+    kills.settles(name, kills.factor, rollout, "COMMITTED")
+    assert set(kills.controller.states("dev-1", first)) <= {"OFFERED", "DOWNLOADING", "WITHDRAWN"}
+
+
+def damaged(kills: Kills, name: str) -> None:
+    """The file of what runs is gone at a start: the spare answers until it was fetched again."""
+    kills.order_good()
+    assert settle(kills.controller, kills.agent) == kills.wanted
+    assert kills.agent.stop() == 0
+    store = FileSlots(kills.agent.state_dir)
+    current, previous, _ = store.slots("photo")
+    assert current is not None
+    assert previous is not None
+    Path(store.path(current.release.targets[0].digest)).unlink()
+    kills.grip.aim(name)
+    kills.start(wait_s=0)
+    kills.wait_dead(name)
+    kills.settles(name, kills.wanted, current.release.rollout, "COMMITTED")
+
+
+def started_anew(kills: Kills, name: str) -> None:
+    """What a start records of a crash, of a proven version."""
+    kills.agent.kill()
+    kills.grip.aim(name)
+    kills.start(wait_s=0)
+    kills.wait_dead(name)
+    kills.seen = check_disk(kills.agent.state_dir, kills.seen)
+    kills.settles(name, kills.factor, "", "COMMITTED")
+
+
+# A crash in probation is a crash of the version: the device goes back and says so.
+CASES: dict[str, Callable[[Kills, str], None]] = {
+    "generation seen": good,
+    "model OFFERED": good,
+    "generation taken": good,
+    "model DOWNLOADING": good,
+    "model VERIFIED": good,
+    "model STAGED": good,
+    "model ACTIVATED": partial(good, told="ROLLED_BACK"),
+    "model PROBATION": partial(good, told="ROLLED_BACK"),
+    "model COMMITTED": good,
+    "generation applied": good,
+    "model ROLLING_BACK": slow_one,
+    "model ROLLED_BACK": slow_one,
+    "model REFUSED": refused,
+    "model FAILED": failed,
+    "model SUPERSEDED": superseded,
+    "model WITHDRAWN": withdrawn,
+    "model IDLE": damaged,
+    KEPT: started_anew,
+}
+
+
+def check_all_killed(steps: frozenset[str], killed: set[str], journaled: set[str]) -> None:
+    """Each step that there is was died at, and nothing was recorded that is none."""
+    assert killed == steps, f"not killed at: {steps - killed}; no steps: {killed - steps}"
+    assert journaled <= steps, f"recorded, but no step: {journaled - steps}"
 
 
 @pytest.mark.slow
-def test_killed_after_any_record_an_update_still_settles(
-    controller: ControllerWorld, agent: AgentProcess
+def test_killed_after_any_step_it_serves_and_settles(
+    controller: ControllerWorld, agent: AgentProcess, tmp_path: Path
 ) -> None:
-    factor, killed, seen = 1.0, 0, 0
-    for record in RECORDS:
-        wanted = float(record + 1)
-        order(controller, agent, f"2.{record}.0", scaled(wanted))
-        killed += run_until_killed(agent, record)
-        seen = check_disk(agent.state_dir, seen)
-        agent.start()
-        assert answer(agent) in (factor, wanted), "it serves before it settles"
-        settled = settle(controller, agent)
-        # A crash in probation is a crash of the version: the device goes back and says so.
-        told = "COMMITTED" if settled == wanted else "ROLLED_BACK"
-        wait_for(
-            partial(last_state_is, controller, agent, f"r-2.{record}.0", told),
-            20,
-            f"the report of {told} after a kill at record {record}",
-        )
-        assert settled in (wanted, factor)
-        factor = settled
-        assert agent.stop() == 0
-    assert killed >= 8, f"only {killed} kills happened"
+    kills = Kills(controller, agent, Grip(tmp_path), 1.0)
+    kills.start()
+    for name, case in CASES.items():
+        case(kills, name)
+    assert agent.stop() == 0
+    check_disk(agent.state_dir, kills.seen)
     assert controller.events(agent.device_id, "device_quarantined") == []
     assert_no_gap(controller, agent)
+    killed, journaled = (set(kills.grip.names(file)) for file in ("killed", "journaled"))
+    check_all_killed(journaled_steps(), killed, journaled)
 
 
-@pytest.mark.slow
-def test_killed_on_the_way_back_the_previous_version_answers(
-    controller: ControllerWorld, agent: AgentProcess
-) -> None:
-    agent.start()
-    before = settle(controller, agent)
-    assert agent.stop() == 0
-    data = slow(50.0, products_for(0.03))
-    seen, killed = 0, 0
-    # From PROBATION over ROLLING_BACK and ROLLED_BACK to what says that the generation is applied.
-    for record in range(7, 13):
-        order(controller, agent, f"3.{record}.0", data, slow_threshold_ms=15)
-        killed += run_until_killed(agent, record)
-        seen = check_disk(agent.state_dir, seen)
-        agent.start()
-        assert settle(controller, agent) == before, agent.tail()
-        wait_for(
-            partial(last_state_is, controller, agent, f"r-3.{record}.0", "ROLLED_BACK"),
-            20,
-            f"the report of the way back after a kill at record {record}",
-        )
-        assert agent.stop() == 0
-    assert killed >= 4, f"only {killed} kills happened"
-    assert_no_gap(controller, agent)
+def test_negative_control_a_step_more_or_less_is_noticed() -> None:
+    """Machines with another step, and with one less, are not those that the cases kill."""
+    killed = set(CASES)
+
+    def silent(state: ModelState, event: Event) -> Any:
+        """One that never says that an order was superseded."""
+        after, work = step(state, event)
+        return after, tuple(i for i in work if getattr(i, "phase", None) != "SUPERSEDED")
+
+    check_all_killed(journaled_steps(), killed, killed)
+    with pytest.raises(AssertionError, match=r"no steps: .*SUPERSEDED"):
+        check_all_killed(journaled_steps(silent), killed, killed)
+    with pytest.raises(AssertionError, match=r"not killed at: .*STAGED"):
+        check_all_killed(journaled_steps(), killed - {"model STAGED"}, killed)
+    with pytest.raises(AssertionError, match=r"recorded, but no step: .*ladder"):
+        check_all_killed(journaled_steps(), killed, killed | {"ladder rung"})
 
 
 @pytest.mark.slow

@@ -290,3 +290,30 @@ def test_a_journal_that_lost_its_end_still_serves_what_was_proven(
     journal.write_bytes(whole[: int(len(whole) * share)])
     after = world()
     assert after.answer() == 2.0, "it serves when the boot ends, before anything is worked on"
+
+
+def test_what_a_start_found_damaged_is_ordered_anew_however_often_it_starts(
+    world: Make, tmp_path: Path
+) -> None:
+    """The second start sees the repaired state alone, and must know that it waits for an order."""
+    here = world()
+    here.wire.offer(scaled(2.0), scaled(3.0))
+    here.order(3, release_of("1.0.0", 2.0))
+    here.wait_applied(3)
+    here.order(4, release_of("1.1.0", 3.0))
+    here.wait_applied(4)
+    here.stop()
+    current, _, _ = here.store.slots("photo")
+    assert current is not None
+    Path(here.store.path(current.release.targets[0].digest)).unlink()
+    for _ in range(2):
+        after = world()
+        assert after.answer() == 2.0, "the spare answers"
+        assert after.loop.generations().taken == 0, "nothing is known to be under way"
+        after.stop()
+    last = world()
+    last.wire.offer(scaled(3.0))
+    last.order(4, release_of("1.1.0", 3.0))
+    last.wait(lambda: last.state().phase is Phase.COMMITTED, "the repaired version")
+    assert last.answer() == 3.0
+    assert last.loop.generations().seen == 4
