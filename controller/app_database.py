@@ -11,7 +11,7 @@ from controller.app_people import check_out, user_name, write_identity
 from controller.blobs.blobs import Blobs
 from controller.clock import SystemClock
 from controller.domain.words import count_of
-from controller.errors import NotFoundError
+from controller.errors import NotFoundError, UnavailableError
 from controller.ids import RandomIds
 from controller.services.context import Ctx, Deps
 from controller.services.operators import (
@@ -36,7 +36,7 @@ def migrate_database(settings: Settings) -> str:
 @contextmanager
 def _beside(settings: Settings) -> Iterator[tuple[Deps, Ctx]]:
     """The services over the database of a controller that may be running."""
-    if not (settings.trust_folder() / "authority.pem").exists():
+    if not _has_authority(settings):
         raise NotFoundError(
             f"{settings.data_dir} is no data directory of a controller",
             "name it with --data-dir; `serve` makes one at its first start",
@@ -56,6 +56,20 @@ def _beside(settings: Settings) -> Iterator[tuple[Deps, Ctx]]:
         yield deps, ctx
     finally:
         store.close()
+
+
+def _has_authority(settings: Settings) -> bool:
+    """Whether a controller kept its keys there. Raises UnavailableError where that is hidden."""
+    try:
+        (settings.trust_folder() / "authority.pem").stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UnavailableError(
+            f"{settings.trust_folder()} cannot be read: {error.strerror}",
+            "run this as the user that the controller runs as",
+        ) from error
+    return True
 
 
 def list_beside(settings: Settings) -> list[str]:

@@ -84,3 +84,23 @@ def test_a_file_that_cannot_be_read_is_named(
     done = run(side, tmp_path, {})
     assert done.returncode == 1
     assert f"{tmp_path / 'c.toml'} cannot be read: Is a directory" in done.stderr
+
+
+def test_a_folder_of_keys_that_cannot_be_looked_into_is_named(tmp_path: Path) -> None:
+    """Somebody who is not the controller's user; a loop of links stops root as well."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "trust").symlink_to("trust")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "controller", "operator", "list"),
+            *("--data-dir", str(tmp_path / "data")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"error: {tmp_path}/data/trust cannot be read" in done.stderr
+    assert "run this as the user that the controller runs as" in done.stderr
+    assert "Traceback" not in done.stderr
