@@ -91,7 +91,9 @@ def _command(arguments: Sequence[str] | None) -> int:
     options = build_parser().parse_args(arguments)
     quiet_grpc()
     if options.command == "worker":
-        require_extra("controller,optimize", "grpc", "onnxruntime", "numpy")
+        # The controller starts its own worker by `python -m`, which has no name to show.
+        modules = ("grpc", "onnxruntime", "numpy")
+        require_extra("controller,optimize", *modules, command="lighterman-controller worker")
     else:
         require_extra("controller", "sqlalchemy", "alembic", "grpc", "paho.mqtt", "cryptography")
     from controller.errors import LightermanError
