@@ -20,7 +20,8 @@ def status(session: Session, watch: bool) -> int:
 
     A failed build is named for 7 days, until the same cell passed in a newer version or a newer
     version was brought to devices; a rollout that was rolled back or failed for one day, until a
-    newer one of its model succeeded.
+    newer one of its model succeeded. One that was rolled back is said first, and is no reason for
+    exit 1: its devices are back.
     """
     return follow(session, lambda: _status(session)) if watch else _status(session)
 
@@ -36,7 +37,7 @@ def _show(session: Session, answer: fleet_pb2.GetStatusResponse) -> None:
         for problem in answer.problems:
             session.say(f"problem    {problem}")
     else:
-        session.say("nothing is wrong")
+        session.say(_headline(answer))
     up = units.ago(answer.started_at, session.now()).removesuffix(" ago")
     broker = "connected" if answer.broker_ok else "away"
     session.say(
@@ -57,6 +58,18 @@ def _show(session: Session, answer: fleet_pb2.GetStatusResponse) -> None:
     for rollout in answer.recent_rollouts:
         ended = f"  {units.ago(rollout.finished_at, session.now())}"
         session.say(_rollout_line(answer, rollout, ended))
+
+
+def _headline(answer: fleet_pb2.GetStatusResponse) -> str:
+    """Nothing is wrong, unless a version did not hold: people brought it and have to know."""
+    if not answer.recent_rollouts:
+        return "nothing is wrong"
+    newest = answer.recent_rollouts[0].rollout_id
+    named = ", ".join(
+        f"{one.spec.model}:{one.spec.version} {phase_name(one).replace('_', ' ').lower()}"
+        for one in answer.recent_rollouts
+    )
+    return f"{named}; nothing else is wrong; `fleetctl rollout explain {newest}` says why"
 
 
 def _rollout_line(
