@@ -73,6 +73,17 @@ def wheels(folder: Path) -> None:
     )
 
 
+def documented_lines(wheel: str) -> list[str]:
+    """What docs/install.md has root type on a device before systemd is asked for anything."""
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    _, _, rest = page.partition("\n    python3 -m venv /opt/lighterman\n")
+    lines = ["python3 -m venv /opt/lighterman"]
+    lines += [line.strip() for line in rest.partition("\n    systemctl ")[0].splitlines()]
+    assert any(f"./{wheel}[agent,onnxruntime]" in line for line in lines), lines
+    assert all(line.startswith(("python3 ", "/opt/lighterman/", "useradd ")) for line in lines)
+    return lines
+
+
 class Container:
     """One system with the agent installed as the documentation says."""
 
@@ -86,15 +97,15 @@ class Container:
     def install(self, folder: Path) -> None:
         """docs/install.md, typed inside; the wheels come from a folder instead of an index."""
         shutil.copytree(folder, self.root / "wheels")
-        script = f"""
-            set -e
-            python3 -m venv /opt/lighterman
-            /opt/lighterman/bin/pip install -q --no-index --find-links /wheels 'lighterman[agent,onnxruntime]'
-            useradd --system --home-dir {STATE} --shell /usr/sbin/nologin {USER}
-            {AGENT} service-file > /etc/systemd/system/{UNIT}.service
-            mkdir -p /etc/lighterman
-        """  # noqa: E501
-        run("chroot", str(self.root), "sh", "-c", script)
+        (wheel,) = folder.glob("lighterman-*.whl")
+        script = [
+            "set -e",
+            "export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels PIP_QUIET=1",
+            "cd /wheels",
+        ]
+        script += documented_lines(wheel.name)
+        run("chroot", str(self.root), "sh", "-c", "\n".join(script))
+        (self.root / "etc/lighterman").mkdir(exist_ok=True)
         settings = f'serve.grpc = "{self.serves}"\nhang_s = 3\n'
         (self.root / "etc/lighterman/agent.toml").write_text(settings)
         # As the unit, only sooner: thirty seconds of waiting prove no more than five.

@@ -1,6 +1,7 @@
 """Pages link to what exists and name commands and options that exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,15 @@ from controller.cli.root import fleetctl
 from tests.support.sources import ROOT
 from tools.commands import Command, click_commands, parser_commands
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CHART = ROOT / "helm" / "lighterman"
+PAGES = [ROOT / "README.md", CHART / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+NUMBERED = re.compile(r"lighterman(?:-[a-z]+:|-)(\d+\.\d+\.\d+)")
 OPTION = re.compile(r"--[a-z][a-z-]*")
 PROGRAMS = ("fleetctl", "lighterman-controller", "lighterman-agent", "fleet-sim")
+CALL = re.compile(
+    rf"(?<![\w.=/-])(?:[\w./~]*bin/)?((?:{'|'.join(PROGRAMS)})(?![\w.:-]).*?)(?= -- |[;·`|)&]|$)"
+)
 COMMANDS: dict[str, Command] = {
     command.path: command
     for command in (
@@ -49,13 +55,22 @@ def broken(page: Path, text: str) -> list[str]:
     return found
 
 
+def code(text: str) -> list[str]:
+    """Lines of code: indented, in fences without a language of their own, or between backticks."""
+    fenced = re.findall(r"^```(?:sh|console)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    rest = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"`([^`\n]+)`", rest)
+    found += re.findall(r"^ {4}(\S.*)$", rest.replace("\\\n", " "), re.MULTILINE)
+    for block in fenced:
+        found += block.replace("\\\n", " ").splitlines()
+    return found
+
+
 def spoken(text: str) -> list[str]:
-    """What stands in code and begins with one of our programs; continued lines are joined."""
-    joined = text.replace("\\\n", " ")
-    spans = re.findall(r"`([^`\n]+)`", joined)
-    lines = re.findall(r"^ {4}(?:\$ )?(\S.*)$", joined, re.MULTILINE)
-    spans += [line.rpartition(" #")[0] or line for line in lines]
-    return [span for span in spans if span.split(" ")[0].rpartition("/")[2] in PROGRAMS]
+    """Every call of one of our programs in code, wherever in its line it begins."""
+    return [
+        re.split(r" #|\w: ", said)[0].strip() for line in code(text) for said in CALL.findall(line)
+    ]
 
 
 def unknown(line: str) -> list[str]:
@@ -69,13 +84,15 @@ def unknown(line: str) -> list[str]:
             break
         path += f" {word}"
     command = COMMANDS.get(path)
-    if command is None:
-        return [] if any(c.startswith(path + " ") for c in COMMANDS) else [path]
-    known = set(OPTION.findall(" ".join(flags for flags, _ in command.options))) | {"--help"}
-    wrong = [option for option in OPTION.findall(line) if option not in known]
     has_children = any(c.startswith(path + " ") for c in COMMANDS)
     rest = words[len(path.split()) :]
-    if has_children and rest and re.fullmatch(r"[a-z-]+", rest[0]):
+    if command is None and not has_children:
+        return [path]
+    wrong = []
+    if command is not None:
+        known = set(OPTION.findall(" ".join(flags for flags, _ in command.options))) | {"--help"}
+        wrong = [option for option in OPTION.findall(line) if option not in known]
+    if has_children and rest and re.fullmatch(r"[a-z][a-z-]*", rest[0]):
         wrong.append(f"{path} {rest[0]}")
     return wrong
 
@@ -97,6 +114,42 @@ def test_a_broken_link_or_anchor_is_found() -> None:
 def test_commands_exist_with_their_options(page: Path) -> None:
     lines = spoken(page.read_text(encoding="utf-8"))
     assert [(line, wrong) for line in lines if (wrong := unknown(line))] == []
+
+
+def test_commands_in_the_notes_of_a_release_exist() -> None:
+    text = (CHART / "templates" / "NOTES.txt").read_text(encoding="utf-8")
+    lines = [
+        line.strip()
+        for line in re.sub(r"\{\{-? ?\$run ?\}\}", "", text).replace("\\\n", " ").splitlines()
+        if line.strip().startswith(PROGRAMS)
+    ]
+    assert len(lines) >= 4
+    assert [(line, wrong) for line in lines if (wrong := unknown(line))] == []
+
+
+def test_fences_and_calls_within_a_line_are_read() -> None:
+    page = (
+        "```\nerror: no agent\n  start it: lighterman-agent run; why: fleetctl device eat d\n```\n"
+        "    runuser -u lighterman-agent -- /opt/x/bin/lighterman-agent enroll \\\n  --sweetly\n"
+        "    kubectl exec deploy/fleet-lighterman -- lighterman-controller operator grant ana\n"
+        "    T=$(fleetctl admin token mint)\n```python\nfleetctl no call\n```\n"
+    )
+    wrong = [one for line in spoken(page) for one in unknown(line)]
+    assert sorted(wrong) == [
+        "--sweetly",
+        "fleetctl admin token mint",
+        "fleetctl device eat",
+        "lighterman-controller operator grant",
+    ]
+
+
+def test_pages_name_the_version_of_this_source() -> None:
+    """Wheels and images by their number, where people copy it."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    named = [one for text in texts for one in NUMBERED.findall(text)]
+    assert len(named) >= 4
+    assert set(named) == {version}
 
 
 def test_an_unknown_command_or_option_is_found() -> None:
