@@ -2,14 +2,20 @@
 
 Refuses to take silence for health: PASSED needs committed devices, inferences on the new build of
 each of them, a soak during which evidence kept arriving, and a tail no worse than before on the
-same devices. Decides nothing: `planner` does. Times in seconds unless a name says `_ms`.
+same devices. Beside the absolute limits stand relative ones: against the same devices before and
+against untouched ones meanwhile, by tests that a look every two seconds does not wear out (see
+`comparison` and `sequential`). Decides nothing: `planner` does. Times in seconds unless a name says
+`_ms`.
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from controller.domain.histogram import Histogram
+from controller.domain.comparison import Comparison, Metric
+from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts, Worse
 from controller.domain.rollout import Verdict
+from controller.domain.sequential import share_bounds
 from controller.domain.words import count_of, ms, times_ms
 
 TAIL_FACTOR = 1.5  # worse than before by so much, and over the budget: the version is slower
@@ -17,86 +23,14 @@ TAIL_MIN_COUNT = 50  # below, a p95 is little more than a maximum; it waits for 
 FAULT_PCT = 1.0  # errors and non-finite outputs, of all inferences
 FAULT_MIN_COUNT = 3
 FAILED_TOLERATED_PCT = 5.0  # devices that could not take it for reasons of their own: full disk ...
+# The chance that a wave of a version like the one before is ever stopped by one kind of comparison.
+ALPHA = 0.002
+SHARE_FACTOR = 2.0  # more faults than before by so much, proven ...
+SHARE_LEAST_PCT = 0.1  # ... and more than so many of all inferences
+MORE_SOAK, MORE_SOAK_S = 3.0, 600.0  # what is over a limit, unproven, is watched so much longer
 SOAK_GAP_S = 30.0  # silence for longer does not count as soak
 LOOK_S = 2.0
 SILENCE = "nothing is committed by silence"
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """A device that left the version (or could not take it), and what it says of it."""
-
-    device_id: str
-    reason: str = ""
-    last_service_s: tuple[float, ...] = ()
-    returned_in_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """Merged figures of a set of devices."""
-
-    histogram: Histogram = field(default_factory=Histogram)
-    errors: int = 0
-    non_finite: int = 0
-
-    @property
-    def inferences(self) -> int:
-        """Answered and failed ones together."""
-        return self.histogram.count + self.errors
-
-    @property
-    def faults(self) -> int:
-        """Errors and outputs that are no numbers."""
-        return self.errors + self.non_finite
-
-
-@dataclass(frozen=True, slots=True)
-class Soak:
-    """How long evidence has arrived since every device of the wave runs the version."""
-
-    soaked_s: float = 0.0
-    counted_until: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WaveFacts:
-    """What is known of one open wave. Counts are devices.
-
-    `before` and `same` speak of the same devices, those that have a past; `after` of all.
-    """
-
-    opened_at: datetime
-    exposed: int  # offered in this wave, without those that refused
-    in_flight: int
-    committed: int
-    offline: int  # of those in flight
-    rolled_back: tuple[Trouble, ...] = ()  # of the whole rollout, not of this wave only
-    failed: tuple[Trouble, ...] = ()  # before activation, since the newest acknowledgement
-    starved: tuple[Trouble, ...] = ()  # in probation, too few inferences at max_s
-    before: Side = field(default_factory=Side)
-    same: Side = field(default_factory=Side)
-    after: Side = field(default_factory=Side)
-    control: Side = field(default_factory=Side)  # untouched devices in the same time
-    samples: int = 0
-    short: tuple[str, ...] = ()  # committed devices with fewer than min_samples inferences
-    last_evidence_at: datetime | None = None
-    last_change_at: datetime | None = None
-    acknowledged_at: datetime | None = None  # a person said RUN after this wave was held
-    passed: bool = False  # judged so before: only what is exposed since has to be shown
-    unreadable: str = ""  # evidence that could not be read
-    soak: Soak = Soak()
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the rollout demands."""
-
-    soak_s: float
-    min_samples: int
-    deadline_s: float
-    slow_threshold_ms: float
-    p95_budget_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +52,9 @@ def judge(facts: WaveFacts, rules: Rules, now: datetime) -> Judgement:
         or _returned(facts, rules)
         or _failed(facts)
         or _faulty(facts)
+        or _more_faulty(facts)
         or _slow(facts, rules, settled)
+        or _worse(facts, rules)
         or _starved(facts)
         or _silent(facts, rules, now)
     )
@@ -126,6 +62,13 @@ def judge(facts: WaveFacts, rules: Rules, now: datetime) -> Judgement:
         verdict, reason = found
         return Judgement(verdict, reason, soak)
     waiting = _waiting(facts, rules, soak)
+    doubt = "" if waiting or facts.passed else _doubt(facts, rules)
+    if doubt and facts.acknowledged_at is None:
+        if soak.soaked_s >= max(MORE_SOAK * rules.soak_s, MORE_SOAK_S):
+            return Judgement(
+                Verdict.INCONCLUSIVE, f"{doubt}, and longer waiting did not tell", soak
+            )
+        waiting = f"{doubt}: watched for longer, {soak.soaked_s:.0f} s"
     if waiting:
         return Judgement(Verdict.PENDING, waiting, soak, now + timedelta(seconds=LOOK_S))
     return Judgement(Verdict.PASSED, _passed(facts, rules, soak), soak)
@@ -192,6 +135,84 @@ def _faulty(facts: WaveFacts) -> _Found:
         f"{after.faults} of {after.inferences} inferences failed or gave no numbers"
         f" ({100 * rate:.1f} %), before {before.faults} of {before.inferences}"
     )
+
+
+def _more_faulty(facts: WaveFacts) -> _Found:
+    """Faults too few for the absolute limit, but proven more than before and than elsewhere."""
+    sides = [side for side in (facts.before, facts.control) if side.inferences >= TAIL_MIN_COUNT]
+    if not sides or facts.after.faults < FAULT_MIN_COUNT:
+        return None
+    least, _ = _share(facts.after)
+    most = max(_share(side)[1] for side in sides)
+    if least <= max(SHARE_FACTOR * most, SHARE_LEAST_PCT / 100):
+        return None
+    told = ", ".join(
+        f"{name} {side.faults} of {side.inferences:,}"
+        for name, side in (("before", facts.before), ("untouched devices", facts.control))
+        if side.inferences
+    )
+    return Verdict.FAILED, (
+        f"{facts.after.faults} of {facts.after.inferences:,} inferences failed or gave no numbers,"
+        f" {told}: at least {100 * least:.2f} % against at most {100 * most:.2f} %"
+    )
+
+
+def _share(side: Side) -> tuple[float, float]:
+    """Where the share of faults lies, at every look at once."""
+    return share_bounds(min(side.faults, side.inferences), side.inferences, ALPHA / 2)
+
+
+def _worse(facts: WaveFacts, rules: Rules) -> _Found:
+    """Proven worse than a relative limit: by comparison with before and with untouched devices."""
+    for one in facts.compared:
+        limit = _limit(one, rules)
+        if limit is None or not one.is_above(limit, ALPHA):
+            continue
+        text = f"{compared_text(one)}, over the limit of {_limit_text(one, rules)}"
+        if one.controls and rules.worse is Worse.ROLL_BACK:
+            return Verdict.FAILED, text
+        if facts.acknowledged_at is not None:
+            continue
+        if not one.controls:
+            text += "; no untouched device is left to compare with, so it may not be the version"
+        return Verdict.INCONCLUSIVE, text
+    return None
+
+
+def _doubt(facts: WaveFacts, rules: Rules) -> str:
+    """A comparison that is over its limit without being proven; empty: none."""
+    for one in facts.compared:
+        limit = _limit(one, rules)
+        if limit is not None and one.estimate > limit:
+            return f"{compared_text(one)}, over the limit of {_limit_text(one, rules)}, not proven"
+    return ""
+
+
+def _limit(one: Comparison, rules: Rules) -> float | None:
+    """The limit in the comparison's own unit."""
+    if one.metric is Metric.LATENCY:
+        return None if rules.slower_pct is None else math.log1p(rules.slower_pct / 100)
+    return None if rules.stepped_down_pts is None else rules.stepped_down_pts / 100
+
+
+def _limit_text(one: Comparison, rules: Rules) -> str:
+    if one.metric is Metric.LATENCY:
+        return f"{rules.slower_pct:g} %"
+    return f"{rules.stepped_down_pts:g} points"
+
+
+def compared_text(one: Comparison) -> str:
+    """A comparison in words, with the interval that holds at every look."""
+    low, high = one.interval(ALPHA)
+    if one.metric is Metric.LATENCY:
+        mid, low, high = (100 * math.expm1(value) for value in (one.estimate, low, high))
+        text = f"latency {mid:+.1f} % ({low:+.0f} to {high:+.0f})"
+    else:
+        mid, low, high = (100 * value for value in (one.estimate, low, high))
+        text = f"answers below the heaviest rung {mid:+.1f} points ({low:+.0f} to {high:+.0f})"
+    of = f" of {one.profile}" if one.profile else ""
+    beside = f" beside {count_of(one.controls, 'untouched one')}" if one.controls else ""
+    return f"{text} on {count_of(one.devices, 'device')}{of}{beside}"
 
 
 def _slow(facts: WaveFacts, rules: Rules, settled: bool) -> _Found:
@@ -288,6 +309,11 @@ def _passed(facts: WaveFacts, rules: Rules, soak: Soak) -> str:
         was = f"{ms(before * 1000, 2)} → " if before is not None else ""
         parts.append(f"p95 {was}{ms(after * 1000, 2)} ms" + _slower(facts, rules))
     parts.append(f"soaked {soak.soaked_s:.0f} s")
+    parts += [
+        compared_text(one)
+        for one in facts.compared
+        if not one.profile and _limit(one, rules) is not None
+    ]
     if facts.failed:
         parts.append(f"{count_of(len(facts.failed), 'device')} could not take it")
     return ", ".join(parts)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from controller.domain.build import PassedBuild
+from controller.domain.evidence import Worse
 from controller.domain.selection import EVERYTHING, Selector, Subject, matches
 from controller.domain.selector import parse_filter
 from controller.domain.spec import Spec
@@ -67,6 +68,15 @@ class RungWish:
 
 
 @dataclass(frozen=True, slots=True)
+class GateLimits:
+    """By what a wave is stopped beside the absolute limits; None: by nothing."""
+
+    slower_pct: float | None = None  # than before, on the same devices and beside untouched ones
+    stepped_down_pts: float | None = None  # more answers below the heaviest rung, points
+    worse: Worse = Worse.ROLL_BACK
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """Everything the agent decides by for one model."""
 
@@ -82,6 +92,7 @@ class Policy:
     max_s: float = 1800.0
     thresholds: Mapping[str, float] = field(default_factory=lambda: dict(_LADDER_DEFAULTS))
     rungs: tuple[RungWish, ...] = ()  # empty: all variants, heavy to light
+    gate: GateLimits = GateLimits()
 
     def to_manifest(self) -> dict[str, object]:
         """The ``policy`` of a manifest's model entry."""
@@ -150,7 +161,7 @@ def parse_policy(name: str, spec: Mapping[str, object]) -> Policy:
     """The ``spec`` of ``kind: Policy``; InvalidError names the key that is wrong."""
     top = Spec(spec, f"Policy {name}: spec").only(
         "model", "selector", "priority", "slow_threshold_ms", "slow_count", "idle_gap_s",
-        "probation", "ladder", "rungs",
+        "probation", "ladder", "rungs", "gate",
     )  # fmt: skip
     proving = top.sub("probation").only("min_inferences", "min_s", "max_s")
     policy = Policy(
@@ -166,6 +177,7 @@ def parse_policy(name: str, spec: Mapping[str, object]) -> Policy:
         max_s=proving.number("max_s", 1800.0),
         thresholds=_thresholds(top.sub("ladder")),
         rungs=_wishes(spec.get("rungs"), top.where),
+        gate=_gate(top.sub("gate")),
     )
     if policy.max_s < policy.min_s:
         raise InvalidError(
@@ -264,6 +276,14 @@ def _thresholds(spec: Spec) -> dict[str, float]:
     if found["p95_recover_pct"] > 100:
         raise InvalidError(f"{spec.where}.p95_recover_pct is above 100")
     return found
+
+
+def _gate(spec: Spec) -> GateLimits:
+    spec.only("slower_pct", "stepped_down_pts", "worse")
+    worse = spec.text("worse", Worse.ROLL_BACK.value)
+    if worse not in set(Worse):
+        raise InvalidError(f"{spec.where}.worse is {worse!r}", f"known are {', '.join(Worse)}")
+    return GateLimits(spec.optional("slower_pct"), spec.optional("stepped_down_pts"), Worse(worse))
 
 
 def _wishes(value: object, where: str) -> tuple[RungWish, ...]:

@@ -13,6 +13,7 @@ from controller.domain.rollout import LIVE, OPEN, AssignmentState
 from controller.domain.words import count_of, moment, ms, times_ms
 from controller.errors import NotFoundError
 from controller.services.context import Ctx, Deps
+from controller.services.decisions import compared_texts
 from controller.services.rollout_views import (
     AssignmentView,
     RolloutView,
@@ -27,7 +28,7 @@ from controller.services.running import (
     what_runs,
 )
 from controller.services.suggestions import suggest_names
-from controller.store import assignments, devices, events, rollouts
+from controller.store import assignments, devices, events, rollouts, waves
 from controller.store.assignments import AssignmentRow
 from controller.store.builds import SeenRow, list_seen
 from controller.store.desired import get_desired
@@ -100,6 +101,10 @@ def explain_rollout(deps: Deps, ctx: Ctx, rollout_id: str) -> RolloutExplanation
             Fact("why", f"{view.phase}: {view.phase_reason}", _ids(said, "rollout_phase")),
             Fact("exposed", _exposure(view, rows)),
             *_verdicts(view, said),
+            *(
+                Fact("compared", text)
+                for text in compared_texts(waves.list_waves(conn, rollout_id))
+            ),
             *_devices_that_left(rows, said),
             *_refusals(rows),
             *(Fact("people", _by(one), (str(one.number),)) for one in said if _by_people(one)),

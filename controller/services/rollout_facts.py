@@ -6,8 +6,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from controller.domain.health import Rules, Side, Soak, Trouble, WaveFacts
+from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts, Worse
 from controller.domain.histogram import Histogram, merged
+from controller.domain.ladder import GateLimits
 from controller.domain.planner import Facts
 from controller.domain.rollout import (
     LIVE,
@@ -21,6 +22,7 @@ from controller.domain.rollout import (
 )
 from controller.errors import InvalidError
 from controller.services.desired import Composer
+from controller.services.rollout_comparison import compare_wave, find_untouched
 from controller.store import assignments, devices
 from controller.store.assignments import AssignmentRow
 from controller.store.rollouts import RolloutRow
@@ -31,7 +33,6 @@ from controller.store.waves import WaveRow
 _A = AssignmentState
 # In one transaction: few enough that news is heard between, and first offers go out early.
 CANDIDATES = 100
-CONTROLS = 200
 _ON_THE_WAY = OPEN - {_A.PLANNED}
 _LEFT = frozenset({_A.ROLLING_BACK, _A.ROLLED_BACK})
 
@@ -99,12 +100,14 @@ def _with_samples(
         }
     )
     seen = [row for rows in after.values() for row in rows]
+    untouched = find_untouched(conn, rollout, facts.opened_at)
     return replace(
         facts,
         before=_before(mine),
         same=_side(one for row in mine if row.baseline for one in after.get(row.device_id, ())),
         after=_side(seen),
-        control=_control(conn, rollout, facts.opened_at),
+        control=_side(row for rows in untouched.since.values() for row in rows),
+        compared=compare_wave(mine, after, untouched),
         samples=sum(inferences.values()),
         short=tuple(
             row.device_id for row in committed if inferences[row.device_id] < spec.min_samples
@@ -116,15 +119,27 @@ def _with_samples(
 
 
 def rules_of(composer: Composer, spec: RolloutSpec) -> Rules:
-    """What the rollout demands, with the loosest tail budget among its policies."""
+    """What the rollout demands, with the loosest tail budget among its policies.
+
+    Of the limits of comparisons, which not every policy has, the strictest.
+    """
     policies = composer.policies
+    limits = [policy.gate for policy in policies]
+    holds = [gate.worse is Worse.HOLD for gate in limits if gate != GateLimits(worse=gate.worse)]
     return Rules(
         soak_s=spec.soak_s,
         min_samples=spec.min_samples,
         deadline_s=spec.deadline_s,
         slow_threshold_ms=min((p.slow_threshold_ms for p in policies), default=100.0),
         p95_budget_ms=max((p.thresholds["p95_budget_ms"] for p in policies), default=100.0),
+        slower_pct=_strictest(gate.slower_pct for gate in limits),
+        stepped_down_pts=_strictest(gate.stepped_down_pts for gate in limits),
+        worse=Worse.HOLD if holds and all(holds) else Worse.ROLL_BACK,
     )
+
+
+def _strictest(limits: Iterable[float | None]) -> float | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def plan_facts(
@@ -260,16 +275,6 @@ def _before(rows: list[AssignmentRow]) -> Side:
         sum(int(one["errors"]) for one in known),
         sum(int(one["non_finite"]) for one in known),
     )
-
-
-def _control(conn: Connection, rollout: RolloutRow, since: datetime) -> Side:
-    """Devices of the rollout that were not touched, in the same time."""
-    rows = assignments.list_assignments(
-        conn, rollout.rollout_id, states=[_A.PLANNED], limit=CONTROLS, with_previous=False
-    )
-    ids = [row.device_id for row in rows]
-    seen = list_samples(conn, device_ids=ids, model=rollout.model, since=since)
-    return _side(row for row in seen if is_of_build(row))
 
 
 def _side(rows: Iterable[SampleRow]) -> Side:

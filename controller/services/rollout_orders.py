@@ -3,6 +3,7 @@
 Refuses to decide: it carries out what the planner said, in the caller's transaction.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -76,8 +77,8 @@ def offer(
             continue
         entry = composer.entry(member, ladder, rollout.rollout_id)
         generation = book.change(Change(device_id, rollout.model, entry))
-        values = _offered(wave, generation, previous, _baseline(seen.get(device_id, ()), previous))
-        values["offered_at"] = ctx.now
+        baseline = _baseline(seen.get(device_id, ()), previous, member, ladder)
+        values = _offered(wave, generation, previous, baseline) | {"offered_at": ctx.now}
         offers.append((row, _A.OFFERED, f"offered in wave {wave}", values))
         what = f"wave {wave}, generation {generation}"
         told.append(_event(ctx, row, "assignment_offered", what))
@@ -261,7 +262,9 @@ def _by_device(rows: Iterable[SampleRow]) -> dict[str, list[SampleRow]]:
     return found
 
 
-def _baseline(seen: Iterable[SampleRow], previous: Json | None) -> Json | None:
+def _baseline(
+    seen: Iterable[SampleRow], previous: Json | None, member: Member, ladder: Ladder
+) -> Json | None:
     """What the device did just before with the version it goes back to; None: nothing to compare.
 
     Not what it did with other versions: a bad one just left would make anything look good.
@@ -271,8 +274,17 @@ def _baseline(seen: Iterable[SampleRow], previous: Json | None) -> Json | None:
     mine = [row for row in seen if row.version == previous["version"] and is_of_build(row)]
     if not mine:
         return None
+    # Where the heaviest rungs of both go by one name, answers of lower ones can be compared.
+    was = next((one["rung"] for one in previous["ladder"] if one.get("target")), "")
+    top = next((one.rung for one in ladder.rungs if one.build is not None), "")
+    rungs: Counter[str] = Counter()
+    for row in mine:
+        rungs[row.rung] += row.histogram.count
     return {
         "version": previous["version"],
+        "profile": member.subject.profile,
+        "top": top if top == was else "",
+        "rungs": dict(rungs),
         "histogram": merged(row.histogram for row in mine).to_json(),
         "errors": sum(row.errors for row in mine),
         "non_finite": sum(row.non_finite for row in mine),

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from controller.domain.evidence import Rules, WaveFacts
 from controller.domain.group import parse_groups
-from controller.domain.health import Judgement, WaveFacts, judge
+from controller.domain.health import Judgement, judge
 from controller.domain.planner import LOOK_S, PauseKind, Plan, is_over, plan
 from controller.domain.rollout import Phase, Verdict, parse_rollout_spec
 from controller.errors import LightermanError
 from controller.services.context import Ctx, Deps
+from controller.services.decisions import keep_decision
 from controller.services.desired import Composer, make_composer
 from controller.services.rollout_facts import CANDIDATES, plan_facts, rules_of, wave_facts
 from controller.services.rollout_feed import feed_rollout
@@ -198,7 +200,7 @@ def _look(conn: Connection, ctx: Ctx, rollout_id: str, before: _Look | None = No
         rules = rules_of(composer, spec)
         seen = wave_facts(conn, row, wave, ctx.now)
         found = judge(seen, rules, ctx.now)
-        evidence = _evidence(wave, seen, found, rules.min_samples)
+        evidence = _evidence(wave, seen, found, rules, ctx.now)
     assert found is not None
     listed[row.current_wave - 1] = replace(wave, evidence=dict(evidence))
     facts = plan_facts(conn, row, listed, found.verdict, found.reason)
@@ -233,7 +235,7 @@ def _news(verdict: Verdict | None, reason: str, evidence: Mapping[str, Any]) -> 
 
 
 def _evidence(
-    wave: WaveRow, facts: WaveFacts, found: Judgement, min_samples: int
+    wave: WaveRow, facts: WaveFacts, found: Judgement, rules: Rules, now: datetime
 ) -> dict[str, Any]:
     """The figures people see, and what the next look has to remember."""
     until, look = found.soak.counted_until, found.look_at
@@ -243,12 +245,14 @@ def _evidence(
         "soaked_s": found.soak.soaked_s,
         "counted_until": None if until is None else until.isoformat(),
         "samples": facts.samples,
-        "samples_needed": min_samples * ((facts.in_flight + facts.committed) or facts.exposed),
+        "samples_needed": rules.min_samples
+        * ((facts.in_flight + facts.committed) or facts.exposed),
         "p95_before_s": before.quantile(0.95),
         "p95_after_s": after.quantile(0.95),
         "errors": facts.after.faults,
         "errors_in_row": errors + 1 if found.verdict is Verdict.ERROR else 0,
         "held_at": wave.evidence.get("held_at"),
+        "decisions": keep_decision(wave.evidence, wave.verdict, facts, rules, found, now),
         "next_look_at": None if look is None else look.isoformat(timespec="seconds"),
     }
 

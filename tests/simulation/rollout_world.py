@@ -20,6 +20,7 @@ from controller.blobs.blobs import Blobs
 from controller.domain.histogram import histogram_of
 from controller.domain.rollout import OPEN, TERMINAL, AssignmentState, Phase, Verdict
 from controller.services.context import Ctx, Deps
+from controller.services.decisions import decisions_of
 from controller.services.reports import DeviceEnvelope, ReportBody, accept_reports
 from controller.services.samples import SampleWindow
 from controller.services.tick import tick
@@ -333,13 +334,13 @@ class World:
 
     def _sample(self, device: SimDevice, count: int) -> None:
         assert device.serving is not None
-        sluggish = self.bad_versions.get(device.serving["version"]) == "sluggish"
-        latency_s = 0.160 if sluggish else device.latency_s
+        how = self.bad_versions.get(device.serving["version"])
+        latency_s = {"sluggish": 0.160, "heavier": 0.030}.get(how or "", device.latency_s)
         row = SampleRow(
             device_id=device.device_id,
             model=MODEL,
             version=device.serving["version"],
-            rung="heavy",
+            rung="light" if how == "light" else "heavy",
             minute_at=self.now.replace(second=0, microsecond=0),
             build_digest="sha256:" + "0" * 64,
             histogram=histogram_of([latency_s] * count),
@@ -401,6 +402,8 @@ class World:
                 self.seen_waves[row.rollout_id] = row.current_wave
                 for wave in listed[: max(0, row.current_wave - 1)]:
                     assert wave.verdict is Verdict.PASSED, f"wave {wave.number} was left unproven"
+                for decision in (one for wave in listed for one in decisions_of(wave.evidence)):
+                    assert decision.holds, f"{decision.verdict} became {decision.again()}"
                 cap = listed[row.current_wave - 1].cumulative if row.current_wave else 0
                 rows = assignments.list_assignments(conn, row.rollout_id)
                 exposed = {one.device_id for one in rows if one.exposed}

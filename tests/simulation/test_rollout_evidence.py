@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from controller.domain.health import WaveFacts
+from controller.domain.evidence import WaveFacts
 from controller.domain.rollout import AssignmentState, Phase
 from controller.services.explain import explain_device
 from controller.services.rollout_facts import wave_facts

@@ -1,21 +1,16 @@
 """The judge: five verdicts, each with its evidence; silence never passes."""
 
+import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
 
-from controller.domain.health import (
-    SOAK_GAP_S,
-    Judgement,
-    Rules,
-    Side,
-    Soak,
-    Trouble,
-    WaveFacts,
-    judge,
-)
+from controller.domain.comparison import Comparison, Metric
+from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts, Worse
+from controller.domain.health import SOAK_GAP_S, Judgement, judge
 from controller.domain.histogram import Histogram, histogram_of
 from controller.domain.rollout import Verdict
 
@@ -49,7 +44,12 @@ HEALTHY = WaveFacts(
 
 def look(**changes: object) -> Judgement:
     changes.setdefault("same", changes.get("after", HEALTHY.after))
-    return judge(replace(HEALTHY, **changes), RULES, NOW)  # type: ignore[arg-type]
+    facts, rules = replace(HEALTHY, **changes), RULES  # type: ignore[arg-type]
+    found = judge(facts, rules, NOW)
+    stored = json.loads(json.dumps([facts.to_json(), rules.to_json()]))
+    again = judge(WaveFacts.from_json(stored[0]), Rules.from_json(stored[1]), NOW)
+    assert again == found, "a stored decision comes out otherwise"
+    return found
 
 
 def test_a_healthy_wave_passes_with_its_figures() -> None:
@@ -219,3 +219,83 @@ def test_nothing_passes_that_was_not_shown(
     complete = exposed and not in_flight and not short and evidence is not None and soaked >= 30
     assert (found.verdict is Verdict.PASSED) == bool(complete)
     assert found.reason
+
+
+# ---- beside before and untouched devices -------------------------------------------------------
+
+GATED = replace(RULES, slower_pct=10.0, stepped_down_pts=10.0)
+
+
+def slower(pct: float, spread: float = 0.01, controls: int = 40) -> Comparison:
+    return Comparison(Metric.LATENCY, "", math.log1p(pct / 100), spread**2, 12, controls)
+
+
+def gated(found: Comparison, rules: Rules = GATED, **changes: object) -> Judgement:
+    facts = replace(HEALTHY, compared=(found,), **changes)  # type: ignore[arg-type]
+    stored = json.loads(json.dumps([facts.to_json(), rules.to_json()]))
+    verdict = judge(facts, rules, NOW)
+    assert judge(WaveFacts.from_json(stored[0]), Rules.from_json(stored[1]), NOW) == verdict
+    return verdict
+
+
+def test_slower_inside_the_budget_is_stopped_where_the_owner_set_a_limit() -> None:
+    found = gated(slower(25))
+    assert (found.verdict, found.reason) == (
+        Verdict.FAILED,
+        "latency +25.0 % (+20 to +30) on 12 devices beside 40 untouched ones,"
+        " over the limit of 10 %",
+    )
+    assert gated(slower(25), RULES).verdict is Verdict.PASSED, "the control: no limit"
+    held = gated(slower(25), replace(GATED, worse=Worse.HOLD))
+    assert held.verdict is Verdict.INCONCLUSIVE
+    accepted = gated(slower(25), replace(GATED, worse=Worse.HOLD), acknowledged_at=ago(1))
+    assert accepted.verdict is Verdict.PASSED
+
+
+def test_a_pass_tells_how_it_compares() -> None:
+    found = gated(slower(1.5))
+    assert found.verdict is Verdict.PASSED
+    assert found.reason.endswith("latency +1.5 % (-3 to +6) on 12 devices beside 40 untouched ones")
+
+
+def test_where_nobody_is_untouched_a_person_decides() -> None:
+    found = gated(slower(40, controls=0))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "no untouched device is left" in found.reason
+    assert gated(slower(40, controls=0), acknowledged_at=ago(1)).verdict is Verdict.PASSED
+
+
+def test_a_doubt_is_watched_for_longer_and_then_for_a_person() -> None:
+    doubt = slower(13, spread=0.05)
+    found = gated(doubt)
+    assert (found.verdict, found.look_at is None) == (Verdict.PENDING, False)
+    assert "over the limit of 10 %, not proven: watched for longer" in found.reason
+    waited = gated(doubt, soak=Soak(600, ago(1)))
+    assert waited.verdict is Verdict.INCONCLUSIVE
+    assert "longer waiting did not tell" in waited.reason
+    assert gated(doubt, acknowledged_at=ago(1)).verdict is Verdict.PASSED
+    assert gated(doubt, passed=True).verdict is Verdict.PASSED
+
+
+def test_more_answers_of_the_light_rung_stop_it() -> None:
+    pushed = Comparison(Metric.STEPPED_DOWN, "pi", 0.45, 0.03**2, 8, 30, 2)
+    found = gated(pushed)
+    assert found.verdict is Verdict.FAILED
+    assert found.reason.startswith("answers below the heaviest rung +45.0 points (")
+    assert "on 8 devices of pi beside 30 untouched ones, over the limit of 10 points" in (
+        found.reason
+    )
+
+
+def test_few_faults_that_are_proven_more_than_before_fail_it() -> None:
+    """Under the absolute limit of one percent, but before and elsewhere there were none."""
+    few = side(38, 20_000, errors=120)
+    calm = side(41, 20_000)
+    found = look(after=few, same=few, before=calm, control=calm)
+    assert found.verdict is Verdict.FAILED
+    assert found.reason.startswith("120 of 20,120 inferences failed or gave no numbers, before 0")
+    everywhere = look(after=few, same=few, before=calm, control=few)
+    assert everywhere.verdict is Verdict.PASSED, "untouched devices have them too"
+    assert look(after=few, same=few, before=Side(), control=Side()).verdict is Verdict.PASSED
+    rare = side(38, 20_000, errors=20)  # a tenth of a percent
+    assert look(after=rare, same=rare, before=calm, control=calm).verdict is Verdict.PASSED

@@ -9,7 +9,9 @@ from agent.domain.manifest import parse_model
 from agent.domain.manifest import parse_policy as parse_on_agent
 from agent.domain.remote import parse_remote
 from controller.domain.build import PassedBuild
+from controller.domain.evidence import Worse
 from controller.domain.ladder import (
+    GateLimits,
     Policy,
     RungKind,
     compose_ladder,
@@ -198,3 +200,19 @@ def test_a_wrong_policy_is_refused(spec: dict[str, object]) -> None:
 
 def test_kinds_are_those_of_the_manifest() -> None:
     assert [kind.value for kind in RungKind] == ["local", "remote", "off"]
+
+
+def test_limits_of_the_gate_are_read_strictly_and_stay_with_the_controller() -> None:
+    assert parse_policy("p", {}).gate == GateLimits()
+    gate = {"slower_pct": 10, "stepped_down_pts": 5, "worse": "hold"}
+    policy = parse_policy("p", {"gate": gate})
+    assert policy.gate == GateLimits(10.0, 5.0, Worse.HOLD)
+    assert "gate" not in policy.to_manifest()
+    for slip, message in (
+        ({"slower": 10}, "unknown keys: slower"),
+        ({"worse": "pass"}, "known are roll_back, hold"),
+        ({"slower_pct": -1}, "slower_pct is -1"),
+    ):
+        with pytest.raises(InvalidError) as caught:
+            parse_policy("p", {"gate": slip})
+        assert message in caught.value.text()

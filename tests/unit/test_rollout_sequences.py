@@ -22,7 +22,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from controller.domain.health import Judgement, Rules, Side, Soak, Trouble, WaveFacts, judge
+from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts
+from controller.domain.health import Judgement, judge
 from controller.domain.histogram import histogram_of
 from controller.domain.planner import Facts, PauseReason, Plan, plan
 from controller.domain.rollout import (

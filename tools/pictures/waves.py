@@ -4,7 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from controller.domain.health import Rules, Side, Soak, Trouble, WaveFacts, judge
+from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts
+from controller.domain.health import judge
 from controller.domain.histogram import histogram_of
 from controller.domain.planner import Facts, plan
 from controller.domain.rollout import (
