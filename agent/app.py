@@ -189,12 +189,21 @@ class Agent:
 
     # -- running -----------------------------------------------------------------------------------
 
+    def _mend_journal(self) -> None:
+        """Its damage is told: the next start shall not find the same again."""
+        if not self._journal.is_sound:
+            try:
+                self._journal.compact()
+            except StoreError as error:
+                log.error("the journal stays damaged: %s", error)
+
     def run(self, ready: Callable[[str], None]) -> None:
         """Serve, connect, and stay until `stop`. `ready` is called with the serving address."""
         self._notifier.extend(START_S + self._store.stored_bytes() / HASHED_BYTES_S)
         troubles = [self._boot.trouble] if self._boot.trouble else []
         troubles += [str(d) for d in (*self._journal.damage, *self._spool.damage) if not d.torn]
         served = self._loop.boot(self._boot.ending, self._boot.boot_id, tuple(troubles))
+        self._mend_journal()
         self._probe.start()
         self._loop.start()
         try:

@@ -11,16 +11,17 @@ from sqlalchemy import update
 
 from agent.domain.desired import DesiredModel
 from controller.store.tables import desired as desired_table
-from tests.support.agent_world import AgentProcess, Client, ControllerWorld, running_controller
+from tests.support.agent_world import AgentProcess, Client, ControllerWorld
 from tests.support.serving import make_release, scaled
 from tests.support.wait import wait_for
+from tests.support.world_invariants import check_agent, checked_controller
 
 PROBATION = {"min_inferences": 5, "min_s": 0.1, "max_s": 600}
 
 
 @pytest.fixture
 def controller(tmp_path: Path) -> Iterator[ControllerWorld]:
-    with running_controller(tmp_path / "controller", presence_grace_s=1.0) as world:
+    with checked_controller(tmp_path / "controller", presence_grace_s=1.0) as world:
         yield world
 
 
@@ -30,6 +31,7 @@ def agent(controller: ControllerWorld, tmp_path: Path) -> Iterator[AgentProcess]
     yield made
     if made.process is not None:
         made.stop()
+        check_agent(controller.settings.data_dir, made)
 
 
 def enrolled(controller: ControllerWorld, state_dir: Path, **settings: str) -> AgentProcess:
@@ -217,6 +219,7 @@ def test_heat_steps_down_and_back_with_events_and_no_failure(
         wait_for(lambda: rung_shown(agent) == "heavy", 10, "status to show it")
     finally:
         agent.stop()
+    check_agent(controller.settings.data_dir, agent)
 
 
 def rung_shown(agent: AgentProcess) -> str:
@@ -234,7 +237,7 @@ BODY_LADDER = {
 
 def test_a_certificate_is_renewed_while_the_device_stays_online(tmp_path: Path) -> None:
     settings = {"presence_grace_s": 1.0, "device_certificate_s": 15.0}
-    with running_controller(tmp_path / "controller", **settings) as controller:
+    with checked_controller(tmp_path / "controller", **settings) as controller:
         agent = enrolled(controller, tmp_path / "agent")
         agent.start()
         try:
@@ -246,6 +249,7 @@ def test_a_certificate_is_renewed_while_the_device_stays_online(tmp_path: Path) 
             wait_for(lambda: controller.device("dev-1").online, 20, "presence")
         finally:
             agent.stop()
+        check_agent(controller.settings.data_dir, agent)
         # One event for each certificate, and nothing of it worries anybody.
         serials = [e.details["serial"] for e in controller.events("dev-1", "certificate_renewed")]
         assert serials

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from tests.support.agent_world import AgentProcess, Client, ControllerWorld, running_controller
+from tests.support.agent_world import AgentProcess, Client, ControllerWorld
 from tests.support.serving import _model, make_release, scaled
 from tests.support.wait import wait_for
+from tests.support.world_invariants import check_agent, checked_controller
 
 MIB = 1024**2
 DISK_MIB, LARGE_MIB = 96, 32
+QUICK = {"min_inferences": 5, "min_s": 0.1, "max_s": 600}
 FULL = "the disk of this device is full"
 
 
@@ -66,22 +68,25 @@ def large(factor: float) -> bytes:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[ControllerWorld]:
-    with running_controller(tmp_path / "controller") as made:
+    with checked_controller(tmp_path / "controller") as made:
         yield made
 
 
 @pytest.fixture
 def agent(world: ControllerWorld, disk: Path) -> Iterator[AgentProcess]:
-    """Serves 1.0.0: y = 2 · x."""
+    """Serves 1.0.0, proven: y = 2 · x. Afterwards: I1 to I8."""
     made = AgentProcess(disk / "state", "dev-full")
     made.log = disk.parent / "agent.log"
     assert made.enrol(world.url, world.token()).returncode == 0
     made.start()
     data = scaled(2.0)
-    world.publish("dev-full", make_release("1.0.0", {"heavy": data}), "r-1", [data])
-    wait_for(lambda: "PROBATION" in world.states("dev-full", "r-1"), 60, "1.0.0 to answer")
+    first = make_release("1.0.0", {"heavy": data}, probation=QUICK)
+    world.publish("dev-full", first, "r-1", [data])
+    with Client(made):
+        wait_for(lambda: "COMMITTED" in world.states("dev-full", "r-1"), 60, "1.0.0 to be proven")
     yield made
     made.stop()
+    check_agent(world.settings.data_dir, made)
 
 
 def partial_bytes(agent: AgentProcess) -> int:

@@ -16,9 +16,10 @@ import controller.app
 from controller.app_identity import ServerIdentity
 from controller.errors import UnavailableError
 from controller.trust.authority import Authority
-from tests.support.agent_world import AgentProcess, ControllerWorld, running_controller
+from tests.support.agent_world import AgentProcess, Client, ControllerWorld
 from tests.support.serving import make_release, scaled
 from tests.support.wait import wait_for
+from tests.support.world_invariants import check_agent, checked_controller
 
 # The controller's own MQTT client meets the certificate of a wrong time in this process too, and
 # paho leaves the sockets that TLS refused to the garbage collector.
@@ -61,13 +62,17 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def serving_agent(world: ControllerWorld, folder: Path) -> AgentProcess:
-    """Enrolled, connected, and answering by a model."""
+    """Enrolled, connected, and answering by a proven version."""
     agent = AgentProcess(folder / "agent", "dev-clock")
     assert agent.enrol(world.url, world.token()).returncode == 0
     agent.start()
     data = scaled(2.0)
-    world.publish("dev-clock", make_release("1.0.0", {"heavy": data}), "r-1", [data])
+    quick = {"min_inferences": 5, "min_s": 0.1, "max_s": 600}
+    release = make_release("1.0.0", {"heavy": data}, probation=quick)
+    world.publish("dev-clock", release, "r-1", [data])
     wait_for(lambda: "PROBATION" in world.states("dev-clock", "r-1"), 60, "the model to serve")
+    with Client(agent):
+        wait_for(lambda: "COMMITTED" in world.states("dev-clock", "r-1"), 60, "its commit")
     return agent
 
 
@@ -89,7 +94,7 @@ def fleetctl(world: ControllerWorld) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_controller_a_year_ahead_is_named_and_forgiven(tmp_path: Path, set_clock: Any) -> None:
-    with running_controller(tmp_path / "controller") as world:
+    with checked_controller(tmp_path / "controller") as world:
         agent = serving_agent(world, tmp_path)
         try:
             world.stop()
@@ -114,12 +119,13 @@ def test_a_controller_a_year_ahead_is_named_and_forgiven(tmp_path: Path, set_clo
             assert fleetctl(world).returncode == 0, "what was issued ahead of time is made anew"
         finally:
             assert agent.stop() == 0
+        check_agent(world.settings.data_dir, agent)
 
 
 def test_a_controller_behind_its_own_authority_does_not_start(
     tmp_path: Path, set_clock: Any
 ) -> None:
-    with running_controller(tmp_path / "controller") as world:
+    with checked_controller(tmp_path / "controller") as world:
         world.stop()
         before = {p: p.read_bytes() for p in (tmp_path / "controller" / "trust").iterdir()}
         set_clock(-YEAR)
@@ -134,7 +140,7 @@ def test_a_controller_behind_its_own_authority_does_not_start(
 
 def test_a_controller_a_year_behind_is_named_by_devices(tmp_path: Path, set_clock: Any) -> None:
     set_clock(-2 * YEAR)
-    with running_controller(tmp_path / "controller") as world:
+    with checked_controller(tmp_path / "controller") as world:
         token = world.token(ttl_s=3600.0)
         said = AgentProcess(tmp_path / "agent", "dev-1").enrol(world.url, token)
         assert said.returncode == 5
@@ -169,7 +175,7 @@ def test_a_clock_that_was_set_right_gets_a_certificate_of_today() -> None:
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed (Debian: faketime)")
 @pytest.mark.parametrize(("shift", "story"), [("-365d", EARLY), ("+365d", LATE)])
 def test_a_device_a_year_off_serves_on_and_is_told(tmp_path: Path, shift: str, story: str) -> None:
-    with running_controller(tmp_path / "controller") as world:
+    with checked_controller(tmp_path / "controller") as world:
         agent = serving_agent(world, tmp_path)
         try:
             assert agent.stop() == 0
@@ -195,10 +201,11 @@ def test_a_device_a_year_off_serves_on_and_is_told(tmp_path: Path, shift: str, s
             assert agent.infer()[0] == pytest.approx(2.0)
         finally:
             agent.stop()
+        check_agent(world.settings.data_dir, agent)
 
 
 def test_negative_control_another_authority_is_not_blamed_on_the_clock(tmp_path: Path) -> None:
-    with running_controller(tmp_path / "controller") as world:
+    with checked_controller(tmp_path / "controller") as world:
         agent = AgentProcess(tmp_path / "agent", "dev-other")
         assert agent.enrol(world.url, world.token()).returncode == 0
         world.stop()

@@ -1,7 +1,8 @@
 """Partitions and bad links between an agent and its controller: it serves, converges, tells once.
 
 Real controller, Mosquitto, TLS and agent process; both roads lead through a seeded relay. Each test
-ends with the same claims: no request failed, every report was stored once, nobody is quarantined.
+ends with the same claims: no request failed, every report was stored once, nobody is quarantined;
+and all of them together with the invariants, on the device's disk and in the database.
 """
 
 import contextlib
@@ -15,11 +16,12 @@ import grpc
 import pytest
 
 from tests.proxy import Direction, Door, Faults
-from tests.support.agent_world import AgentProcess, Client, ControllerWorld, running_controller
+from tests.support.agent_world import AgentProcess, Client, ControllerWorld
 from tests.support.ports import free_ports
 from tests.support.roads import Roads, bad_network
 from tests.support.serving import heavy_file, make_release, products_for, scaled, slow
 from tests.support.wait import wait_for
+from tests.support.world_invariants import check_agent, checked_controller
 
 QUICK = {"min_inferences": 5, "min_s": 0.2, "max_s": 600}
 LONG = {"min_inferences": 10, "min_s": 3.0, "max_s": 600}
@@ -126,7 +128,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def controller(folder: Path) -> Iterator[ControllerWorld]:
-    with running_controller(folder / "controller", presence_grace_s=1.0) as world:
+    with checked_controller(folder / "controller", presence_grace_s=1.0) as world:
         yield world
 
 
@@ -136,6 +138,7 @@ def shared(controller: ControllerWorld, folder: Path) -> Iterator[World]:
     yield world
     world.agent.stop()
     world.roads.close()
+    check_agent(controller.settings.data_dir, world.agent)
 
 
 @pytest.fixture
@@ -185,6 +188,9 @@ def test_negative_control_an_agent_that_drops_what_it_sent(
             careless.roads.restore()
             with pytest.raises(AssertionError, match="COMMITTED of r-careless"):
                 careless.wait_states(rollout, PROVEN, 10)
+        careless.agent.stop()
+        with pytest.raises(AssertionError, match="I7: careless applied 2, 1 is what"):
+            check_agent(controller.settings.data_dir, careless.agent)
     finally:
         careless.agent.stop()
         careless.roads.close()

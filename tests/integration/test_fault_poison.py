@@ -12,12 +12,13 @@ import grpc
 import pytest
 
 from examples.fleet.clock import monotonic
-from tests.support.agent_world import AgentProcess, Client, ControllerWorld, running_controller
+from tests.support.agent_world import AgentProcess, Client, ControllerWorld
 from tests.support.poison import POISONS
 from tests.support.ports import free_ports
 from tests.support.routed_agent import DEADLY
 from tests.support.serving import crashing, make_release, not_a_number, products_for, scaled, slow
 from tests.support.wait import wait_for
+from tests.support.world_invariants import check_agent, checked_controller
 
 PROBATION = {"min_inferences": 1_000, "min_s": 600.0, "max_s": 1800}
 BACK_S = 30.0
@@ -56,7 +57,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControllerWorld]:
-    with running_controller(tmp_path_factory.mktemp("controller"), presence_grace_s=1.0) as world:
+    with checked_controller(tmp_path_factory.mktemp("controller"), presence_grace_s=1.0) as world:
         yield world
 
 
@@ -83,6 +84,7 @@ def agent(
         wait_for(lambda: "COMMITTED" in controller.states("dev-1", "r-good"), 30, "its commit")
     yield made
     made.stop()
+    check_agent(controller.settings.data_dir, made)
 
 
 def start(agent: AgentProcess) -> None:

@@ -6,6 +6,7 @@ Refuses to wait for anything but the end of rollouts and of what is on its way t
 
 import hashlib
 import json
+import sqlite3
 from collections import defaultdict
 from itertools import pairwise
 from typing import Any
@@ -91,13 +92,19 @@ def _pending(fleet: Fleet, name: str) -> int:
 
 def read_rows(fleet: Fleet) -> Rows:
     """The controller's tables, as they are at one moment."""
-    tables = ("rollout", "wave", "assignment", "desired", "device", "device_boot", "event")
     with fleet.database() as conn:
-        conn.execute("BEGIN")
-        return {
-            table: [dict(row) for row in conn.execute(f"SELECT * FROM {table} ORDER BY rowid")]
-            for table in tables
-        }
+        return rows_of(conn)
+
+
+def rows_of(conn: sqlite3.Connection) -> Rows:
+    """The same of any controller's database."""
+    tables = ("rollout", "wave", "assignment", "desired", "device", "device_boot", "event")
+    conn.row_factory = sqlite3.Row
+    conn.execute("BEGIN")
+    return {
+        table: [dict(row) for row in conn.execute(f"SELECT * FROM {table} ORDER BY rowid")]
+        for table in tables
+    }
 
 
 # -- the device ------------------------------------------------------------------------------------
@@ -168,6 +175,11 @@ def _check_generations(fleet: Fleet, rows: Rows, name: str) -> None:
     last = fleet.generations.get(name, 0)
     assert max(known.values(), default=0) >= last, f"I3: {name} went from {last} to {known}"
     fleet.generations[name] = max(known.values(), default=0)
+    check_applied(rows, name)
+
+
+def check_applied(rows: Rows, name: str) -> None:
+    """I6: what a device says that it applied never goes down."""
     told = [
         int(json.loads(row["details"])["generation"])
         for row in rows["event"]
