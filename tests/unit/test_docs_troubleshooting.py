@@ -1,4 +1,4 @@
-"""Every error that the page quotes is one that the sources can still print."""
+"""Every line that the page quotes is one that the sources can still print, hints too."""
 
 import ast
 import functools
@@ -15,39 +15,59 @@ LEAD = re.compile(
     r"|[\d-]* ?[\d:,]{8,12} (?:INFO|WARNING|ERROR) +(?:lighterman\.\w+ +)?"
     r"|[a-z0-9-]+  (?:heavy|light)  [a-z0-9-]+: )"
 )
-QUOTED = [line for block in BLOCKS for line in block.splitlines() if LEAD.match(line)]
-LEAST = 7  # letters of its own that a text needs to say anything
+COUNTED = re.compile(r" +\d+ devices: [a-z0-9-]+ \(\d+\)")  # names and numbers alone
+QUOTED = [
+    line
+    for block in BLOCKS
+    for line in block.splitlines()
+    if line.strip() and not COUNTED.match(line)
+]
+LEAST = 6  # letters of its own that a text needs to say anything
+FILLED = "\0"  # what a text leaves to be filled in
+# What the page says in passing: between backticks, with spaces, and nothing that people type.
+TYPED = re.compile(
+    r"fleetctl |lighterman-|--|systemctl |journalctl |kill |date |pip |rungs: |log = |python "
+)
+PROSE = re.sub(r"```\n.*?```", "", PAGE, flags=re.DOTALL)
+SPOKEN = [
+    span for span in re.findall(r"`([^`\n]+)`", PROSE) if " " in span and not TYPED.match(span)
+]
 
 
-def pattern(node: ast.JoinedStr | ast.Constant) -> str | None:
-    """The text of a literal as a pattern: what is filled in may be anything."""
+def literal(node: ast.JoinedStr | ast.Constant) -> str:
+    """The text of a literal, with a mark for each value that is filled in."""
     parts = node.values if isinstance(node, ast.JoinedStr) else [node]
-    texts = [p.value for p in parts if isinstance(p, ast.Constant) and isinstance(p.value, str)]
-    if sum(len(re.sub(r"\W", "", text)) for text in texts) < LEAST:
-        return None
-    made = [
-        re.escape(p.value)
-        if isinstance(p, ast.Constant) and isinstance(p.value, str)
-        else "(?:.+?)"
-        for p in parts
-    ]
-    return re.sub(r"%[^a-z ]*[sdf]", "(?:.+?)", "".join(made))  # log lines fill in by percent
+    text = "".join(
+        part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else FILLED
+        for part in parts
+    )
+    return re.sub(r"%[^a-z ]*[sdf]", FILLED, text)  # log lines fill in by percent
 
 
 @functools.cache
-def texts() -> tuple[tuple[re.Pattern[str], int], ...]:
-    """Every text of the product as a pattern, and how many letters of its own it has."""
-    found: dict[str, int] = {}
+def literals() -> frozenset[str]:
+    """Every text of the product, line by line."""
+    found: set[str] = set()
     for path in python_files(*PRODUCT):
         nodes = list(ast.walk(tree(path)))
         inner = {id(p) for n in nodes if isinstance(n, ast.JoinedStr) for p in n.values}
         for node in nodes:
-            if not isinstance(node, ast.JoinedStr | ast.Constant) or id(node) in inner:
-                continue
-            made = pattern(node)
-            if made is not None and len(made) < 400:
-                found[made] = len(re.sub(r"\W", "", made.replace("(?:.+?)", "")))
-    return tuple((re.compile(one), letters) for one, letters in sorted(found.items()))
+            if isinstance(node, ast.JoinedStr | ast.Constant) and id(node) not in inner:
+                found.update(line.strip() for line in literal(node).split("\n"))
+    return frozenset(one for one in found if len(one) < 300 and own_letters(one) >= LEAST)
+
+
+def own_letters(text: str) -> int:
+    return len(re.sub(r"\W", "", text))
+
+
+@functools.cache
+def texts() -> tuple[tuple[re.Pattern[str], int], ...]:
+    """Every line as a pattern, and how many letters of its own it has."""
+    return tuple(
+        (re.compile(re.escape(one).replace(re.escape(FILLED), "(?:.+?)")), own_letters(one))
+        for one in sorted(literals())
+    )
 
 
 WHOLE = 20  # a text with so many letters may stand in the middle of a line
@@ -61,11 +81,22 @@ def known(line: str) -> bool:
         if match is None:
             continue
         filled = "(?:.+?)" in one.pattern
-        if letters >= WHOLE or match.group() == said:
+        if match.group() == said or (letters >= WHOLE and 2 * letters >= own_letters(said)):
             return True
         if filled and (match.start() == 0 or match.end() == len(said)):
             return True
     return False
+
+
+def said(text: str) -> bool:
+    """Whether a text of the sources holds these words; … may be anything."""
+    wanted = re.compile(".*".join(re.escape(part) for part in text.split("…")))
+    return any(wanted.search(one) for one in literals())
+
+
+@pytest.mark.parametrize("text", SPOKEN)
+def test_the_sources_say_it_in_passing(text: str) -> None:
+    assert said(text), f"no text of the sources says {text!r}"
 
 
 @pytest.mark.parametrize("line", QUOTED)
@@ -74,7 +105,9 @@ def test_the_sources_print_it(line: str) -> None:
 
 
 def test_the_page_quotes_enough() -> None:
-    assert len(QUOTED) >= 30
+    assert len(QUOTED) >= 60
+    assert len(SPOKEN) >= 6
+    assert not said("the controller's disk is on fire")
 
 
 @pytest.mark.parametrize(
@@ -83,6 +116,7 @@ def test_the_page_quotes_enough() -> None:
         "error: enrolment token t-fvvx5r was eaten (1 of 1)",
         "problem  certificate  went away 2026-12-24",
         "error: the disk is on fire",
+        "  put the fire out, and that `lighterman-controller serve` burns there",
     ],
 )
 def test_an_error_that_nothing_prints_is_found(line: str) -> None:
