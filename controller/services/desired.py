@@ -47,10 +47,13 @@ def load_members(
     project: str,
     device_ids: tuple[str, ...] | None = None,
     models: frozenset[str] = frozenset(),
+    *,
+    quarantined_too: bool = False,
 ) -> list[Member]:
     """Active devices of the project, all or those named; with what they run of these models."""
     found = devices.list_devices(conn, project, device_ids, with_status=False)
-    rows = [row for row in found if row.state == "ACTIVE"]
+    states = ("ACTIVE", "QUARANTINED") if quarantined_too else ("ACTIVE",)
+    rows = [row for row in found if row.state in states]
     ids = None if device_ids is None else [row.device_id for row in rows]
     reported = devices.capabilities_of(conn, ids)
     return [

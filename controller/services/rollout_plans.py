@@ -10,12 +10,7 @@ from typing import Any
 
 from controller.domain.group import texts_of
 from controller.domain.ladder import Ladder
-from controller.domain.rollout import (
-    CALLED_BACK,
-    AssignmentState,
-    RolloutSpec,
-    parse_rollout_spec,
-)
+from controller.domain.rollout import RolloutSpec, parse_rollout_spec
 from controller.domain.selection import Op, Selector, matches, order_key
 from controller.domain.selector import parse_filter
 from controller.domain.wave import Wave, parse_waves
@@ -40,6 +35,13 @@ from controller.services.rollout_checks import (
     missing_notes,
     needed_overrides,
 )
+from controller.services.rollout_tries import (
+    again,
+    left_by_itself,
+    left_text,
+    named,
+    tried_before,
+)
 from controller.services.selections import nobody_matches, slips
 from controller.services.subjects import check_models, load_groups, read_selector
 from controller.store import assignments
@@ -49,6 +51,7 @@ from controller.store.session import Connection
 
 Json = dict[str, Any]
 SHOWN = 3
+QUARANTINED = "in quarantine (two holders of one identity); `fleetctl device accept` lets it in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Unready:
     device_id: str
     profile: str
     reason: str
+    quarantined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +172,12 @@ def draft_rollout(conn: Connection, ctx: Ctx, spec: RolloutSpec) -> Draft:
         waves=waves.waves,
         open=tuple(open_rows),
         notes=(
-            *waves.notes,
-            *picked.notes,
+            *(*waves.notes, *picked.notes, *_quarantined(unready)),
             *change_notes(spec, changes),
             *missing_notes(spec, missing),
             *_there_already(spec, ready),
             *_superseding(open_rows),
-            *_tried_before(spec, ready, unready, tried),
+            *tried_before(spec, ids, tried),
         ),
         changes=changes,
         missing=missing,
@@ -212,17 +215,24 @@ def _selected(conn: Connection, ctx: Ctx, spec: RolloutSpec, composer: Composer)
     )
     # One device by its name: the others need not be read, unless to know a label from a model.
     alone = named[:1] if not selector.models else ()
-    members = load_members(conn, ctx.project, alone, models) if alone else []
+    members = _load(conn, ctx, alone, models) if alone else []
     chosen = [member for member in members if matches(selector, member.subject)]
     if chosen:
         return _Picked(chosen)
-    members = load_members(conn, ctx.project, models=models)
+    members = _load(conn, ctx, None, models)
     subjects = [member.subject for member in members]
     check_models(conn, ctx.project, selector, subjects)
     chosen = [member for member in members if matches(selector, member.subject)]
     if not chosen:
         raise nobody_matches(selector, subjects, spec.selector)
     return _Picked(chosen, slips(selector, subjects))
+
+
+def _load(
+    conn: Connection, ctx: Ctx, device_ids: tuple[str, ...] | None, models: frozenset[str]
+) -> list[Member]:
+    """With those in quarantine, that a person picks unknowing: they get nothing, and are named."""
+    return load_members(conn, ctx.project, device_ids, models, quarantined_too=True)
 
 
 def _with_groups(
@@ -264,9 +274,12 @@ def _sorted_out(
     lacking: list[tuple[Member, tuple[str, ...]]] = []
     for member in members:
         subject = member.subject
+        if subject.quarantined:
+            unready.append(Unready(subject.device_id, subject.profile, QUARANTINED, True))
+            continue
         before = tried.get(subject.device_id)
         if before is not None and left_by_itself(before):
-            unready.append(Unready(subject.device_id, subject.profile, _left_text(before)))
+            unready.append(Unready(subject.device_id, subject.profile, left_text(before)))
             continue
         ladder = composer.ladder(member)
         if not ladder.rungs:
@@ -283,34 +296,16 @@ def _sorted_out(
     return tuple(ready), tuple(unready), find_missing(causes, lacking)
 
 
-def left_by_itself(row: AssignmentRow) -> bool:
-    """Whether the device found the version bad and left it, or could not even go back."""
-    if row.reason.startswith(CALLED_BACK):
-        return False
-    if row.state is AssignmentState.FAILED:
-        return row.activated_at is not None
-    return row.state in (AssignmentState.ROLLING_BACK, AssignmentState.ROLLED_BACK)
-
-
-def again(spec: RolloutSpec) -> bool:
-    """Whether devices that left this version get it once more, because a person says why."""
-    return bool(spec.override_rolled_back_reason)
-
-
-def _left_text(row: AssignmentRow) -> str:
-    why = f": {row.reason}" if row.reason else ""
-    return f"rolled {row.version} back in {row.rollout_id}{why}"
-
-
 def _way_out(
     spec: RolloutSpec,
     unready: tuple[Unready, ...],
     tried: Mapping[str, AssignmentRow],
     missing: tuple[MissingRung, ...],
 ) -> tuple[str, ...]:
-    left = [one for one in unready if one.device_id in tried and not again(spec)]
-    alien = next((one.device_id for one in unready if not one.profile), "")
-    known = sum(bool(one.profile) for one in unready)
+    sane = [one for one in unready if not one.quarantined]
+    left = [one for one in sane if one.device_id in tried and not again(spec)]
+    alien = next((one.device_id for one in sane if not one.profile), "")
+    known = sum(bool(one.profile) for one in sane)
     lines = [
         *dict.fromkeys(f"why: {one.command}" for one in missing),
         "to bring it without that rung: --override missing-rung --reason TEXT" if missing else "",
@@ -326,33 +321,10 @@ def _way_out(
     return tuple(line for line in lines if line)
 
 
-def _tried_before(
-    spec: RolloutSpec,
-    ready: tuple[Ready, ...],
-    unready: tuple[Unready, ...],
-    tried: Mapping[str, AssignmentRow],
-) -> list[str]:
-    """What is known of this version on the selected devices from rollouts before."""
-    ids = [*(one.device_id for one in ready), *(one.device_id for one in unready)]
-    rows = [tried[device_id] for device_id in ids if device_id in tried]
-    left = [row for row in rows if left_by_itself(row)]
-    failed = [r for r in rows if r.state is AssignmentState.FAILED and not left_by_itself(r)]
-    notes = []
-    if left:
-        done = (
-            f"it comes there again: {spec.override_rolled_back_reason}"
-            if again(spec)
-            else "left out; to try it there too: --override rolled-back --reason TEXT"
-        )
-        notes.append(f"{_named(left)} rolled {spec.version} back before: {done}")
-    if failed:
-        notes.append(f"{_named(failed)} failed on {spec.version} before: {failed[0].reason}")
-    return notes
-
-
-def _named(rows: list[AssignmentRow]) -> str:
-    names = ", ".join(row.device_id for row in rows[:SHOWN])
-    return f"{count_of(len(rows), 'device')} ({names}{' …' if len(rows) > SHOWN else ''})"
+def _quarantined(unready: tuple[Unready, ...]) -> list[str]:
+    ids = [one.device_id for one in unready if one.quarantined]
+    verb = "is" if len(ids) == 1 else "are"
+    return [f"{named(ids)} {verb} {QUARANTINED}: left out"] if ids else []
 
 
 def _bytes(ladder: Ladder, current: Json | None) -> int:

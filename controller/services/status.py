@@ -18,7 +18,7 @@ from controller.services.builds import BuildView, list_builds
 from controller.services.context import Ctx, Deps
 from controller.services.devices import DeviceView, list_devices
 from controller.services.models import list_models
-from controller.services.rollout_plans import left_by_itself
+from controller.services.rollout_tries import left_by_itself
 from controller.services.rollout_views import RolloutView, view_rollout
 from controller.services.rollouts import list_rollouts
 from controller.services.suggestions import size_text

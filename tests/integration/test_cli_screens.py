@@ -192,3 +192,20 @@ def test_the_first_variant_is_no_same_signature(home: Running) -> None:
         "rows",
         "shape",
     ]
+
+
+def test_a_plan_names_the_devices_in_quarantine(home: Running) -> None:
+    for name in ("q-1", "q-2"):
+        add_device(home, name)
+    with home.deps.store.write() as conn:
+        runtimes = {"arch": "aarch64", "runtimes": {"onnxruntime": "1.32.0"}}
+        devices.put_capabilities(conn, "q-1", runtimes, home.ctx().now)
+        devices.update_device(conn, "q-2", state="QUARANTINED")
+    plan = ("rollout", "plan", "digits:1.0.0", "--to", "device in (q-1,q-2)")
+    said = run(home, *plan)
+    assert "1 device will not get it:" in said
+    assert "note: 1 device (q-2) is in quarantine (two holders of one identity);" in said
+    told = json.loads(run(home, *plan, "-o", "json"))
+    assert told["devices"] == 1
+    assert [one["device_id"] for one in told["unready"]] == ["q-2"]
+    assert "in quarantine" in told["unready"][0]["reason"]

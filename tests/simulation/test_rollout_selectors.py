@@ -10,11 +10,12 @@ from sqlalchemy import event, insert
 
 from controller.domain.rollout import Intent, Phase
 from controller.errors import InvalidError, LightermanError
-from controller.services.devices import find_devices, label_devices, select_ids
+from controller.services.devices import accept_device, find_devices, label_devices, select_ids
 from controller.services.objects import NewObject, apply_objects
-from controller.services.rollout_plans import plan_rollout
+from controller.services.rollout_plans import QUARANTINED, plan_rollout
 from controller.services.rollouts import set_intent, start_rollout
 from controller.services.tokens import create_token
+from controller.store import devices
 from controller.store.assignments import list_assignments
 from controller.store.desired import list_desired
 from controller.store.tables import assignment, capability, device, label, rollout
@@ -199,6 +200,42 @@ def test_a_slip_that_widens_is_a_note_of_the_plan(make_world: MakeWorld) -> None
     )
     plain = plan_rollout(world.deps, world.ctx(), spec("site!=berlin,!lab,!quarantine"))
     assert not any("leaves nobody out" in note for note in plain.notes)
+
+
+def quarantine(world: World, device_id: str) -> None:
+    with world.store.write() as conn:
+        devices.update_device(conn, device_id, state="QUARANTINED")
+
+
+def test_a_device_in_quarantine_is_named_where_it_is_left_out(make_world: MakeWorld) -> None:
+    world = make_world(3)
+    assert "quarantine" not in str(plan_rollout(world.deps, world.ctx(), spec("all")))
+    quarantine(world, "pi-01")
+    plan = plan_rollout(world.deps, world.ctx(), spec("all"))
+    assert plan.devices == 2
+    assert [(one.device_id, one.reason) for one in plan.unready] == [("pi-01", QUARANTINED)]
+    assert f"1 device (pi-01) is {QUARANTINED}: left out" in plan.notes
+    for selector in ("!quarantine", "device!=pi-01"):  # who knows of it is told nothing
+        plan = plan_rollout(world.deps, world.ctx(), spec(selector))
+        assert (plan.devices, plan.unready, plan.notes) == (2, (), ())
+    rollout_id = deploy(world, "1.0.0", "all")
+    with world.store.read() as conn:
+        states = {one.device_id: one.state.value for one in list_assignments(conn, rollout_id)}
+    assert states == {"pi-00": "COMMITTED", "pi-01": "REFUSED", "pi-02": "COMMITTED"}
+    accept_device(world.deps, world.ctx(), "pi-01")
+    assert picked(world, "device=pi-01") == 1
+
+
+@pytest.mark.parametrize("selector", ["device=pi-01", "quarantine"])
+def test_a_rollout_to_the_quarantined_alone_says_why_it_is_refused(
+    make_world: MakeWorld, selector: str
+) -> None:
+    world = make_world(2)
+    quarantine(world, "pi-01")
+    assert refused(world, selector).splitlines() == [
+        "not the one device selected can get digits:1.1.0",
+        f"pi-01: {QUARANTINED}",
+    ]
 
 
 def test_a_list_counts_and_explains(make_world: MakeWorld) -> None:
