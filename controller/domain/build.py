@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from controller.domain.interval import Interval
+from controller.domain.passes import Pass, PassName, parse_passes
 from controller.domain.spec import Spec
 from controller.errors import InvalidError
 
@@ -43,6 +44,16 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
+FALLBACK_MOST = 4
+_QUANTIZATION: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": (
+        *("kind", "format", "activation", "weight"),
+        *("calibration", "calibration_rows", "fallback_steps"),
+    ),
+    "openvino": ("kind", "preset", "calibration_rows"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class GateRule:
     """What a recipe demands. None: not demanded."""
@@ -62,11 +73,24 @@ class Recipe:
     precision: Precision
     quantization: Mapping[str, object] = field(default_factory=dict)
     gate: GateRule = GateRule()
+    passes: tuple[Pass, ...] = ()  # over the program, before it is compiled
 
     @property
     def needs_dataset(self) -> bool:
-        """Quantising needs calibration rows."""
-        return self.precision is Precision.INT8
+        """Quantising needs calibration rows, training needs something to learn from."""
+        trains = any(one.name is PassName.TRAIN for one in self.passes)
+        return trains or self.precision is Precision.INT8
+
+    @property
+    def fallback_steps(self) -> int:
+        """How often layers may go back to float where the bounds on accuracy are not met."""
+        wanted = self.quantization.get("fallback_steps", 0)
+        return wanted if isinstance(wanted, int) else 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it gives the runtime's float build, against which the others are held."""
+        return self.precision is Precision.FP32 and not self.passes
 
 
 _INTERVALS = (
@@ -109,6 +133,7 @@ class Evidence:
     rows_compared: int | None = None  # float file beside the program it was exported from
     rows_differing: int | None = None  # of these: beyond rounding
     dataset_digest: str = ""  # the content that accuracy and agreement speak of
+    notes: tuple[str, ...] = ()  # what the passes did, in their words
     # The same quantiles with n and a 95 % interval. None: too few calls for one, or an older build.
     p50_interval_ms: Interval | None = None
     p95_interval_ms: Interval | None = None
@@ -135,6 +160,7 @@ class Evidence:
             "rows_compared": self.rows_compared,
             "rows_differing": self.rows_differing,
             "dataset_digest": self.dataset_digest,
+            "notes": list(self.notes),
         }
 
     @classmethod
@@ -159,6 +185,7 @@ class Evidence:
             rows_compared=_count(spec, "rows_compared"),
             rows_differing=_count(spec, "rows_differing"),
             dataset_digest=spec.text("dataset_digest", ""),
+            notes=spec.texts("notes", ()),
         )
 
 
@@ -180,7 +207,9 @@ class PassedBuild:
 
 def parse_recipe(name: str, spec: Mapping[str, object]) -> Recipe:
     """The ``spec`` of ``kind: Recipe``; InvalidError names the key that is wrong."""
-    top = Spec(spec, f"Recipe {name}: spec").only("runtime", "precision", "quantization", "gate")
+    top = Spec(spec, f"Recipe {name}: spec").only(
+        "runtime", "precision", "passes", "quantization", "gate"
+    )
     rule = top.sub("gate").only(
         "max_accuracy_drop_pts", "max_top5_drop_pts", "min_agreement_pct", "not_slower_than_fp32"
     )
@@ -193,14 +222,26 @@ def parse_recipe(name: str, spec: Mapping[str, object]) -> Recipe:
         name=name,
         runtime=top.text("runtime"),
         precision=Precision(precision),
-        quantization=dict(top.sub("quantization").body),
+        quantization=dict(_quantization(top).body),
         gate=GateRule(
             max_accuracy_drop_pts=rule.optional("max_accuracy_drop_pts"),
             max_top5_drop_pts=rule.optional("max_top5_drop_pts"),
             min_agreement_pct=rule.optional("min_agreement_pct"),
             not_slower_than_fp32=rule.flag("not_slower_than_fp32", True),
         ),
+        passes=parse_passes(top.body.get("passes"), f"{top.where}.passes"),
     )
+
+
+def _quantization(top: Spec) -> Spec:
+    """Of the runtimes here every key is known; a runtime of others has its own and checks them."""
+    spec = top.sub("quantization")
+    known = _QUANTIZATION.get(top.text("runtime"))
+    if known is not None:
+        spec.only(*known)
+        if spec.whole("fallback_steps", 0) > FALLBACK_MOST:
+            raise InvalidError(f"{spec.where}.fallback_steps is above {FALLBACK_MOST}")
+    return spec
 
 
 def _count(spec: Spec, key: str) -> int | None:

@@ -75,10 +75,14 @@ def refuse_early(
         )
     if recipe.needs_dataset and dataset is None:
         return _refused(
-            f"no dataset {wanted}: {recipe.precision} needs calibration and evaluation rows;"
+            f"no dataset {wanted}: {_who(recipe)} needs calibration and evaluation rows;"
             f" fleetctl admin dataset push {wanted} FILE.npz"
         )
     return None
+
+
+def _who(recipe: Recipe) -> str:
+    return recipe.precision if recipe.precision is Precision.INT8 else f"recipe {recipe.name}"
 
 
 def recipes_of(
@@ -91,7 +95,12 @@ def recipes_of(
     of the class is expected to have.
     """
     able = frozenset(reported) & frozenset(profile.runtimes) or frozenset(profile.runtimes[:1])
-    names = profile.recipes or [n for n, r in recipes.items() if r.runtime in profile.runtimes]
+    names = profile.recipes or [
+        name
+        for name, one in recipes.items()
+        # Pruning and training change what a model answers: they are asked for by name.
+        if one.runtime in profile.runtimes and not one.passes
+    ]
     return tuple(
         name
         for name in sorted(names)
@@ -118,6 +127,7 @@ def gate(
     the profile's class. ``previous`` is None where this is the first version, or the same file.
     """
     findings = (
+        *(Finding(True, note) for note in evidence.notes),
         *_numbers(evidence),
         *_export(evidence),
         *_accuracy(evidence, recipe),
@@ -131,6 +141,11 @@ def gate(
     if refusals:
         return GateResult(GateVerdict.REFUSED, "; ".join(refusals), findings)
     return GateResult(GateVerdict.PASSED, "; ".join(one.text for one in findings), findings)
+
+
+def is_accurate(evidence: Evidence, recipe: Recipe) -> bool:
+    """Whether the recipe's bounds on accuracy and agreement are met, whatever the rest says."""
+    return all(one.ok for one in (*_accuracy(evidence, recipe), *_agreement(evidence, recipe)))
 
 
 def _numbers(evidence: Evidence) -> list[Finding]:
@@ -217,7 +232,7 @@ def _rounded(rows: int) -> int:
 
 
 def _speed(evidence: Evidence, recipe: Recipe) -> list[Finding]:
-    if not recipe.gate.not_slower_than_fp32 or recipe.precision is Precision.FP32:
+    if not recipe.gate.not_slower_than_fp32 or recipe.is_plain:
         return []
     if evidence.fp32_p50_ms is None:
         return [Finding(False, f"fp32 of {recipe.runtime} was not measured beside it")]

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from controller.errors import InvalidError
@@ -68,10 +69,12 @@ class Spec:
 
     def only(self, *known: str) -> "Spec":
         """Refuse keys that nobody reads: a typo must not be silently the default."""
-        unknown = sorted(set(self.body) - set(known))
+        unknown = sorted(set(self.body) - set(known), key=str)
         if unknown:
+            close = [near for key in unknown for near in get_close_matches(str(key), known, n=1)]
             raise InvalidError(
-                f"{self.where} has unknown keys: {', '.join(unknown)}",
+                f"{self.where} has unknown keys: {', '.join(map(str, unknown))}",
+                *([f"did you mean {' or '.join(dict.fromkeys(close))} ?"] if close else []),
                 f"known are {', '.join(known)}",
             )
         return self

@@ -29,9 +29,7 @@ def compile_build(source: Source, order: Order, target: Path) -> None:
 
     recipe = order.recipe
     if recipe.precision is Precision.INT8:
-        flavour = dict(recipe.quantization)
-        rows, go_on = order.rows(), order.go_on
-        quantize_onnx(source.onnx(), target, rows, source.signature, flavour, go_on)
+        quantize_onnx(source.onnx(), target, source.signature, order)
     else:
         shutil.copyfile(source.onnx(), target)
     check_exported(target, source.signature)

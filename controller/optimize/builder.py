@@ -6,7 +6,7 @@ module itself does, inside its functions.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from controller.domain.build import Precision, Recipe
 from controller.domain.model import Signature
+from controller.domain.passes import PassName
 from controller.errors import InvalidError
 from controller.optimize.rows import Array, Rows
 
@@ -51,11 +52,18 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a recipe asks for; `go_on(rows_done)` may end calibration early."""
+    """What a recipe asks for; `go_on(rows_done)` may end calibration early.
+
+    `float_share` of the layers (0–1) stay float, those that lose most by quantising. It is above 0
+    only where a try without met no gate: `target` is that try then. `ranking` is the builder's own
+    memory between tries, the layers that lose most first.
+    """
 
     recipe: Recipe
     calibration: Rows | None = None
     go_on: Callable[[int], bool] = lambda _: True
+    float_share: float = 0.0
+    ranking: list[str] = field(default_factory=list)
 
     def rows(self) -> Rows:
         """The calibration rows. InvalidError without any."""
@@ -108,11 +116,14 @@ def require_builder(recipe: Recipe) -> Builder:
             f"{recipe.runtime} has no builds of precision {recipe.precision}",
             f"it has {', '.join(builder.NEEDS)}",
         )
-    absent = [name for name in builder.NEEDS[recipe.precision] if not _installed(name)]
+    prunes = any(one.name is PassName.PRUNE for one in recipe.passes)
+    wanted = (*builder.NEEDS[recipe.precision], *(("torch_pruning",) if prunes else ()))
+    absent = [name for name in wanted if not _installed(name)]
     if absent:
+        extra = "optimize" if absent == ["torch_pruning"] else builder.EXTRA
         raise LackingError(
             f"recipe {recipe.name} needs {' and '.join(absent)}, which this worker has not",
-            f"pip install 'lighterman[{builder.EXTRA}]' there, then build again",
+            f"pip install 'lighterman[{extra}]' there, then build again",
         )
     return builder
 

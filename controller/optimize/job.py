@@ -7,24 +7,28 @@ It opens what authors push, so it is given no network, certificate or database, 
 """
 
 import ctypes
-import hashlib
 import json
+import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from controller.domain.build import Evidence, Precision, Recipe
+from controller.domain.model import ModelFormat
+from controller.domain.passes import Pass
 from controller.errors import InvalidError, LightermanError
 from controller.optimize import evaluate
-from controller.optimize.builder import Builder, LackingError, Order, require_builder
+from controller.optimize.builder import Order, require_builder
+from controller.optimize.fallback import FALLEN_BACK, FLOAT_SHARES, is_worth_more
 from controller.optimize.host import build_host, measured_on
+from controller.optimize.outcome import Base, Float, Outcome, evidence_of, failing, row_of
+from controller.optimize.passes.run import run_passes
 from controller.optimize.rows import Rows, load_rows
 from controller.optimize.source import LIKENESS_ROWS, LoadedSource
-from controller.optimize.spec import SCHEMA, BuildSpec, JobSpec, read_spec
+from controller.optimize.spec import SCHEMA, JobSpec, read_spec
 from controller.optimize.stopwatch import Stopwatch
 
 # A model of ordinary size is evaluated on every row. One that is much too slow is not worth
@@ -38,36 +42,10 @@ MIN_ROWS = 8
 # Without a dataset there are no figures, but a model that answers NaN is found all the same.
 GENERATED_ROWS, GENERATED_CPU_S = 64, 8.0
 LIKENESS_CPU_S = 5.0
-READ_BYTES = 1024**2
+PASSES_SHARE = 0.4  # of a job's time
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 Report = Callable[[float, str, str], None]
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """What became of one build. `lacking`: this worker has not what its recipe needs."""
-
-    build: BuildSpec
-    builder: Builder | None = None
-    file: Path | None = None
-    error: str = ""
-    lacking: bool = False
-    figures: evaluate.Figures | None = None
-    answers: evaluate.Answers | None = None
-
-    def fail(self, error: LightermanError) -> None:
-        """This build is lost, the others go on."""
-        self.error, self.file, self.builder = error.text(), None, None
-        self.lacking = isinstance(error, LackingError)
-
-
-@dataclass(frozen=True, slots=True)
-class _Float:
-    """A runtime's float build, and how it answers beside the source; None: it is the source."""
-
-    file: Path
-    likeness: evaluate.Likeness | None
 
 
 class Job:
@@ -82,43 +60,41 @@ class Job:
         self._lanes = len(os.sched_getaffinity(0))
         self._versions: dict[str, str] = {}
         self._eager: evaluate.Timing | None = None
-        self._floats: dict[str, _Float] = {}
+        self._floats: dict[str, Float] = {}
         self._host = build_host(directory)
 
     def run(self) -> dict[str, object]:
         """Do all of it; a build that fails is a result, not an exception."""
         self._outputs.mkdir(exist_ok=True)
         self._work.mkdir(exist_ok=True)
-        outcomes = [_Outcome(build) for build in self._spec.builds]
+        outcomes = [Outcome(build) for build in self._spec.builds]
         for outcome in outcomes:
-            with _failing(outcome):
+            with failing(outcome):
                 outcome.builder = require_builder(outcome.build.recipe)
         able = [outcome for outcome in outcomes if outcome.builder is not None]
-        with _failing(*able):
+        with failing(*able):
             if able:
                 self._build(able)
         self._report(88, "measuring", "")
         return self._result(outcomes, self._measure(able))
 
-    def _build(self, outcomes: list[_Outcome]) -> None:
+    def _build(self, outcomes: list[Outcome]) -> None:
         calibration, evaluation = self._rows("calibration"), self._rows("evaluation")
         source = self._load()
         for outcome in outcomes:
-            with _failing(outcome):
+            with failing(outcome):
                 self._make_float(outcome, source, evaluation)
         self._report(25, "timing the source", "")
         self._eager = source.time_eager()
         answers = self._answers(source, evaluation)
+        derived = self._derive(outcomes, source, calibration)
         source.forget()
         left = [outcome for outcome in outcomes if outcome.builder is not None]
         width = 38 / max(1, len(left))
         for place, outcome in enumerate(left):
-            base = 50 + width * place
-            with _failing(outcome):
-                self._compile(outcome, source, calibration, base, width / 3)
-                self._evaluate(
-                    outcome, source, evaluation, answers, base + width / 3, width * 2 / 3
-                )
+            with failing(outcome):
+                made_from = derived.get(outcome.build.recipe.passes, source)
+                self._make(outcome, made_from, calibration, evaluation, answers, place, width)
 
     # ---- the source ---------------------------------------------------------------------------
 
@@ -146,7 +122,7 @@ class Job:
 
     # ---- a runtime ----------------------------------------------------------------------------
 
-    def _make_float(self, outcome: _Outcome, source: LoadedSource, rows: Rows | None) -> None:
+    def _make_float(self, outcome: Outcome, source: LoadedSource, rows: Rows | None) -> None:
         """The float file of the build's runtime, which the others of it are measured against."""
         recipe, builder = outcome.build.recipe, outcome.builder
         if builder is None or recipe.runtime in self._floats:
@@ -162,35 +138,99 @@ class Job:
             )
             built = builder.open_build(target, self._spec.signature)
             likeness = source.likeness(built, rows, go_on)
-        self._floats[recipe.runtime] = _Float(target, likeness)
+        self._floats[recipe.runtime] = Float(target, likeness)
+
+    def _derive(
+        self, outcomes: list[Outcome], source: LoadedSource, rows: Rows | None
+    ) -> dict[tuple[Pass, ...], LoadedSource]:
+        """What the passes of recipes make of the source, once for all builds by the same ones."""
+        found: dict[tuple[Pass, ...], LoadedSource] = {}
+        by_passes: dict[tuple[Pass, ...], list[Outcome]] = {}
+        for outcome in outcomes:
+            if outcome.builder is not None and outcome.build.recipe.passes:
+                by_passes.setdefault(outcome.build.recipe.passes, []).append(outcome)
+        for number, (passes, those) in enumerate(by_passes.items()):
+            with failing(*those):
+                work = self._work / f"passes-{number}"
+                work.mkdir()
+                notes = run_passes(
+                    source.torch(),
+                    passes,
+                    rows,
+                    work / "source.pt2",
+                    self._spec.seed,
+                    self._going(),
+                )
+                spec = replace(self._spec, source_format=ModelFormat.TORCH_EXPORT)
+                found[passes] = LoadedSource(spec, work / "source.pt2", work, lambda *_: None)
+                for outcome in those:
+                    outcome.notes = notes
+        return found
+
+    def _going(self) -> Callable[[float, str], bool]:
+        """Tells how far a pass is, and whether there is time for more."""
+        watch = Stopwatch()
+
+        def go_on(share: float, step: str) -> bool:
+            self._report(48 + 2 * share, step, "")
+            return watch.elapsed_s() < self._spec.time_s * PASSES_SHARE
+
+        return go_on
 
     # ---- one build ----------------------------------------------------------------------------
 
+    def _make(
+        self,
+        outcome: Outcome,
+        source: LoadedSource,
+        calibration: Rows | None,
+        evaluation: Rows | None,
+        answers: evaluate.Answers | None,
+        place: int,
+        width: float,
+    ) -> None:
+        """Compile and evaluate; with more layers in float while the accuracy asks for it."""
+        recipe, ranking = outcome.build.recipe, list[str]()
+        for share in (0.0, *FLOAT_SHARES[: recipe.fallback_steps]):
+            base = 50 + width * place
+            self._compile(outcome, source, calibration, base, width / 3, share, ranking)
+            self._evaluate(outcome, source, evaluation, answers, base + width / 3, width * 2 / 3)
+            if share:
+                outcome.notes = (
+                    *(note for note in outcome.notes if not note.endswith(FALLEN_BACK)),
+                    f"{math.ceil(share * len(ranking))} of {len(ranking)}{FALLEN_BACK}",
+                )
+            if outcome.figures is None or not is_worth_more(outcome.figures, recipe):
+                return
+
     def _compile(
         self,
-        outcome: _Outcome,
+        outcome: Outcome,
         source: LoadedSource,
         calibration: Rows | None,
         base: float,
         span: float,
+        float_share: float,
+        ranking: list[str],
     ) -> None:
         build, builder = outcome.build, outcome.builder
         if builder is None:
             raise InvalidError("nothing can be compiled")
         target = self._outputs / build.file_name
-        if build.recipe.precision is Precision.FP32:
+        if build.recipe.is_plain:
             shutil.copyfile(self._floats[build.recipe.runtime].file, target)
         else:
             total = 0 if calibration is None else len(calibration)
             go_on = self._budget(
                 CALIBRATION_CPU_S, base, span, total, "calibrating", build.build_id
             )
-            builder.compile_build(source, Order(build.recipe, calibration, go_on), target)
+            order = Order(build.recipe, calibration, go_on, float_share, ranking)
+            builder.compile_build(source, order, target)
         outcome.file = target
 
     def _evaluate(
         self,
-        outcome: _Outcome,
+        outcome: Outcome,
         source: LoadedSource,
         rows: Rows | None,
         said: evaluate.Answers | None,
@@ -234,112 +274,43 @@ class Job:
 
     # ---- figures ------------------------------------------------------------------------------
 
-    def _measure(self, outcomes: list[_Outcome]) -> dict[str, Evidence]:
+    def _measure(self, outcomes: list[Outcome]) -> dict[str, Evidence]:
         """Evidence by build id; a build that cannot be run gets its error instead."""
         found: dict[str, Evidence] = {}
-        by_runtime: dict[str, list[_Outcome]] = {}
+        by_runtime: dict[str, list[Outcome]] = {}
         for outcome in outcomes:
             if outcome.file is not None:
                 by_runtime.setdefault(outcome.build.recipe.runtime, []).append(outcome)
         for runtime, built in by_runtime.items():
-            with _failing(*built):
+            with failing(*built):
                 found |= self._measure_of(runtime, built)
         return found
 
-    def _measure_of(self, runtime: str, built: list[_Outcome]) -> dict[str, Evidence]:
+    def _measure_of(self, runtime: str, built: list[Outcome]) -> dict[str, Evidence]:
         """All builds of one runtime, beside its float file."""
         bench = evaluate.Bench(runtime, self._spec.signature)
         files = [outcome.file for outcome in built if outcome.file is not None]
         baseline, *timings = bench.speed([self._floats[runtime].file, *files], LATENCY_S)
         memory = [bench.memory(file) for file in files]
+        base = Base(
+            baseline,
+            self._floats[runtime].likeness,
+            self._eager,
+            measured_on(self._host),
+            self._versions,
+            generated=not self._spec.evaluation,
+        )
         return {
-            outcome.build.build_id: self._evidence(outcome, file, timing, baseline, peak)
+            outcome.build.build_id: evidence_of(outcome, file, timing, base, peak)
             for outcome, file, timing, peak in zip(built, files, timings, memory, strict=True)
         }
 
-    def _evidence(
-        self,
-        outcome: _Outcome,
-        file: Path,
-        timing: evaluate.Timing,
-        baseline: evaluate.Timing,
-        peak_rss_bytes: int,
-    ) -> Evidence:
-        figures, answers = outcome.figures, outcome.answers
-        likeness = self._floats[outcome.build.recipe.runtime].likeness
-        floating = timing if outcome.build.recipe.precision is Precision.FP32 else baseline
-        eager = self._eager
-        return Evidence(
-            size_bytes=file.stat().st_size,
-            p50_ms=timing.p50_ms,
-            p95_ms=timing.p95_ms,
-            latency_n=timing.n,
-            measured_on=measured_on(self._host),
-            accuracy=figures.accuracy if figures else None,
-            source_accuracy=figures.source_accuracy if figures else None,
-            accuracy_delta_pts=figures.accuracy_delta_pts if figures else None,
-            top5_accuracy=figures.top5_accuracy if figures else None,
-            top5_delta_pts=figures.top5_delta_pts if figures else None,
-            agreement=figures.agreement if figures else None,
-            fp32_p50_ms=floating.p50_ms,
-            eager_p50_ms=eager.p50_ms if eager else None,
-            peak_rss_bytes=peak_rss_bytes,
-            tool_versions=self._versions,
-            rows_checked=answers.rows if answers else None,
-            rows_not_finite=answers.not_finite if answers else None,
-            rows_generated=not self._spec.evaluation,
-            rows_compared=likeness.rows if likeness else None,
-            rows_differing=likeness.differing if likeness else None,
-            p50_interval_ms=timing.p50,
-            p95_interval_ms=timing.p95,
-            fp32_p50_interval_ms=floating.p50,
-            eager_p50_interval_ms=eager.p50 if eager else None,
-        )
-
-    def _result(self, outcomes: list[_Outcome], evidence: dict[str, Evidence]) -> dict[str, object]:
+    def _result(self, outcomes: list[Outcome], evidence: dict[str, Evidence]) -> dict[str, object]:
         return {
             "schema": SCHEMA,
             "host": self._host.to_json(),
-            "builds": [_row(outcome, evidence) for outcome in outcomes],
+            "builds": [row_of(outcome, evidence) for outcome in outcomes],
         }
-
-
-@contextmanager
-def _failing(*outcomes: _Outcome) -> Iterator[None]:
-    """What goes wrong inside is the result of these builds."""
-    try:
-        yield
-    except LightermanError as error:
-        for outcome in outcomes:
-            outcome.fail(error)
-
-
-def _row(outcome: _Outcome, evidence: dict[str, Evidence]) -> dict[str, object]:
-    build, file = outcome.build, outcome.file
-    row: dict[str, object] = {"build_id": build.build_id, "recipe": build.recipe.name}
-    if file is None or build.build_id not in evidence:
-        error = outcome.error or "it was not measured"
-        return {**row, "ok": False, "error": error, "lacking": outcome.lacking}
-    found = evidence[build.build_id]
-    return {
-        **row,
-        "ok": True,
-        "error": "",
-        "digest": digest_of(file),
-        "length": file.stat().st_size,
-        "media_type": outcome.builder.MEDIA_TYPE if outcome.builder else "",
-        "peak_rss_bytes": found.peak_rss_bytes,
-        "evidence": found.to_json(),
-    }
-
-
-def digest_of(path: Path) -> str:
-    """``sha256:<64 hex>`` of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(READ_BYTES):
-            digest.update(chunk)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _progress_writer() -> Report:

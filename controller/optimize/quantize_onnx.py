@@ -5,6 +5,7 @@ float for vision models.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import onnx
 
 from controller.domain.model import Signature
 from controller.errors import InvalidError
+from controller.optimize.builder import Order
 from controller.optimize.export_onnx import drop_unused_domains
 from controller.optimize.raw import first_words, keep_raw
 from controller.optimize.rows import Array, Rows
+from controller.optimize.sensitivity import rank_layers
 
 DEFAULT_CALIBRATION_ROWS = 100
 # A network's first layers see the raw range of the input and have few channels: as float they cost
@@ -27,6 +30,8 @@ DEFAULT_CALIBRATION_ROWS = 100
 STEM_SHARE = 10
 STEM_LEAST = 2
 STEM_NEEDS_CONVOLUTIONS = 12  # small networks have no such layers to spare
+CALIBRATIONS = ("minmax", "entropy", "percentile")
+_OTHER_KEYS = ("calibration", "calibration_rows", "fallback_steps")
 _QUANTISED = (
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Clip", "Relu", "LeakyRelu"),
     *("Sigmoid", "HardSwish", "GlobalAveragePool", "AveragePool", "MaxPool", "ReduceMean", "Pad"),
@@ -37,23 +42,27 @@ _QUANTISED = (
 def quantize_onnx(
     source: Path,
     target: Path,
-    rows: Rows,
     signature: Signature,
-    quantization: dict[str, object],
-    go_on: Callable[[int], bool],
+    order: Order,
 ) -> int:
     """Write the INT8 file; returns the number of calibration rows used.
 
-    ``go_on(rows_done)`` is asked before each row and may end calibration early. Raises InvalidError
-    for a flavour that is not offered, and when nothing in the model can be quantised.
+    Raises InvalidError for a flavour that is not offered, and when nothing in the model can be
+    quantised.
     """
+    quantization, rows, go_on = dict(order.recipe.quantization), order.rows(), order.go_on
     _check_flavour(quantization)
+    method = str(quantization.get("calibration", CALIBRATIONS[0]))
     wanted = quantization.get("calibration_rows", DEFAULT_CALIBRATION_ROWS)
     count = wanted if isinstance(wanted, int) and wanted > 0 else DEFAULT_CALIBRATION_ROWS
     reader = _Reader(signature.inputs[0].name, rows, count, go_on)
     prepared = target.with_suffix(".prepared.onnx")
     try:
-        _quantize(source, prepared, target, reader)
+        _prepare(source, prepared)
+        if order.float_share and not order.ranking:
+            order.ranking.extend(rank_layers(prepared, target, rows, signature))
+        spared = order.ranking[: math.ceil(order.float_share * len(order.ranking))]
+        _quantize(prepared, target, reader, method, spared)
     except (AssertionError, ValueError, ArithmeticError) as error:
         # The quantiser asserts that every range is a number: one recipe fails, not the job.
         keep_raw(error)
@@ -75,12 +84,25 @@ def quantize_onnx(
     return reader.done
 
 
-def _quantize(source: Path, prepared: Path, target: Path, reader: "_Reader") -> None:
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+def _prepare(source: Path, prepared: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     logging.getLogger().setLevel(logging.ERROR)  # the quantiser warns about its own defaults
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+
+
+def _quantize(
+    prepared: Path, target: Path, reader: "_Reader", method: str, spared: list[str]
+) -> None:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    methods = dict(
+        zip(
+            CALIBRATIONS,
+            (CalibrationMethod.MinMax, CalibrationMethod.Entropy, CalibrationMethod.Percentile),
+            strict=True,
+        )
+    )
     quantize_static(
         str(prepared),
         str(target),
@@ -89,9 +111,9 @@ def _quantize(source: Path, prepared: Path, target: Path, reader: "_Reader") -> 
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
+        calibrate_method=methods[method],
         op_types_to_quantize=list(_QUANTISED),
-        nodes_to_exclude=_stem(prepared),
+        nodes_to_exclude=[*_stem(prepared), *spared],
     )
 
 
@@ -132,6 +154,17 @@ class _Reader:
 
 def _check_flavour(quantization: dict[str, object]) -> None:
     offered = {"kind": "static", "format": "qdq", "activation": "u8", "weight": "s8"}
+    unknown = sorted(set(quantization) - {*offered, *_OTHER_KEYS})
+    if unknown:
+        raise InvalidError(
+            f"quantization.{unknown[0]} is unknown to ONNX Runtime's recipes",
+            f"known are {', '.join(sorted({*offered, *_OTHER_KEYS}))}",
+        )
+    if quantization.get("calibration", CALIBRATIONS[0]) not in CALIBRATIONS:
+        raise InvalidError(
+            f"quantization.calibration is {quantization['calibration']!r}",
+            f"offered: {', '.join(CALIBRATIONS)}",
+        )
     for key, value in offered.items():
         if quantization.get(key, value) != value:
             raise InvalidError(

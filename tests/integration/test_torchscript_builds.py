@@ -151,7 +151,7 @@ def test_a_worker_brings_no_program_that_its_job_made_up(built: Built, tmp_path:
     ours = (folder / "outputs" / "b-0.torch").read_bytes()
     file = outputs / "b-0.torch"
     file.write_bytes(code_with(ours, *HOSTILE["writes a file"]))
-    from controller.optimize.job import digest_of
+    from controller.optimize.outcome import digest_of
 
     result["builds"][0] |= {"digest": digest_of(file), "length": file.stat().st_size}
     with pytest.raises(InvalidError, match=r"torch\.save"):

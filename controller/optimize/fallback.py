@@ -1,0 +1,38 @@
+"""When quantising lost too much: whether a try with more layers in float is worth its time."""
+
+from controller.domain.build import Evidence, Recipe
+from controller.domain.gate import is_accurate
+from controller.domain.interval import paired_difference_pts, share_pct
+from controller.optimize.evaluate import Figures
+
+# Of all layers, those that lose most: what the tries after the first keep in float.
+FLOAT_SHARES = (0.1, 0.25, 0.5, 0.75)
+FALLEN_BACK = " layers kept in float: fewer did not meet the bounds"
+
+
+def is_worth_more(figures: Figures, recipe: Recipe) -> bool:
+    """Whether the bounds are not met, and so many rows could prove a build that loses nothing."""
+    n = figures.agreement.n
+    perfect = Figures(
+        figures.accuracy,
+        figures.source_accuracy,
+        figures.accuracy_delta_pts and paired_difference_pts(0, 0, n),
+        share_pct(n, n),
+        figures.top5_accuracy,
+        figures.top5_delta_pts and paired_difference_pts(0, 0, n),
+    )
+    return not _holds(figures, recipe) and _holds(perfect, recipe)
+
+
+def _holds(figures: Figures, recipe: Recipe) -> bool:
+    evidence = Evidence(
+        size_bytes=0,
+        p50_ms=0.0,
+        p95_ms=0.0,
+        latency_n=0,
+        measured_on="",
+        accuracy_delta_pts=figures.accuracy_delta_pts,
+        top5_delta_pts=figures.top5_delta_pts,
+        agreement=figures.agreement,
+    )
+    return is_accurate(evidence, recipe)
