@@ -1,7 +1,10 @@
 """What must not stop a device: forged orders, rotten files, full disks, heat, a short-lived key."""
 
 import json
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +13,12 @@ import pytest
 from sqlalchemy import update
 
 from agent.domain.desired import DesiredModel
+from agent.store.journal import FileJournal
 from controller.store.tables import desired as desired_table
 from tests.support.agent_world import AgentProcess, Client, ControllerWorld
 from tests.support.serving import make_release, scaled
 from tests.support.wait import wait_for
-from tests.support.world_invariants import check_agent, checked_controller
+from tests.support.world_invariants import check_agent, check_database, checked_controller
 
 PROBATION = {"min_inferences": 5, "min_s": 0.1, "max_s": 600}
 
@@ -255,3 +259,46 @@ def test_a_certificate_is_renewed_while_the_device_stays_online(tmp_path: Path) 
         assert serials
         assert len(set(serials)) == len(serials)
         assert "WARNING" not in agent.tail(), agent.tail()
+
+
+def change_database(data_dir: Path, statement: str) -> None:
+    with closing(sqlite3.connect(data_dir / "lighterman.db")) as conn:
+        assert conn.execute(statement).rowcount == 1
+        conn.commit()
+
+
+BROKEN = {
+    "I3": "UPDATE desired SET generation = generation - 1",
+    "I6": "UPDATE event SET details = json_set(details, '$.generation', '9') WHERE rowid ="
+          " (SELECT min(rowid) FROM event WHERE details LIKE '%applied%' AND seq IS NOT NULL)",
+    "I7": "UPDATE device SET applied_generation = applied_generation - 1",
+    "I8": "DELETE FROM event WHERE seq = 3",
+}  # fmt: skip
+
+
+def check_both(data_dir: Path, agent: AgentProcess) -> None:
+    check_agent(data_dir, agent)
+    check_database(data_dir)
+
+
+def test_negative_control_what_every_test_here_ends_with_finds_it(tmp_path: Path) -> None:
+    """Each broken on purpose on a copy, and found by its name."""
+    data_dir = tmp_path / "controller"
+    with checked_controller(data_dir) as controller:
+        agent = enrolled(controller, tmp_path / "agent")
+        agent.start()
+        bring(controller, agent, "1.0.0", 2.0)
+        bring(controller, agent, "1.1.0", 3.0)
+        assert agent.stop() == 0
+    check_both(data_dir, agent)
+    for name, statement in BROKEN.items():
+        copy = tmp_path / name
+        shutil.copytree(data_dir, copy, ignore=shutil.ignore_patterns("run", "*lock*"))
+        change_database(copy, statement)
+        with pytest.raises(AssertionError, match=name):
+            check_both(copy, agent)
+    journal = FileJournal(agent.state_dir / "journal")
+    state = journal.latest("model")["photo"]
+    journal.append("model", "photo", {**state, "phase": "PROBATION"})
+    with pytest.raises(AssertionError, match=r"I7: photo of r-1\.1\.0 is PROBATION"):
+        check_agent(data_dir, agent)

@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import pytest
 
-from agent.domain.assignment import ModelState
+from agent.domain.assignment import ModelState, Slot
 from agent.domain.events import Event
 from agent.domain.update import step
 from agent.store.slots import FileSlots
@@ -83,15 +83,28 @@ def test_negative_control_of_what_is_looked_for(agent: AgentProcess, tmp_path: P
     seen = check_disk(agent.state_dir)
     with pytest.raises(AssertionError, match="I3"):
         check_disk(agent.state_dir, seen + 1)
-    for what in ("I2", "I4"):
+    for what in ("I1", "I2", "I4"):
         copy = tmp_path / what
         shutil.copytree(agent.state_dir, copy)
         if what == "I4":
             shutil.rmtree(copy / "slots")
+        elif what == "I1":
+            store = FileSlots(copy)
+            current, previous, staged = store.slots("photo")
+            assert current is not None
+            store.set_slots("photo", other_length(current), previous, staged)
         else:
             next(p for p in (copy / "blobs").iterdir() if p.is_file()).write_bytes(b"other bytes")
         with pytest.raises(AssertionError, match=what):
             check_disk(copy)
+
+
+def other_length(slot: Slot) -> Slot:
+    """A pointer to the same file that says another size of it."""
+    rung = slot.release.rungs[0]
+    assert rung.target is not None
+    target = replace(rung.target, length=rung.target.length + 1)
+    return replace(slot, release=replace(slot.release, rungs=(replace(rung, target=target),)))
 
 
 def last_state_is(

@@ -4,12 +4,15 @@ Reads the database and the devices' disks, not what the product says of itself. 
 nothing to see here: these tests order releases without a rollout (`e2e_invariants` has it).
 """
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent.domain.assignment import ModelState, Phase
+from agent.domain.state_json import state_from_json
 from agent.store.journal import FileJournal
 from agent.store.spool import FileSpool
 from tests.support.agent_world import AgentProcess, ControllerWorld, running_controller
@@ -45,12 +48,30 @@ def check_agent(data_dir: Path, agent: AgentProcess, seen_before: int = 0) -> No
     assert max(known.values(), default=0) <= desired["generation"], (
         f"I3: {agent.device_id} knows of {known}, generation {desired['generation']} was signed"
     )
+    if _untold(agent.state_dir):
+        return
     applied = known.get("applied", 0)
-    if not _untold(agent.state_dir):
-        assert device["applied_generation"] == applied, (
-            f"I7: {agent.device_id} applied {applied},"
-            f" {device['applied_generation']} is what the controller knows"
-        )
+    assert device["applied_generation"] == applied, (
+        f"I7: {agent.device_id} applied {applied},"
+        f" {device['applied_generation']} is what the controller knows"
+    )
+    for model, state in FileJournal(agent.state_dir / "journal").latest("model").items():
+        _check_told(rows, agent.device_id, state_from_json(state), model)
+
+
+def _check_told(rows: Rows, device_id: str, state: ModelState, model: str) -> None:
+    """I7: the last that was said of an order is where it stands."""
+    if state.order is None or state.phase is Phase.IDLE:
+        return
+    told = [
+        json.loads(row["details"])["state"]
+        for row in rows["event"]
+        if (row["device_id"], row["rollout_id"]) == (device_id, state.order.rollout)
+        and "state" in json.loads(row["details"])
+    ]
+    assert told[-1:] == [state.phase], (
+        f"I7: {model} of {state.order.rollout} is {state.phase} on {device_id}, it told {told}"
+    )
 
 
 def _one(rows: Rows, table: str, device_id: str) -> dict[str, Any]:
