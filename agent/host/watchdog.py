@@ -47,6 +47,7 @@ class Watchdog:
         self._fed_at = float("-inf")
         self._asked_at: float | None = None
         self._hangs = ""
+        self._tripped = False
 
     def served(self) -> None:
         """A serving thread ended a task. Feeds when it is time to."""
@@ -59,13 +60,17 @@ class Watchdog:
         self._notifier.feed()
 
     def look(self) -> str:
-        """Why this process hangs, or empty. The first time, the manager is told to end it."""
+        """Why this process hangs, or empty. The second time, the manager is told to end it.
+
+        It ends it at once: the look before leaves the caller the time to write down why.
+        """
         now = self._clock.monotonic()
         found = self._stuck()
         if not found and self._asked_at is not None and now - self._asked_at > self._hang_s:
             found = f"no serving thread came back for {now - self._served_at:.0f} s"
-        if found and not self._hangs:
+        if found and self._hangs and not self._tripped:
             self._notifier.trip()
+        self._tripped = bool(found and self._hangs)
         self._hangs = found
         if not found and self._asked_at is None and now - self._fed_at >= self._every_s:
             self._asked_at = now

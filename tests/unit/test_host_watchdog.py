@@ -177,6 +177,8 @@ def test_an_inference_that_does_not_end_stops_the_feed_though_others_are_answere
     bench.pool.submit(lambda: None).result(10)
     story = "an inference of photo rung 'heavy' has been running for 21 s"
     assert bench.watchdog.look() == story
+    assert bench.manager.heard() == []  # whoever asked writes it down first
+    assert bench.watchdog.look() == story
     assert bench.watchdog.look() == story
     assert bench.heard() == ["WATCHDOG=trigger"]
     bench.running = None  # it ended after all, and nobody was there to end the process
@@ -202,7 +204,8 @@ def test_serving_threads_that_never_come_back_stop_the_feed(bench: Bench, clock:
     hold(bench, free, threads=2)
     assert bench.watchdog.look() == ""
     clock.at_s += HANG_S + 1
-    assert bench.watchdog.look() == "no serving thread came back for 21 s"
+    for _ in range(2):
+        assert bench.watchdog.look() == "no serving thread came back for 21 s"
     assert bench.manager.heard() == ["WATCHDOG=trigger"]
     free.set()
 
@@ -229,5 +232,6 @@ def test_a_loop_that_fell_silent_stops_the_feed_but_gets_more_patience(bench: Be
     assert bench.watchdog.look() == ""
     assert bench.heard() == ["WATCHDOG=1"]
     bench.silent_s = HANG_S * 9
-    assert bench.watchdog.look() == "the loop has been silent for 180 s"
+    for _ in range(2):
+        assert bench.watchdog.look() == "the loop has been silent for 180 s"
     assert bench.heard() == ["WATCHDOG=trigger"]
