@@ -145,6 +145,7 @@ class AgentProcess:
             "LIGHTERMAN_STATE_DIR": str(state_dir),
             "LIGHTERMAN_SERVE_GRPC": "127.0.0.1:0",
             "LIGHTERMAN_SERVE_METRICS": "127.0.0.1:0",
+            "LIGHTERMAN_SERVE_HTTP": "127.0.0.1:0",
             "LIGHTERMAN_TELEMETRY_S": "0.5",
             **settings,
         }
@@ -240,11 +241,12 @@ def infer_on(
 class Client:
     """Sends requests all the time, and counts what came back wrong or not at all."""
 
-    def __init__(self, agent: AgentProcess, pause_s: float = 0.02) -> None:
+    def __init__(self, agent: AgentProcess, pause_s: float = 0.02, timeout_s: float = 10.0) -> None:
         facts = agent.facts()
         assert facts is not None
         self._channel = grpc.insecure_channel(facts.listen_grpc)
         self._pause_s = pause_s
+        self._timeout_s = timeout_s
         self._stop = threading.Event()
         self.answers: list[float] = []
         self.failures: list[str] = []
@@ -256,12 +258,15 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(15)
+        self._thread.join(self._timeout_s + 5)
         self._channel.close()
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause_s):
             try:
-                self.answers.append(infer_on(self._channel, 1.0, 1.0, 1.0, 1.0)[0])
+                self.answers.append(self._ask())
             except grpc.RpcError as error:
                 self.failures.append(str(error))
+
+    def _ask(self) -> float:
+        return infer_on(self._channel, 1.0, 1.0, 1.0, 1.0, timeout_s=self._timeout_s)[0]

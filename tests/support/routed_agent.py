@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from agent.__main__ import main
+from agent.app import Agent
 from agent.domain.ports import SpoolEntry
 from agent.domain.tensor import Tensor
 from agent.link.spooler import SpoolSender
@@ -84,6 +85,11 @@ def _gap_in_swap() -> None:
     type.__setattr__(ModelHost, "swap", gap)
 
 
+def _watch_nothing() -> None:
+    """No inference is ever called off, and a process that hangs stays."""
+    type.__setattr__(Agent, "_watch", lambda _: None)
+
+
 def _forget_partials() -> None:
     """Every download begins at its first byte."""
 
@@ -98,6 +104,7 @@ BREAKS: dict[str, Callable[[], None]] = {
     "segfault": _segfault,
     "drops-reports": _drop_reports,
     "gap-in-swap": _gap_in_swap,
+    "watches-nothing": _watch_nothing,
     "forgets-partials": _forget_partials,
 }
 
