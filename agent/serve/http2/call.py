@@ -1,0 +1,247 @@
+"""One call: what a handler sees of it (the context), and how it is run and answered.
+
+Handlers are gRPC's own (`grpc.RpcMethodHandler`), so that they serve over either stack. Refuses to
+know frames and windows: a `Line` carries what is said.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, NoReturn, Protocol
+
+import grpc
+
+from agent.serve.http2.buffers import Buffers
+from agent.serve.http2.messages import Message, MessageFault, too_large
+
+
+class Line(Protocol):
+    """What a call needs of its connection."""
+
+    peer: str
+
+    def say(self, stream: int, message: bytes) -> bool:
+        """Send a message; waits while the peer takes none. False when the call is over."""
+        ...
+
+    def end(self, stream: int, message: bytes | None, code: grpc.StatusCode, details: str) -> None:
+        """Send a last message and the status."""
+        ...
+
+    def refill(self, stream: int, count: int) -> None:
+        """The peer may send so many bytes more on this stream."""
+        ...
+
+
+class AbortedError(Exception):
+    """A handler ended its call."""
+
+
+class Call:
+    """Also the context a handler gets: the part of `grpc.ServicerContext` that is used here."""
+
+    def __init__(
+        self,
+        line: Line,
+        stream: int,
+        handler: Any,
+        *,
+        buffers: Buffers,
+        limit: int,
+        metadata: tuple[tuple[str, Any], ...],
+        deadline: float | None,
+        clock: Callable[[], float],
+    ) -> None:
+        """`deadline` is a time of `clock`, in seconds; `limit` is of bytes of one message."""
+        self.stream = stream
+        self.handler = handler
+        self.encoding = "identity"
+        self._line = line
+        self._buffers = buffers
+        self._limit = limit
+        self._metadata = metadata
+        self._deadline = deadline
+        self._clock = clock
+        self._come = threading.Condition()
+        self._messages: deque[Message] = deque()
+        self._complete = False
+        self._over = False
+        self._status: tuple[grpc.StatusCode, str] = (grpc.StatusCode.OK, "")
+        self._callbacks: list[Callable[[], None]] = []
+
+    # -- what the connection tells -----------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Messages that nobody has read yet."""
+        return len(self._messages)
+
+    def received(self, message: Message) -> None:
+        """A message came."""
+        with self._come:
+            if not self._over:
+                self._messages.append(message)
+                self._come.notify()
+                return
+        self._buffers.give(message.buffer)
+
+    def half_closed(self) -> None:
+        """No more will come."""
+        with self._come:
+            self._complete = True
+            self._come.notify()
+
+    def cancel(self) -> bool:
+        """The peer has lost interest, or its connection; also gRPC's name for ending it here."""
+        with self._come:
+            if self._over:
+                return False
+            self._over = True
+            callbacks, self._callbacks = self._callbacks, []
+            left = list(self._messages)
+            self._messages.clear()
+            self._come.notify_all()
+        for message in left:
+            self._buffers.give(message.buffer)
+        for callback in callbacks:
+            callback()
+        return True
+
+    # -- the context -------------------------------------------------------------------------------
+
+    def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+        """End the call with this status."""
+        self._status = (code, details)
+        raise AbortedError
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """The status that a handler ends with when it returns."""
+        self._status = (code, self._status[1])
+
+    def set_details(self, details: str) -> None:
+        """The words beside it."""
+        self._status = (self._status[0], details)
+
+    def is_active(self) -> bool:
+        """Whether somebody still waits for an answer."""
+        return not self._over
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the peer gives up; None where it never does."""
+        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Called when the call ends. False when it has."""
+        with self._come:
+            if self._over:
+                return False
+            self._callbacks.append(callback)
+        return True
+
+    def peer(self) -> str:
+        """Who asks."""
+        return self._line.peer
+
+    def invocation_metadata(self) -> tuple[tuple[str, Any], ...]:
+        """Headers that are not gRPC's own."""
+        return self._metadata
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Ask the handler and answer, in the thread of a pool; raises nothing."""
+        if self._over:
+            return
+        if self._deadline is not None and self._clock() >= self._deadline:
+            self._end(None, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            return
+        message: bytes | None = None
+        try:
+            message = self._respond()
+            code, details = self._status
+        except AbortedError:
+            code, details = self._status
+        except MessageFault as error:
+            code, details = error.code, str(error)
+        except Exception as error:  # noqa: BLE001 - a handler's fault must not end the thread of others
+            code, details = grpc.StatusCode.UNKNOWN, f"Exception calling application: {error}"
+        self._end(message if code is grpc.StatusCode.OK else None, code, details)
+
+    def _end(self, message: bytes | None, code: grpc.StatusCode, details: str) -> None:
+        if message is not None and len(message) > self._limit:
+            fault = too_large(len(message), self._limit)
+            message, code, details = (
+                None,
+                fault.code,
+                str(fault).replace("received", "an answer is a"),
+            )
+        if not self._over:
+            self._line.end(self.stream, message, code, details)
+        self.cancel()
+
+    def _respond(self) -> bytes | None:
+        handler = self.handler
+        if not handler.request_streaming:
+            return self._respond_unary(handler)
+        answers = handler.stream_stream or handler.stream_unary
+        found = answers(self._requests(), self)
+        if not handler.response_streaming:
+            return self._packed(found)
+        self._stream(handler, found)
+        return None
+
+    def _respond_unary(self, handler: Any) -> bytes | None:
+        message = self._next()
+        if message is None:
+            self.abort(grpc.StatusCode.INTERNAL, "the request ended before its message")
+        try:
+            found = self._ask(handler, message)
+        finally:
+            self._buffers.give(message.buffer)
+        if not handler.response_streaming:
+            answer: bytes = found
+            return answer
+        self._stream(handler, found)
+        return None
+
+    def _ask(self, handler: Any, message: Message) -> Any:
+        """In a frame of its own, so that no name here holds a view of the buffer afterwards."""
+        request = self._read(message.view(self.encoding, self._limit))
+        if handler.response_streaming:
+            return handler.unary_stream(request, self)
+        return self._packed(handler.unary_unary(request, self))
+
+    def _stream(self, handler: Any, answers: Iterator[Any]) -> None:
+        for answer in answers:
+            if not self._line.say(self.stream, self._packed(answer)):
+                with suppress(AttributeError):
+                    answers.close()  # type: ignore[attr-defined]
+                raise AbortedError
+
+    def _requests(self) -> Iterator[Any]:
+        while (message := self._next()) is not None:
+            try:
+                # A stream's handler may keep what it was given longer than until the next one.
+                data = bytes(message.view(self.encoding, self._limit))
+            finally:
+                self._buffers.give(message.buffer)
+            self._line.refill(self.stream, message.size)
+            yield self._read(data)
+
+    def _packed(self, answer: Any) -> bytes:
+        pack = self.handler.response_serializer
+        found: bytes = answer if pack is None else pack(answer)
+        return found
+
+    def _read(self, data: memoryview | bytes) -> Any:
+        read = self.handler.request_deserializer
+        return data if read is None else read(data)
+
+    def _next(self) -> Message | None:
+        with self._come:
+            while not self._messages and not self._complete and not self._over:
+                self._come.wait(self.time_remaining())
+                if self.time_remaining() == 0.0:
+                    self.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            return self._messages.popleft() if self._messages else None
