@@ -355,6 +355,8 @@ class AgentLoop:
         current = state.current
         if current is not None and view.serving.slot_id == current.slot_id:
             self._prove(state, view, now)
+            if (said := self._watch.staying(state, view, now)) is not None:
+                self._parts.teller.event(said.kind, said.reason, state, view.serving.version)
         if view.rungs and model not in self._moving:
             self._move(state, view, self._watch.choose(view, now), done=False)
 

@@ -17,8 +17,19 @@ from agent.domain.ladder import (
     step_down,
 )
 from agent.domain.ports import LinkProbe, Measured, ModelHost, RemoteModel, Serving
-from agent.domain.probation import Commit, RollBack, StepDown, Trial, Wait, judge
-from agent.domain.transition import is_current
+from agent.domain.probation import (
+    Commit,
+    LadderPosition,
+    RollBack,
+    StepDown,
+    Trial,
+    Wait,
+    is_full,
+    judge,
+    row_text,
+)
+from agent.domain.staying import Said, Staying, look
+from agent.domain.transition import fallback_of, is_current, may_roll_back
 from agent.errors import UnknownModelError
 from agent.link.convert import Evidence, ModelStatus
 
@@ -45,6 +56,7 @@ class Watch:
         self._probe = probe
         self._ladders: dict[str, tuple[str, LadderState]] = {}
         self._reasons: dict[str, str] = {}
+        self._staying: dict[str, Staying] = {}
         self._links: frozenset[RemoteModel] = frozenset()
 
     def view(self, state: ModelState, felt: Pressure) -> View | None:
@@ -149,6 +161,24 @@ class Watch:
             serving.row, serving.trial, serving.position, normal, policy, now, latched=latched
         )
         return None if isinstance(found, StepDown) else found
+
+    def staying(self, state: ModelState, view: View, now: float) -> Said | None:
+        """Word of a committed version that the rule would leave, and that stays for want of one."""
+        serving, policy = view.serving, view.release.policy
+        committed = serving.trial is Trial.COMMITTED
+        full = committed and is_full(serving.row, policy)
+        reason = ""
+        lowest = serving.position is LadderPosition.LOWEST_LOCAL
+        stays = full and lowest and not may_roll_back(state)
+        if stays and not is_pressured(view.pressure, policy.ladder):
+            why = "it went back once already" if fallback_of(state) else "no version to return to"
+            reason = f"{row_text(serving.row, policy)}; {why}, it goes on answering"
+        known, said = look(self._staying.get(state.model), serving.slot_id, full, reason, now)
+        if known is None:
+            self._staying.pop(state.model, None)
+        else:
+            self._staying[state.model] = known
+        return said
 
     # -- telling -----------------------------------------------------------------------------------
 

@@ -167,22 +167,29 @@ def judge(
     latched: bool = False,
 ) -> Verdict:
     """Say what follows from the row; `latched` once this device has rolled back by itself."""
-    full = len(state.row) >= policy.slow_count
+    full = is_full(state, policy)
     if trial is Trial.PROBATION:
         if not full:
             return _prove(state, policy, now)
         if position is LadderPosition.REMOTE:
-            return StepDown(_tell(state, policy) + " on the remote rung", state.row)
-        return RollBack(_cause(state), _tell(state, policy), state.row)
+            return StepDown(row_text(state, policy) + " on the remote rung", state.row)
+        return RollBack(_cause(state), row_text(state, policy), state.row)
     if not full:
         return _STEADY
     if position is not LadderPosition.LOWEST_LOCAL:
-        return StepDown(_tell(state, policy), state.row)
+        return StepDown(row_text(state, policy), state.row)
     if not pressure_normal:
-        return Wait(None, _tell(state, policy) + "; the device is under pressure, not the version")
+        return Wait(
+            None, row_text(state, policy) + "; the device is under pressure, not the version"
+        )
     if latched:
-        return Wait(None, _tell(state, policy) + "; it rolled back once already and stays")
-    return RollBack(_cause(state), _tell(state, policy) + " on the lowest local rung", state.row)
+        return Wait(None, row_text(state, policy) + "; it rolled back once already and stays")
+    return RollBack(_cause(state), row_text(state, policy) + " on the lowest local rung", state.row)
+
+
+def is_full(state: RowState, policy: Policy) -> bool:
+    """Whether so many slow or bad inferences in a row were seen that the rule acts."""
+    return len(state.row) >= policy.slow_count
 
 
 def _prove(state: RowState, policy: Policy, now: float) -> Commit | Wait:
@@ -210,7 +217,8 @@ def _cause(state: RowState) -> Cause:
     return Cause.NON_FINITE if Cause.NON_FINITE in state.flaws else Cause.SLOW
 
 
-def _tell(state: RowState, policy: Policy) -> str:
+def row_text(state: RowState, policy: Policy) -> str:
+    """The row for people: how many, over what, and the times or what else was wrong."""
     row = len(state.row)
     if any(state.flaws):  # how long they took says nothing of that
         return (

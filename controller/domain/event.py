@@ -43,11 +43,13 @@ _CONTROLLER = (
 )
 _DEVICES = (
     "boot",
+    "cannot_return",  # a committed version is slow or bad, and there is none to go back to
     "clock_unsure",
     "device_event",  # one whose kind was no name
     "generation_applied",
     "hung",
     "manifest_refused",
+    "recovered",  # from that
     "report_ignored",
     "report_lost",
     "rolled_back",

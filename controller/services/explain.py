@@ -139,8 +139,7 @@ def _model(
     if running and version:
         given = entry_of(version, entry, mine)
         facts.append(Fact("runs", _runs(running, given), running.event_ids))
-        if running.rung_reason:
-            facts.append(Fact("rung", f"{running.rung}: {running.rung_reason}"))
+        facts += [Fact(*one) for one in running.more]
     elif running or entry:
         said = "nothing answers" if running else "nothing was reported yet"
         facts.append(Fact("runs", f"{model}: {said}"))

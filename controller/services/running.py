@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from controller.domain.rollout import AssignmentState
-from controller.domain.words import count_of
+from controller.domain.words import count_of, moment
 from controller.store.assignments import AssignmentRow
 from controller.store.devices import DeviceRow
 from controller.store.events import EventRow, list_events
@@ -19,6 +19,7 @@ from controller.store.session import Connection
 
 Json = Mapping[str, Any]
 EVENTS_SEEN = 200
+_STAYS = ("boot", "cannot_return", "recovered")
 ON_PROBATION = frozenset({AssignmentState.ACTIVATED, AssignmentState.PROBATION})
 
 
@@ -35,6 +36,18 @@ class Running:
     rung_reason: str = ""
     since: datetime | None = None
     event_ids: tuple[str, ...] = ()
+    stays: str = ""  # why it is to be left and cannot be
+    stays_ids: tuple[str, ...] = ()
+
+    @property
+    def more(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """What else is to be said: topic, text, events."""
+        told: list[tuple[str, str, tuple[str, ...]]] = []
+        if self.rung_reason:
+            told.append(("rung", f"{self.rung}: {self.rung_reason}", ()))
+        if self.stays:
+            told.append(("stays", self.stays, self.stays_ids))
+        return told
 
 
 def what_runs(conn: Connection, project: str, row: DeviceRow) -> dict[str, Running]:
@@ -56,6 +69,27 @@ def what_runs(conn: Connection, project: str, row: DeviceRow) -> dict[str, Runni
             after = _after(found.get(event.model), event)
             if after is not None:
                 found[event.model] = after
+    return _with_stays(conn, project, row, found)
+
+
+def _with_stays(
+    conn: Connection, project: str, row: DeviceRow, found: dict[str, Running]
+) -> dict[str, Running]:
+    """With what the device last said of a version that it would leave; a start forgets it."""
+    said = list_events(conn, project, device_id=row.device_id, kinds=_STAYS, limit=EVENTS_SEEN)
+    stays: dict[str, EventRow] = {}
+    for event in said:
+        if event.kind == "boot":
+            stays.clear()
+        elif event.kind == "recovered":
+            stays.pop(str(event.model), None)
+        else:
+            stays[str(event.model)] = event
+    for model, event in stays.items():
+        runs = found.get(model)
+        if runs is not None and runs.version == event.version:
+            text = f"{model}:{event.version} since {moment(event.at)}: {event.reason}"
+            found[model] = replace(runs, stays=text, stays_ids=(str(event.number),))
     return found
 
 

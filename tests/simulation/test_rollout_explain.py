@@ -248,3 +248,31 @@ def test_builds_are_told_apart_by_who_let_them_pass(make_world: MakeWorld) -> No
         "  openvino-int8 refused (slower than fp32)",
     ]
     assert lines[3].startswith("light: onnxruntime-fp32 10 ms")
+
+
+def say(world: World, kind: str, version: str, reason: str = "") -> None:
+    """An event of the device."""
+    device = world.devices["pi-00"]
+    device.seq += 1
+    model = "" if kind == "boot" else MODEL
+    entry = DeviceEnvelope("1-abc", device.seq, EventBody(kind, model, version, reason, {}))
+    accept_reports(world.deps, world.ctx("pi-00"), "pi-00", [entry])
+
+
+@pytest.mark.parametrize("end", ["recovered", "boot"])
+def test_a_slow_version_with_nothing_to_return_to_is_told_while_it_lasts(
+    make_world: MakeWorld, end: str
+) -> None:
+    world = make_world(1)
+    deploy(world, "1.0.0")
+    hear(world, world.devices["pi-00"])
+    why = "5 inferences in a row over 100 ms (131 118 124 140 122); no version to return to"
+    say(world, "cannot_return", "0.9.0", "of another version")  # the negative control
+    assert "stays" not in explained(world)
+    say(world, "cannot_return", "1.0.0", why)
+    told = explained(world)
+    assert told["stays"].startswith(f"{MODEL}:1.0.0 since ")
+    assert told["stays"].endswith(f": {why}")
+    assert "cannot return" in told["last"]
+    say(world, end, "1.0.0")
+    assert "stays" not in explained(world)
