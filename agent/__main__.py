@@ -7,18 +7,17 @@ answer.
 import argparse
 import faulthandler
 import json
-import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.clock import SystemClock
+from agent.domain.words import in_line, plain
 from agent.errors import AgentError
 from agent.settings import SETTINGS, Settings, load_settings
 from lighterman.extras import require_extra
@@ -109,7 +108,7 @@ def _command(argv: Sequence[str] | None) -> int:
             case _:
                 return _doctor(settings)
     except AgentError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         return EXIT_UNREACHABLE if getattr(error, "retryable", False) else EXIT_FAILED
 
 
@@ -162,10 +161,11 @@ def _tell_enrolled(done: "Enrolled", settings: Settings) -> None:
 def _run(settings: Settings) -> int:
     require_extra("agent", "grpc", "google.protobuf", "paho.mqtt", "cryptography")
     from agent.app import Agent, HungError
+    from agent.app_log import set_up_log
     from agent.process import only_one, start_anew, tune_memory
 
     tune_memory()
-    _set_up_log(settings.log)
+    set_up_log(settings.log)
     # A watchdog ends this process by SIGABRT: where every thread stood tells what hung.
     faulthandler.enable()
     with only_one(settings.state_dir):
@@ -199,7 +199,7 @@ def _status(settings: Settings, output: str) -> int:
               file=sys.stderr)  # fmt: skip
     else:
         for line in show(facts, SystemClock().now()):
-            print(line)
+            print(in_line(line))
         if not live:
             print(f"the inference API on {facts.listen_grpc} does not answer")
     return 0 if live else EXIT_FAILED
@@ -211,34 +211,8 @@ def _doctor(settings: Settings) -> int:
 
     findings = examine(settings, SystemClock().now())
     for line in show(findings):
-        print(line)
+        print(in_line(line))
     return EXIT_FAILED if any(f.verdict is Verdict.PROBLEM for f in findings) else 0
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object per line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See logging.Formatter."""
-        body = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            body["exception"] = self.formatException(record.exc_info)
-        return json.dumps(body, ensure_ascii=False)
-
-
-def _set_up_log(form: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        _JsonLines()
-        if form == "json"
-        else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
-    )
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""How figures stand in reasons: counts with their noun, times that never round to nothing."""
+"""How figures stand in reasons: counts with their noun, times that never round to nothing.
+
+And how words of others do: without anything that steers a terminal.
+"""
 
 from collections.abc import Iterable
 
@@ -21,6 +24,26 @@ def times_ms(seconds: Iterable[float]) -> str:
 def span(seconds: float) -> str:
     """How long something held: whole seconds, below one with two digits (``0.25 s``)."""
     return f"{seconds:.0f} s" if seconds >= 1 or seconds == 0 else f"{seconds:.2g} s"
+
+
+def one_line(text: str) -> str:
+    """What somebody else wrote, for a line of the log: no breaks, no control characters."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}"
+        for one in text
+    )
+
+
+def in_line(text: str) -> str:
+    """The same; what errors tell to do, on an indented line of its own, is joined to the rest."""
+    return one_line(text.replace("\n  ", "; "))
+
+
+def plain(text: str) -> str:
+    """The same for the screen: breaks stay."""
+    return "\n".join(one_line(line) for line in text.split("\n"))
 
 
 def _figure(value: float) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from agent.clock import SystemClock
+from agent.domain.words import plain
 from agent.errors import AgentError
 from agent.sim.script import Script
 from lighterman.extras import require_extra
@@ -90,10 +91,10 @@ def _simulate(argv: Sequence[str] | None) -> int:
         allow_files(wanted.count)
         asyncio.run(_run(wanted, options))
     except AgentError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         return EXIT_UNREACHABLE if getattr(error, "retryable", False) else EXIT_FAILED
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         return EXIT_FAILED
     return 0
 

@@ -145,7 +145,7 @@ def test_an_agent_that_is_refused_goes_on_serving_and_says_why_everywhere(
             assert doctor.returncode == 1
             assert f"; the controller refuses it: {said}\n" in doctor.stdout
             assert f"update {newer}" in doctor.stdout
-            assert f"{said}\n  update {newer}" in agent.log.read_text()
+            assert f"WARNING {said}; update {newer}\n" in agent.log.read_text()
             assert doubles(agent)
         finally:
             assert agent.stop() == 0
