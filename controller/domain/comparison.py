@@ -10,7 +10,7 @@ both. Refuses to compare medians of medians or devices without a past. Decides n
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from controller.domain.histogram import Histogram
@@ -60,6 +60,7 @@ class Comparison:
     devices: int
     controls: int
     tests: int = 1
+    wave: int = 0  # of devices of an earlier wave as they are by now; 0: of the open one
 
     @property
     def information(self) -> float:
@@ -90,6 +91,7 @@ class Comparison:
             "devices": self.devices,
             "controls": self.controls,
             "tests": self.tests,
+            "wave": self.wave,
         }
 
     @classmethod
@@ -107,6 +109,7 @@ class Comparison:
             spec.whole("devices"),
             spec.whole("controls"),
             spec.whole("tests", least=1),
+            spec.whole("wave", 0),
         )
 
 
@@ -173,6 +176,19 @@ def compare(
             )
         )
     return tuple(found)
+
+
+def first_wave(
+    changed: Sequence[Difference], untouched: Sequence[Difference], looks: int
+) -> tuple[Comparison, ...]:
+    """The first wave's devices as they are by now, where somebody tells what moved all of them.
+
+    For one look before each of so many waves passes: a window that moves on with time is no growing
+    sum, so its looks share the chance of a false alarm instead.
+    """
+    if not changed or len(untouched) < CONTROLS_LEAST:
+        return ()
+    return (replace(_compare(Metric.LATENCY, "", changed, untouched, max(1, looks)), wave=1),)
 
 
 def _compare(

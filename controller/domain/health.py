@@ -25,6 +25,7 @@ FAULT_MIN_COUNT = 3
 FAILED_TOLERATED_PCT = 5.0  # devices that could not take it for reasons of their own: full disk ...
 # The chance that a wave of a version like the one before is ever stopped by one kind of comparison.
 ALPHA = 0.002
+DOUBT_ALPHA = 0.02  # and that it is held though it is not proven to be over its limit
 SHARE_FACTOR = 2.0  # more faults than before by so much, proven ...
 SHARE_LEAST_PCT = 0.1  # ... and more than so many of all inferences
 MORE_SOAK, MORE_SOAK_S = 3.0, 600.0  # what is over a limit, unproven, is watched so much longer
@@ -64,11 +65,11 @@ def judge(facts: WaveFacts, rules: Rules, now: datetime) -> Judgement:
     waiting = _waiting(facts, rules, soak)
     doubt = "" if waiting or facts.passed else _doubt(facts, rules)
     if doubt and facts.acknowledged_at is None:
-        if soak.soaked_s >= max(MORE_SOAK * rules.soak_s, MORE_SOAK_S):
-            return Judgement(
-                Verdict.INCONCLUSIVE, f"{doubt}, and longer waiting did not tell", soak
-            )
-        waiting = f"{doubt}: watched for longer, {soak.soaked_s:.0f} s"
+        if soak.soaked_s < max(MORE_SOAK * rules.soak_s, MORE_SOAK_S):
+            waiting = f"{doubt}: watched for longer, {soak.soaked_s:.0f} s"
+        elif _doubt(facts, rules, DOUBT_ALPHA):
+            told = f"{doubt}, and longer waiting did not tell"
+            return Judgement(Verdict.INCONCLUSIVE, told, soak)
     if waiting:
         return Judgement(Verdict.PENDING, waiting, soak, now + timedelta(seconds=LOOK_S))
     return Judgement(Verdict.PASSED, _passed(facts, rules, soak), soak)
@@ -129,8 +130,10 @@ def _faulty(facts: WaveFacts) -> _Found:
     if after.faults < FAULT_MIN_COUNT or after.faults * 100 <= FAULT_PCT * after.inferences:
         return None
     rate = after.faults / after.inferences
-    if before.inferences and rate <= 2 * before.faults / before.inferences:
-        return None
+    known = before.faults / before.inferences if before.inferences else 0.0
+    meanwhile = facts.control.faults / max(1, facts.control.inferences)
+    if rate <= 2 * known or _share(after)[0] <= max(known, meanwhile):
+        return None  # what is usual explains it, by its size or by chance
     return Verdict.FAILED, (
         f"{after.faults} of {after.inferences} inferences failed or gave no numbers"
         f" ({100 * rate:.1f} %), before {before.faults} of {before.inferences}"
@@ -179,11 +182,17 @@ def _worse(facts: WaveFacts, rules: Rules) -> _Found:
     return None
 
 
-def _doubt(facts: WaveFacts, rules: Rules) -> str:
-    """A comparison that is over its limit without being proven; empty: none."""
+def _doubt(facts: WaveFacts, rules: Rules, alpha: float = 1.0) -> str:
+    """A comparison that is over its limit without being proven; empty: none.
+
+    With an `alpha` only where it is proven at that level that the version is worse at all: what may
+    as well be chance is for the next wave, in which more devices tell.
+    """
     for one in facts.compared:
         limit = _limit(one, rules)
-        if limit is not None and one.estimate > limit:
+        if limit is None or one.estimate <= limit or one.wave:
+            continue
+        if alpha == 1.0 or one.is_above(0.0, alpha):
             return f"{compared_text(one)}, over the limit of {_limit_text(one, rules)}, not proven"
     return ""
 
@@ -211,6 +220,7 @@ def compared_text(one: Comparison) -> str:
         mid, low, high = (100 * value for value in (one.estimate, low, high))
         text = f"answers below the heaviest rung {mid:+.1f} points ({low:+.0f} to {high:+.0f})"
     of = f" of {one.profile}" if one.profile else ""
+    of += f" of wave {one.wave} by now" if one.wave else ""
     beside = f" beside {count_of(one.controls, 'untouched one')}" if one.controls else ""
     return f"{text} on {count_of(one.devices, 'device')}{of}{beside}"
 
@@ -312,7 +322,7 @@ def _passed(facts: WaveFacts, rules: Rules, soak: Soak) -> str:
     parts += [
         compared_text(one)
         for one in facts.compared
-        if not one.profile and _limit(one, rules) is not None
+        if not one.profile and not one.wave and _limit(one, rules) is not None
     ]
     if facts.failed:
         parts.append(f"{count_of(len(facts.failed), 'device')} could not take it")

@@ -13,6 +13,7 @@ from controller.domain.comparison import (
     Difference,
     Metric,
     compare,
+    first_wave,
     latency_difference,
     share_difference,
 )
@@ -26,6 +27,7 @@ from controller.store.samples import SampleRow, is_of_build, list_samples
 from controller.store.session import Connection
 
 CONTROLS = 200
+FIRSTS = 50  # devices of the first wave that are looked at again
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Untouched:
 
 
 def find_untouched(conn: Connection, rollout: RolloutRow, opened_at: datetime) -> Untouched:
-    """At most `CONTROLS` of them, those that come last in line."""
+    """At most `CONTROLS` of them, in the order of the rollout."""
     rows = assignments.list_assignments(
         conn,
         rollout.rollout_id,
@@ -90,6 +92,64 @@ def compare_wave(
         ),
     )
     return (*latency, *stepped)
+
+
+def compare_first_wave(
+    conn: Connection, rollout: RolloutRow, looks: int, untouched: Untouched, now: datetime
+) -> tuple[Comparison, ...]:
+    """The first wave's devices by their last quarter of an hour: what grows has grown on them."""
+    listed = assignments.list_assignments(
+        conn,
+        rollout.rollout_id,
+        wave=1,
+        states=[AssignmentState.COMMITTED],
+        limit=FIRSTS,
+        with_previous=False,
+    )
+    first = {row.device_id: row for row in listed if row.baseline and row.offered_at}
+    begun = min((row.offered_at for row in first.values() if row.offered_at), default=None)
+    if begun is None or not untouched.since:
+        return ()
+    recent = now - BASELINE
+    after = _by_device(conn, rollout, list(first), since=recent, version=rollout.version)
+    was = _by_device(conn, rollout, list(untouched.since), since=begun - BASELINE, until=begun)
+    changed = _given(_latency(row, after.get(one, [])) for one, row in first.items())
+    others = []
+    for one, rows in untouched.since.items():
+        late = [row for row in (*untouched.before.get(one, ()), *rows) if row.minute_at >= recent]
+        version = rows[-1].version
+        others.append(
+            latency_difference(
+                one,
+                untouched.profiles[one],
+                _histogram(row for row in was.get(one, ()) if row.version == version),
+                _histogram(row for row in late if row.version == version),
+            )
+        )
+    return first_wave(changed, _given(others), looks)
+
+
+def _by_device(
+    conn: Connection,
+    rollout: RolloutRow,
+    device_ids: list[str],
+    *,
+    since: datetime,
+    until: datetime | None = None,
+    version: str | None = None,
+) -> dict[str, list[SampleRow]]:
+    found: dict[str, list[SampleRow]] = {}
+    for one in list_samples(
+        conn,
+        device_ids=device_ids,
+        model=rollout.model,
+        version=version,
+        since=since,
+        until=until,
+    ):
+        if is_of_build(one):
+            found.setdefault(one.device_id, []).append(one)
+    return found
 
 
 def _latency(row: AssignmentRow, rows: list[SampleRow]) -> Difference | None:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts, Worse
+from controller.domain.health import SOAK_GAP_S
 from controller.domain.histogram import Histogram, merged
 from controller.domain.ladder import GateLimits
 from controller.domain.planner import Facts
@@ -22,7 +23,11 @@ from controller.domain.rollout import (
 )
 from controller.errors import InvalidError
 from controller.services.desired import Composer
-from controller.services.rollout_comparison import compare_wave, find_untouched
+from controller.services.rollout_comparison import (
+    compare_first_wave,
+    compare_wave,
+    find_untouched,
+)
 from controller.store import assignments, devices
 from controller.store.assignments import AssignmentRow
 from controller.store.rollouts import RolloutRow
@@ -74,7 +79,8 @@ def wave_facts(conn: Connection, rollout: RolloutRow, wave: WaveRow, now: dateti
         soak=_soak(wave.evidence),
     )
     try:
-        return _with_samples(conn, rollout, facts, mine, committed)
+        facts = _with_samples(conn, rollout, facts, mine, committed)
+        return _with_first_wave(conn, rollout, wave, facts, now)
     except InvalidError as error:
         return replace(facts, unreadable=error.text())
 
@@ -116,6 +122,20 @@ def _with_samples(
             (one.last_at for rows in heard.values() for one in rows), default=None
         ),
     )
+
+
+def _with_first_wave(
+    conn: Connection, rollout: RolloutRow, wave: WaveRow, facts: WaveFacts, now: datetime
+) -> WaveFacts:
+    """Once before a later wave passes, not at every look: it reads more than other looks do."""
+    soak_s = parse_rollout_spec(rollout.spec).soak_s
+    waiting = facts.in_flight or not facts.committed or facts.short or facts.passed
+    if wave.number < 2 or waiting or facts.soak.soaked_s < soak_s - SOAK_GAP_S:
+        return facts
+    looks = len(parse_rollout_spec(rollout.spec).waves)
+    untouched = find_untouched(conn, rollout, facts.opened_at)
+    found = compare_first_wave(conn, rollout, looks, untouched, now)
+    return replace(facts, compared=(*facts.compared, *found))
 
 
 def rules_of(composer: Composer, spec: RolloutSpec) -> Rules:

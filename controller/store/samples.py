@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
@@ -99,8 +99,12 @@ def list_samples(
     model: str | None = None,
     version: str | None = None,
     since: datetime | None = None,
+    until: datetime | None = None,
 ) -> list[SampleRow]:
-    """Rows that match, oldest first; `since` compares with the last sample of a row."""
+    """Rows that match, oldest first.
+
+    `since` compares with the last sample of a row, `until` with the end of its minute.
+    """
     query = select(sample).order_by(sample.c.minute_at, sample.c.device_id, sample.c.rung)
     if model is not None:
         query = query.where(sample.c.model == model)
@@ -108,6 +112,8 @@ def list_samples(
         query = query.where(sample.c.version == version)
     if since is not None:
         query = query.where(sample.c.last_at >= since)
+    if until is not None:
+        query = query.where(sample.c.minute_at <= until - timedelta(minutes=1))
     if device_ids is None:
         return [_row(row) for row in conn.execute(query)]
     found: list[SampleRow] = []

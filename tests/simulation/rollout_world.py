@@ -93,6 +93,7 @@ class SimDevice:
     told: set[str] = field(default_factory=set)  # rollouts whose manifest was fetched
     bad: set[str] = field(default_factory=set)  # rollouts left
     silent: bool = False
+    since: datetime | None = None  # of a leaky version
     seq: int = 0
     spool: list[DeviceEnvelope] = field(default_factory=list)
 
@@ -336,6 +337,9 @@ class World:
         assert device.serving is not None
         how = self.bad_versions.get(device.serving["version"])
         latency_s = {"sluggish": 0.160, "heavier": 0.030}.get(how or "", device.latency_s)
+        if how == "leaky":  # 5 % a minute, on each device since it got it
+            device.since = device.since or self.now
+            latency_s *= 1.05 ** ((self.now - device.since).total_seconds() / 60)
         row = SampleRow(
             device_id=device.device_id,
             model=MODEL,

@@ -1,6 +1,7 @@
 """The gate over real services: slower inside the budget, lower rungs, and decisions made again."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -72,6 +73,20 @@ def test_without_a_limit_or_without_a_cause_it_passes(
         "wave 2",
         "wave 3",
     ]
+
+
+def test_what_grows_slowly_is_found_on_the_first_wave(make_world: MakeWorld) -> None:
+    """The canary passed long ago, and the second wave is as fast as before."""
+    world, rollout_id = begin(make_world, "leaky", {"slower_pct": 20})
+    assert world.run(Random(2), 400, lambda: world.rollout(rollout_id).current_wave == 2)
+    for _ in range(25):
+        world.now += timedelta(minutes=1)
+        for device in world.devices.values():
+            world._sample(device, 20)
+    assert world.run(Random(2), 400, world.is_over(rollout_id))
+    row = world.rollout(rollout_id)
+    assert (row.phase, row.current_wave) == (Phase.ROLLED_BACK, 2)
+    assert "on 1 device of wave 1 by now beside 5 untouched ones" in row.phase_reason
 
 
 def test_a_version_that_pushes_devices_to_the_light_rung_waits_for_a_person(

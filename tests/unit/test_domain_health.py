@@ -266,7 +266,7 @@ def test_where_nobody_is_untouched_a_person_decides() -> None:
 
 
 def test_a_doubt_is_watched_for_longer_and_then_for_a_person() -> None:
-    doubt = slower(13, spread=0.05)
+    doubt = slower(20, spread=0.045)
     found = gated(doubt)
     assert (found.verdict, found.look_at is None) == (Verdict.PENDING, False)
     assert "over the limit of 10 %, not proven: watched for longer" in found.reason
@@ -275,6 +275,9 @@ def test_a_doubt_is_watched_for_longer_and_then_for_a_person() -> None:
     assert "longer waiting did not tell" in waited.reason
     assert gated(doubt, acknowledged_at=ago(1)).verdict is Verdict.PASSED
     assert gated(doubt, passed=True).verdict is Verdict.PASSED
+    chance = slower(13, spread=0.08)
+    assert gated(chance).verdict is Verdict.PENDING
+    assert gated(chance, soak=Soak(600, ago(1))).verdict is Verdict.PASSED, "more devices tell"
 
 
 def test_more_answers_of_the_light_rung_stop_it() -> None:
@@ -285,6 +288,15 @@ def test_more_answers_of_the_light_rung_stop_it() -> None:
     assert "on 8 devices of pi beside 30 untouched ones, over the limit of 10 points" in (
         found.reason
     )
+
+
+def test_a_few_faults_that_are_usual_are_waited_for() -> None:
+    usual = side(41, 12_000, errors=16)
+    few = side(38, 242, errors=3)
+    assert look(before=usual, after=few).verdict is Verdict.PASSED
+    assert look(before=side(41, 50), control=usual, after=few).verdict is Verdict.PASSED
+    assert look(before=usual, after=side(38, 480, errors=12)).verdict is Verdict.FAILED
+    assert look(before=side(41, 12_000), after=few).verdict is Verdict.FAILED
 
 
 def test_few_faults_that_are_proven_more_than_before_fail_it() -> None:

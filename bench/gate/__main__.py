@@ -1,0 +1,62 @@
+"""`python -m bench.gate --json FILE`: what the gate stops, what it lets pass, how often wrongly.
+
+At least a thousand rollouts of good and bad versions over drawn fleets, through the real planner
+and judge. Every figure is counted by a ghost beside the controller; nothing is corrected.
+"""
+
+import argparse
+import json
+import os
+import platform
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from bench.gate.outcome import Outcome, summarise
+from bench.gate.rollout import SLOWER_PCT, STEPPED_DOWN_PTS, Rollout
+from examples.fleet.clock import monotonic, utc_now
+
+LEAST = {"precision_pct": 95.0, "recall_pct": 99.8}
+MOST = {"false_stop_pct": 1.0, "cap_violations": 0, "silent_passes": 0, "unstable_decisions": 0}
+
+
+def main() -> int:
+    """Run them all; exit code 1 where a goal was missed."""
+    parser = argparse.ArgumentParser(prog="bench.gate", description=__doc__)
+    parser.add_argument("--rollouts", type=int, default=1000, metavar="N")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the first rollout")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    options = parser.parse_args()
+    began = monotonic()
+    seeds = range(options.seed, options.seed + options.rollouts)
+    with ProcessPoolExecutor(options.processes) as pool:
+        outcomes = list(pool.map(run_one, seeds, chunksize=4))
+    figures = {
+        "schema_version": 1,
+        "at": utc_now().isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "slower_pct": SLOWER_PCT,
+        "stepped_down_pts": STEPPED_DOWN_PTS,
+        **summarise(outcomes),
+        "took_s": round(monotonic() - began, 1),
+    }
+    for name, value in figures.items():
+        print(f"{name:24} {value}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    missed = [f"{key} is {figures[key]}, at least {least}" for key, least in LEAST.items()
+              if figures[key] < least]  # fmt: skip
+    missed += [f"{key} is {figures[key]}, at most {most}" for key, most in MOST.items()
+               if figures[key] > most]  # fmt: skip
+    for text in missed:
+        print(f"missed: {text} is wanted")
+    return 1 if missed else 0
+
+
+def run_one(seed: int) -> Outcome:
+    """One rollout."""
+    return Rollout(seed).run()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
