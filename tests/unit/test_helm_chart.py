@@ -5,6 +5,7 @@ import copy
 import json
 import re
 import shutil
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -330,6 +331,38 @@ def test_the_guide_names_values_that_exist() -> None:
         for part in name.split("."):
             assert part in inner, name
             inner = inner[part]
+
+
+def shown_values(text: str) -> Iterator[dict[str, Any]]:
+    """Every piece of a values file that a page shows: indented, or between backticks."""
+    top = set(yaml.safe_load((CHART / "values.yaml").read_text()))
+    blocks = re.findall(r"(?:^ {4}.*\n)+", text, re.MULTILINE)
+    inner = [found for block in blocks for found in re.findall(r"<<EOF\n(.*?) +EOF", block, re.S)]
+    for one in (*blocks, *inner, *re.findall(r"`([a-z]+: \{[^`]*\})`", text)):
+        try:
+            read = yaml.safe_load(textwrap.dedent(one))
+        except yaml.YAMLError:
+            continue
+        if isinstance(read, dict) and set(read) <= top:
+            yield read
+
+
+def test_the_values_that_the_guide_shows_are_taken_and_make_what_it_names() -> None:
+    text = (ROOT / "docs" / "install-helm.md").read_text()
+    shown = list(shown_values(text))
+    assert {key for one in shown for key in one} >= {
+        *("advertise", "broker", "database", "image", "service", "trust", "workers"),
+    }
+    names = {
+        (one["kind"], one["metadata"]["name"]) for values in shown for one in render(CHART, values)
+    }
+    kinds = {"deploy": "Deployment", "svc": "Service", "pvc": "PersistentVolumeClaim"}
+    asked = re.findall(r"\b(deploy|svc|pvc)[/ ](fleet[\w-]*)", text)
+    assert len(asked) >= 5
+    assert {(kinds[kind], name) for kind, name in asked} <= names
+    assert list(shown_values("    trust: {secret: x}\n")) == [{"trust": {"secret": "x"}}]
+    with pytest.raises(Exception, match="secret"):
+        render(CHART, {"trust": {"secret": "x"}})
 
 
 # Value sets whose pods no test starts, each with the reason. Keep it empty.
