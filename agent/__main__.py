@@ -159,7 +159,9 @@ def _tell_enrolled(done: "Enrolled", settings: Settings) -> None:
 
 
 def _run(settings: Settings) -> int:
-    require_extra("agent", "grpc", "google.protobuf", "paho.mqtt", "cryptography")
+    require_extra(
+        "agent", "grpc", "google.protobuf", "paho.mqtt", "cryptography", "uvloop", "httptools"
+    )
     from agent.app import Agent, HungError
     from agent.app_log import set_up_log
     from agent.process import only_one, start_anew, tune_memory

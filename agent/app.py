@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 
+from agent.app_http import HttpListener
 from agent.app_metrics import MetricsListener, Watched
 from agent.clock import SystemClock
 from agent.domain.assignment import ModelState
@@ -98,6 +99,7 @@ class Agent:
         self._server = InferenceServer(
             self._host, self._clock, version(), settings.serve_grpc, self._watchdog.served
         )
+        self._http = HttpListener(self._server.desk, settings)
         facts = self._facts()
         self._board = StatusBoard(root, facts)
         self._metrics = MetricsListener(self._watched(facts), self._clock)
@@ -170,6 +172,7 @@ class Agent:
             teller=self._teller,
             spool=self._spool,
             server=self._server,
+            http=self._http,
         )
 
     # -- doors between parts that are built one after the other ------------------------------------
@@ -209,7 +212,11 @@ class Agent:
         try:
             served.wait(FIRST_SERVE_S)
             address = self._server.start()
-            self._board.update(listen_grpc=address, listen_metrics=self._metrics.start())
+            self._board.update(
+                listen_grpc=address,
+                listen_http=self._http.start(),
+                listen_metrics=self._metrics.start(),
+            )
             ready(address)
             self._notifier.ready()
             self._connect()
@@ -298,6 +305,7 @@ class Agent:
         log.info("ending; requests in flight are answered")
         self._notifier.stopping()
         self._metrics.stop()
+        self._http.stop(DRAIN_S)
         self._server.stop(DRAIN_S)
         if self._connection is not None:
             self._connection.stop()

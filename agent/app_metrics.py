@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 
+from agent.app_http import HttpListener
 from agent.domain.ports import Clock
 from agent.errors import UnavailableError
 from agent.host.sensors import memory_available_bytes, memory_total_bytes, zone_temperatures
@@ -32,6 +33,7 @@ class Watched:
     teller: Teller
     spool: FileSpool
     server: InferenceServer
+    http: HttpListener
 
 
 def snapshot_of(parts: Watched) -> Snapshot:
@@ -52,7 +54,7 @@ def snapshot_of(parts: Watched) -> Snapshot:
         generations={"desired": known.taken, "applied": known.applied},
         totals=host.totals(),
         serving=tuple(s for model in host.models() if (s := host.serving(model)) is not None),
-        queues={model: Queue(*queue) for model, queue in host.queues().items()},
+        queues=_queues(parts),
         requests=parts.server.requests(),
         rollbacks=parts.teller.rollbacks.copy(),
         rung_changes=parts.teller.rung_changes.copy(),
@@ -63,6 +65,15 @@ def snapshot_of(parts: Watched) -> Snapshot:
         spool_bytes=spool_bytes,
         spool_refused=parts.spool.refused,
     )
+
+
+def _queues(parts: Watched) -> dict[str, Queue]:
+    """Who waits behind the gate, and before it for a thread."""
+    before = parts.http.waiting()
+    return {
+        model: Queue(waiting + before.get(model, 0), age_s)
+        for model, (waiting, age_s) in parts.host.queues().items()
+    }
 
 
 class MetricsListener:

@@ -29,6 +29,14 @@ class UnavailableError(AgentError):
     """The model cannot answer now: rung off, not loaded yet, or shutting down."""
 
 
+class BusyError(UnavailableError):
+    """Too many requests wait already; `retry_s` is when asking again makes sense, whole seconds."""
+
+    def __init__(self, message: str, hint: str = "", *, retry_s: int = 1) -> None:
+        super().__init__(message, hint)
+        self.retry_s = retry_s
+
+
 class InferenceError(AgentError):
     """The runtime failed on a valid request: the model's fault, a failed sample."""
 

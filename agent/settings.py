@@ -25,6 +25,20 @@ SETTINGS = (
         " free one.",
     ),
     Setting(
+        "serve.http", "LIGHTERMAN_SERVE_HTTP", "127.0.0.1:8000", "",
+        "Address of the same API over HTTP (JSON and binary tensors): the faster road; port 0 takes"
+        " a free one, `off` has none. Whoever reaches it may ask: keep it on loopback.",
+    ),
+    Setting(
+        "serve.socket", "LIGHTERMAN_SERVE_SOCKET", "off", "path",
+        "A Unix socket for the same HTTP API, or `off`. Who may connect is decided by serve.mode"
+        " and by the folder.",
+    ),
+    Setting(
+        "serve.mode", "LIGHTERMAN_SERVE_MODE", "660", "",
+        "Permissions of the Unix socket, octal.",
+    ),
+    Setting(
         "serve.metrics", "LIGHTERMAN_SERVE_METRICS", "127.0.0.1:8002", "",
         "Address of /metrics (Prometheus' text format over HTTP); port 0 takes a free one, `off`"
         " has none. What it tells is meant for this device's own network.",
@@ -68,7 +82,12 @@ SETTINGS = (
 # Names of before: the environment's is the controller's own, which is a port and no address.
 _RENAMED = {"listen_grpc": "serve.grpc"}
 OFF = "off"
-_TEXTS = frozenset({"state_dir", "serve.grpc", "serve.metrics", "host_root", "log"})
+_TEXTS = frozenset(
+    {
+        "state_dir", "serve.grpc", "serve.http", "serve.socket", "serve.mode", "serve.metrics",
+        "host_root", "log",
+    }
+)  # fmt: skip
 _OLD_ENV = ("LIGHTERMAN_LISTEN_GRPC", "LIGHTERMAN_SERVE_GRPC")
 
 
@@ -82,6 +101,9 @@ class Settings:
 
     state_dir: Path = Path("/var/lib/lighterman-agent")
     serve_grpc: str = "127.0.0.1:8001"
+    serve_http: str = "127.0.0.1:8000"
+    serve_socket: Path | None = None
+    serve_mode: int = 0o660
     serve_metrics: str = "127.0.0.1:8002"
     host_root: Path = Path("/")
     telemetry_s: float = 10.0
@@ -115,6 +137,9 @@ def load_settings(
     return Settings(
         state_dir=Path(values["state_dir"][0]),
         serve_grpc=_address(*values["serve.grpc"]),
+        serve_http=_address_or_off(*values["serve.http"]),
+        serve_socket=_path_or_off(*values["serve.socket"]),
+        serve_mode=_mode(*values["serve.mode"]),
         serve_metrics=_address_or_off(*values["serve.metrics"]),
         host_root=Path(values["host_root"][0]),
         telemetry_s=_number(*values["telemetry_s"], least=0.05, most=86400.0),
@@ -198,6 +223,23 @@ def _address(text: str, source: str) -> str:
 
 def _address_or_off(text: str, source: str) -> str:
     return text if text == OFF else _address(text, source)
+
+
+def _path_or_off(text: str, source: str) -> Path | None:
+    if text == OFF:
+        return None
+    if not text.startswith("/"):
+        raise SettingsError(f"{source}: {text!r} is neither an absolute path nor {OFF}")
+    return Path(text)
+
+
+def _mode(text: str, source: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and set(text) <= set("01234567")):
+        raise SettingsError(f"{source}: {text!r} are no octal permissions", "for example 660")
+    mode = int(text, 8)
+    if mode > 0o777:
+        raise SettingsError(f"{source}: {text} has more than read, write and execute")
+    return mode
 
 
 def _choice(text: str, source: str, choices: tuple[str, ...]) -> str:

@@ -32,6 +32,7 @@ class Facts:
     profile: str = ""
     pending: bool = False
     listen_grpc: str = ""
+    listen_http: str = ""
     listen_metrics: str = ""
     controller: str = ""
     controller_state: str = "not connected yet"
@@ -114,7 +115,8 @@ def show(facts: Facts, now: datetime) -> list[str]:
     lines = [
         f"{facts.device_id}   {facts.profile or 'no profile yet'}   project {facts.project}"
         + ("   waiting to be accepted" if facts.pending else ""),
-        f"serves     {facts.listen_grpc}   since {_ago(facts.started_at, now)}"
+        f"serves     {facts.listen_grpc} gRPC   {facts.listen_http or 'no'} HTTP"
+        f"   since {_ago(facts.started_at, now)}"
         f"   agent {facts.agent_version}",
         f"controller {facts.controller}   {facts.controller_state}"
         f" since {_ago(facts.controller_at, now)}"

@@ -35,13 +35,17 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InferResult:
-    """The outputs, and who made them. `service_s` is the runtime call alone, `queue_s` the wait."""
+    """The outputs, and who made them. `service_s` is the runtime call alone, `queue_s` the wait.
+
+    `rows` is the size of the batch; 1 where the model takes none.
+    """
 
     outputs: tuple[Tensor, ...]
     version: str
     rung: str
     service_s: float
     queue_s: float = 0.0
+    rows: int = 1
 
 
 class Infer(Protocol):
@@ -81,6 +85,19 @@ class Served(Infer, Protocol):
         waited_s: float = 0.0,
     ) -> InferResult:
         """See `Infer.infer`."""
+        ...
+
+    def infer_now(
+        self, model: str, inputs: Sequence[Tensor], outputs: Sequence[str] = ()
+    ) -> InferResult | None:
+        """`infer`, if that neither waits nor takes long; else None, and nothing was done.
+
+        For who has others to care for: at most some milliseconds, if the model stays what it was.
+        """
+        ...
+
+    def width(self, model: str) -> int:
+        """How many requests of a model are worth having under way. UnknownModelError."""
         ...
 
     def models(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 Refuses to look inside a buffer beyond its length: numbers belong to the runtimes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
@@ -159,6 +159,14 @@ def check_tensor(spec: TensorSpec, tensor: Tensor) -> None:
             f"{where} has {tensor.nbytes} bytes,"
             f" {tensor.dtype} {show_shape(tensor.shape)} needs {need}"
         )
+
+
+def rows_of(signature: Signature, inputs: Mapping[str, Tensor]) -> int:
+    """How many rows a request has: the first axis of the first input, where that is dynamic."""
+    first = signature.inputs[0] if signature.inputs else None
+    if first is None or not first.shape or isinstance(first.shape[0], int):
+        return 1
+    return inputs[first.name].shape[0]
 
 
 def _same_axes(spec: TensorSpec, tensor: Tensor, axes: dict[str, tuple[int, str]]) -> None:

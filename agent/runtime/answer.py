@@ -12,10 +12,11 @@ from agent.domain.ladder import Pressure, is_pressured
 from agent.domain.policy import Policy
 from agent.domain.ports import Decision, InferResult
 from agent.domain.probation import ServiceSample
-from agent.domain.tensor import Tensor
+from agent.domain.tensor import Tensor, rows_of
 from agent.errors import InferenceError
 from agent.runtime.backend import Backend
 from agent.runtime.finite import all_finite
+from agent.runtime.gate import Gate
 from agent.runtime.running import Running
 from agent.runtime.served import ServedModel
 from agent.runtime.slot import LoadedRung, LoadedSlot, check_outputs, pick_outputs
@@ -65,7 +66,26 @@ class Answerer:
     ) -> InferResult:
         """Answer a request that fits the signature; UnavailableError, InferenceError."""
         gate = served.gate()
-        queue_s = gate.enter(waited_s)
+        return self._answer(served, gate, feed, outputs, gate.enter(waited_s))
+
+    def answer_now(
+        self, served: ServedModel, feed: Mapping[str, Tensor], outputs: Sequence[str]
+    ) -> InferResult | None:
+        """`answer` where that is quick; None: nothing was done."""
+        gate = served.quick_gate()
+        if gate is None:
+            return None
+        return self._answer(served, gate, feed, outputs, gate.enter())
+
+    def _answer(
+        self,
+        served: ServedModel,
+        gate: Gate,
+        feed: Mapping[str, Tensor],
+        outputs: Sequence[str],
+        queue_s: float,
+    ) -> InferResult:
+        """With a place behind the gate, which is given back."""
         try:
             # Only now: a swap while the request waited is a swap for it, too.
             slot, rung, backend = served.enter()
@@ -76,7 +96,14 @@ class Answerer:
         if ran.error:
             slot, rung, ran = self._retry(served, slot, rung, feed, ran)
         picked = pick_outputs(slot.release.signature, ran.outputs, outputs)
-        return InferResult(picked, slot.release.version, rung.spec.name, ran.service_s, queue_s)
+        return InferResult(
+            picked,
+            slot.release.version,
+            rung.spec.name,
+            ran.service_s,
+            queue_s,
+            rows_of(slot.release.signature, feed),
+        )
 
     def _run(
         self,

@@ -32,7 +32,7 @@ class Gate:
             else:
                 turn = threading.Lock()
                 turn.acquire()
-                self._waiting.append((arrived, turn))
+                self._waiting.insert(self._place(arrived), (arrived, turn))
         if turn is not None:
             # Handed over by `leave`: nobody who came later can take the place.
             turn.acquire()
@@ -40,6 +40,13 @@ class Gate:
         with self._lock:
             self._ended.append((now, now - arrived))
         return now - arrived
+
+    def _place(self, arrived: float) -> int:
+        """Who waited elsewhere before comes before those who came later: almost always the last."""
+        at = len(self._waiting)
+        while at and self._waiting[at - 1][0] > arrived:
+            at -= 1
+        return at
 
     def leave(self) -> None:
         """Give the place to who waits longest."""

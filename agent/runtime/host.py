@@ -49,6 +49,7 @@ from agent.runtime.slot import (
     fits_beside,
     load_slot,
     open_local,
+    platform_of,
     warm_backend,
 )
 from agent.runtime.slot import open_remote as open_remote_rung
@@ -93,6 +94,23 @@ class ModelHost:
         waited_s: float = 0.0,
     ) -> InferResult:
         """See `agent.domain.ports.Infer`."""
+        served, feed = self._checked(model, inputs, outputs)
+        return self._answerer.answer(served, feed, outputs, waited_s)
+
+    def infer_now(
+        self, model: str, inputs: Sequence[Tensor], outputs: Sequence[str] = ()
+    ) -> InferResult | None:
+        """See `agent.domain.ports.Served`."""
+        served, feed = self._checked(model, inputs, outputs)
+        return self._answerer.answer_now(served, feed, outputs)
+
+    def width(self, model: str) -> int:
+        """See `agent.domain.ports.Served`."""
+        return self._served(model).width()
+
+    def _checked(
+        self, model: str, inputs: Sequence[Tensor], outputs: Sequence[str]
+    ) -> tuple[ServedModel, dict[str, Tensor]]:
         served = self._served(model)
         if self._closing:
             raise UnavailableError("this agent is shutting down")
@@ -100,8 +118,7 @@ class ModelHost:
         if active is None:
             raise UnavailableError(f"model {model} has no version loaded yet")
         check_request(active.release.signature, inputs, outputs)
-        feed = {tensor.name: tensor for tensor in inputs}
-        return self._answerer.answer(served, feed, outputs, waited_s)
+        return served, {tensor.name: tensor for tensor in inputs}
 
     # -- loading and swapping ----------------------------------------------------------------------
 
@@ -278,7 +295,7 @@ class ModelHost:
             return ModelCard(
                 model=model,
                 version=release.version,
-                platform=_platform(release.local_rungs[0]),
+                platform=platform_of(release.local_rungs[0]),
                 signature=release.signature,
                 labels=release.labels,
                 rung=rung.name,
@@ -375,13 +392,6 @@ class ModelHost:
             if served.active is None:
                 raise UnknownModelError(f"model {served.model} has no version loaded yet")
             yield served.active
-
-
-def _platform(rung: RungSpec) -> str:
-    """What clients of the protocol call the kind of a model."""
-    runtime = rung.runtime or ""
-    is_onnx = rung.target is not None and rung.target.media_type == "application/onnx"
-    return f"{runtime}_onnx" if is_onnx else runtime
 
 
 def _close(backends: Sequence[Backend | None]) -> None:

@@ -24,6 +24,13 @@ _REMOTE_SLOTS = 16
 # After a failed call a remote rung is left alone so long; requests go to a local one at once.
 _REMOTE_PAUSE_S = 1.0
 _NO_DIGEST = ""
+# An inference this short costs less than handing it to another thread ...
+_QUICK_S = 0.001
+# ... and so many in a row say that the next one is, too.
+_QUICK_ROW = 16
+_QUICK_WAITING = 4
+# One is inside the runtime while the other reads a request or writes an answer.
+_LOCAL_WIDTH = 2
 # Of how many versions and rungs the sums since the start are kept; the longest idle goes first.
 _KEPT_TOTALS = 16
 
@@ -65,6 +72,23 @@ class ServedModel:
             slot = self.active
             remote = slot is not None and slot.current.spec.kind is RungKind.REMOTE
         return self.gates[RungKind.REMOTE if remote else RungKind.LOCAL]
+
+    def quick_gate(self) -> Gate | None:
+        """The queue, if it is short and what answers now too quick to be worth a thread."""
+        with self.lock:
+            slot = self.active
+            rung = None if slot is None else slot.current
+            if rung is None or rung.spec.kind is not RungKind.LOCAL or rung.quick < _QUICK_ROW:
+                return None
+        gate = self.gates[RungKind.LOCAL]
+        return gate if gate.waiting() <= _QUICK_WAITING else None
+
+    def width(self) -> int:
+        """How many requests are worth having under way at once; more would only wait."""
+        with self.lock:
+            slot = self.active
+            remote = slot is not None and slot.current.spec.kind is RungKind.REMOTE
+        return _REMOTE_SLOTS if remote else _LOCAL_WIDTH
 
     def enter(self) -> tuple[LoadedSlot, LoadedRung, Backend]:
         """Take what answers now into use; UnavailableError with the reason when nothing can."""
@@ -237,6 +261,8 @@ class ServedModel:
         if tally is None:
             tally = self._tallies[key] = Tally()
         tally.queue_age_max_s = max(tally.queue_age_max_s, queue_s)
+        short = sample.ok and sample.service_s <= _QUICK_S
+        rung.quick = rung.quick + 1 if short else 0
         if not sample.ok:
             tally.errors += 1
             return

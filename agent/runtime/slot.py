@@ -34,8 +34,9 @@ _REMOTE_DEADLINE_MIN_S = 0.25
 class LoadedRung:
     """One rung; `backend` is None while it is not resident (or off).
 
-    `recent` holds (ended, service seconds). `skip_until` is when a failed remote is tried again.
-    `broken` says why it could not be loaded on a step. A retired one is closed by its last user.
+    `recent` holds (ended, service seconds), `quick` how many in a row were short. `skip_until` is
+    when a failed remote is tried again. `broken` says why it could not be loaded on a step. A
+    retired one is closed by its last user.
     """
 
     spec: RungSpec
@@ -44,6 +45,7 @@ class LoadedRung:
     retired: bool = False
     skip_until: float = 0.0
     broken: str = ""
+    quick: int = 0
     recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_RECENT_KEPT))
 
 
@@ -198,6 +200,13 @@ def open_local(
                 backend.close()
                 raise LoadError(f"{where}: {kind}s of the file are {have}, signed are {expect}")
     return backend
+
+
+def platform_of(rung: RungSpec) -> str:
+    """What clients of the protocol call the kind of a model."""
+    runtime = rung.runtime or ""
+    is_onnx = rung.target is not None and rung.target.media_type == "application/onnx"
+    return f"{runtime}_onnx" if is_onnx else runtime
 
 
 def warm_backend(release: DesiredModel, rung: RungSpec, backend: Backend) -> None:

@@ -1,20 +1,36 @@
-"""The one table from the agent's errors to gRPC status codes. Refuses to invent messages."""
+"""The one table from the agent's errors to status codes of gRPC and HTTP. Invents no messages."""
 
 import grpc
 
 from agent.errors import (
     AgentError,
+    BusyError,
     InferenceError,
     RequestError,
     UnavailableError,
     UnknownModelError,
 )
 
-_CODES: tuple[tuple[type[AgentError], grpc.StatusCode], ...] = (
-    (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
-    (UnknownModelError, grpc.StatusCode.NOT_FOUND),
-    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
-    (InferenceError, grpc.StatusCode.INTERNAL),
+
+class RefusedError(AgentError):
+    """Clients of this API may not do that: models come with rollouts."""
+
+
+class WireError(RequestError):
+    """A request that HTTP itself has a word for; `status` is that word."""
+
+    def __init__(self, status: int, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.status = status
+
+
+_CODES: tuple[tuple[type[AgentError], grpc.StatusCode, int], ...] = (
+    (RequestError, grpc.StatusCode.INVALID_ARGUMENT, 400),
+    (UnknownModelError, grpc.StatusCode.NOT_FOUND, 404),
+    (RefusedError, grpc.StatusCode.PERMISSION_DENIED, 403),
+    (BusyError, grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
+    (UnavailableError, grpc.StatusCode.UNAVAILABLE, 503),
+    (InferenceError, grpc.StatusCode.INTERNAL, 500),
 )
 
 
@@ -31,8 +47,12 @@ def outcome_of(error: AgentError) -> str:
 
 
 def code_of(error: AgentError) -> grpc.StatusCode:
-    """The status a client gets for an error."""
-    for kind, code in _CODES:
-        if isinstance(error, kind):
-            return code
-    return grpc.StatusCode.INTERNAL
+    """The gRPC status a client gets for an error."""
+    return next((code for kind, code, _ in _CODES if isinstance(error, kind)), _CODES[-1][1])
+
+
+def status_of(error: AgentError) -> int:
+    """The HTTP status a client gets for an error."""
+    if isinstance(error, WireError):
+        return error.status
+    return next((status for kind, _, status in _CODES if isinstance(error, kind)), 500)

@@ -19,8 +19,6 @@ import contextlib
 import errno
 import os
 import socket
-import threading
-from collections import Counter
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -29,16 +27,14 @@ import grpc
 from agent.domain.ports import Clock, Served
 from agent.errors import AgentError, UnavailableError, UnknownModelError
 from agent.serve import convert
-from agent.serve.errors import code_of, outcome_of
+from agent.serve.desk import MAX_MESSAGE_BYTES, SERVER_NAME, Asked, Desk
+from agent.serve.errors import code_of
 from agent.serve.handlers import readable_handlers
 from agent.serve.pool import TimedPool
 from lighterman.details import fitting
 from lighterman.oip import inference_pb2 as pb
 from lighterman.oip import inference_pb2_grpc as pb_grpc
 
-SERVER_NAME = "lighterman-agent"
-# A float32 image of 1,024 x 1,024 is 12 MB; batches of it still fit.
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _FRAME_BYTES = 1024 * 1024
 # Threads mostly wait for their model's turn; more of them only make the host see the queue.
 _WORKERS = 32
@@ -58,7 +54,8 @@ class InferenceServer:
         after: Callable[[], None] = lambda: None,
     ) -> None:
         self._listen = listen
-        self._stopping = threading.Event()
+        # The other roads have the same desk, so that all of them count together.
+        self.desk = Desk(served, clock, version)
         self._pool = TimedPool(_WORKERS, clock, after)
         self._server = grpc.server(
             self._pool,
@@ -72,7 +69,7 @@ class InferenceServer:
                 ("grpc.http2.max_frame_size", _FRAME_BYTES),
             ],
         )
-        self._servicer = Servicer(served, self._pool, version, self._stopping)
+        self._servicer = Servicer(self.desk, self._pool)
         servicer = self._servicer
         # Read without the copy of every picture that the generated handler would make.
         infer = {"ModelInfer": (servicer.infer, convert.receive)}
@@ -98,7 +95,7 @@ class InferenceServer:
 
     def requests(self) -> dict[tuple[str, str], int]:
         """Requests since the start, by model and outcome."""
-        return self._servicer.outcomes()
+        return self.desk.ledger.outcomes()
 
     def ask(self) -> None:
         """Queue an empty task among the requests: `after` is called when its turn has come."""
@@ -108,7 +105,7 @@ class InferenceServer:
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Turn new requests away, answer those in flight for at most `grace_s` seconds."""
-        self._stopping.set()
+        self.desk.stop()
         self._server.stop(grace_s).wait()
         self._pool.shutdown(wait=False)
 
@@ -116,29 +113,14 @@ class InferenceServer:
 class Servicer(pb_grpc.GRPCInferenceServiceServicer):
     """The six methods of the protocol."""
 
-    def __init__(
-        self, served: Served, pool: TimedPool, version: str, stopping: threading.Event
-    ) -> None:
-        self._served = served
+    def __init__(self, desk: Desk, pool: TimedPool) -> None:
+        self._desk = desk
         self._pool = pool
-        self._version = version
-        self._stopping = stopping
-        self._lock = threading.Lock()
-        self._outcomes: Counter[tuple[str, str]] = Counter()
-
-    def outcomes(self) -> dict[tuple[str, str], int]:
-        """See `InferenceServer.requests`."""
-        with self._lock:
-            return dict(self._outcomes)
 
     def unreadable(self, method: str) -> None:
         """A request was none: for an inference that counts as any other that is wrong."""
         if method == "ModelInfer":
-            self._count("", "invalid")
-
-    def _count(self, model: str, outcome: str) -> None:
-        with self._lock:
-            self._outcomes[model, outcome] += 1
+            self._desk.ledger.count("", "invalid")
 
     def ServerLive(
         self, request: pb.ServerLiveRequest, context: grpc.ServicerContext
@@ -150,29 +132,33 @@ class Servicer(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ServerReadyRequest, context: grpc.ServicerContext
     ) -> pb.ServerReadyResponse:
         """Ready when there is a model and every one of them has a rung that can infer."""
-        models = self._served.models()
-        ready = bool(models) and all(self._is_ready(model, "") for model in models)
-        return pb.ServerReadyResponse(ready=ready)
+        return pb.ServerReadyResponse(ready=self._desk.is_ready())
 
     def ModelReady(
         self, request: pb.ModelReadyRequest, context: grpc.ServicerContext
     ) -> pb.ModelReadyResponse:
         """An unknown model or version is not ready; that is no error."""
-        return pb.ModelReadyResponse(ready=self._is_ready(request.name, request.version))
+        try:
+            return pb.ModelReadyResponse(
+                ready=not self._desk.not_ready(request.name, request.version)
+            )
+        except UnknownModelError:
+            return pb.ModelReadyResponse(ready=False)
 
     def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ServerMetadataResponse:
-        """Name and version of this agent; no extensions of the protocol."""
-        return pb.ServerMetadataResponse(name=SERVER_NAME, version=self._version)
+        """Name and version of this agent, and which extensions of the protocol it has."""
+        return pb.ServerMetadataResponse(
+            name=SERVER_NAME, version=self._desk.version, extensions=self._desk.extensions
+        )
 
     def ModelMetadata(
         self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ModelMetadataResponse:
         """Signature, version, platform and number of labels."""
         try:
-            self._check_version(request.name, request.version)
-            return convert.to_metadata(self._served.card(request.name))
+            return convert.to_metadata(self._desk.card(request.name, request.version))
         except AgentError as error:
             _abort(context, error)
 
@@ -187,40 +173,20 @@ class Servicer(pb_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ModelInferResponse:
         """Infer once on the rung that serves now."""
         request = received.request
+        waited_s = self._pool.waited_s
+        since_s = self._desk.clock.monotonic() - waited_s
         try:
-            if self._stopping.is_set():
-                raise UnavailableError("this agent is shutting down")
-            if request.model_version:
-                self._check_version(request.model_name, request.model_version)
-            result = self._served.infer(
+            asked = Asked(
                 request.model_name,
+                request.model_version,
                 convert.to_tensors(received),
                 convert.wanted_outputs(request),
-                self._pool.waited_s,
+                since_s,
             )
-            response = convert.to_response(received, result)
+            return convert.to_response(received, self._desk.infer(asked, waited_s))
         except AgentError as error:
-            # What is not served here may be any text: it must not become a series.
-            known = request.model_name in self._served.models()
-            self._count(request.model_name if known else "", outcome_of(error))
+            self._desk.failed(request.model_name, error, since_s)
             _abort(context, error)
-        self._count(request.model_name, "ok")
-        return response
-
-    def _check_version(self, model: str, version: str) -> None:
-        card = self._served.card(model)
-        if version and version != card.version:
-            raise UnknownModelError(
-                f"model {model!r} is served in version {card.version}, not {version}",
-                "leave the version empty to get whichever serves",
-            )
-
-    def _is_ready(self, model: str, version: str) -> bool:
-        try:
-            self._check_version(model, version)
-            return not self._stopping.is_set() and not self._served.card(model).not_ready
-        except UnknownModelError:
-            return False
 
 
 def _try_address(host: str, port: int) -> None:

@@ -36,6 +36,7 @@ class AgentProcess(Child):
             "LIGHTERMAN_STATE_DIR": str(state_dir),
             "LIGHTERMAN_SERVE_GRPC": self.endpoint,
             "LIGHTERMAN_SERVE_METRICS": "127.0.0.1:0",
+            "LIGHTERMAN_SERVE_HTTP": "127.0.0.1:0",
             "LIGHTERMAN_TELEMETRY_S": "1",
             **({"LIGHTERMAN_HOST_ROOT": str(host_root)} if host_root else {}),
             **(settings or {}),

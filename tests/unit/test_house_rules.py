@@ -65,6 +65,8 @@ LIBRARY_ROOMS = {
     "rich": ("controller/cli/",),
     "starlette": ("controller/web/",),
     "prometheus_client": ("proto/lighterman/exposition.py",),
+    "httptools": ("agent/serve/http_head.py",),
+    "uvloop": ("agent/serve/http_server.py",),
 }
 
 

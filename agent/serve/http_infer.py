@@ -1,0 +1,124 @@
+"""An inference over HTTP: in the thread of the connections where that is quick, else in a lane.
+
+What is large is read and written in a lane, too: others must not wait for it. Refuses to send.
+"""
+
+import zlib
+from functools import partial
+
+from agent.domain.ports import InferResult
+from agent.domain.tensor import Buffer
+from agent.errors import AgentError, InferenceError
+from agent.serve.desk import MAX_MESSAGE_BYTES, Asked, Desk
+from agent.serve.errors import WireError
+from agent.serve.http_answer import JSON, RAW, Answer, refuse
+from agent.serve.http_convert import HttpRequest, read_request, write_result
+from agent.serve.http_head import Head
+from agent.serve.http_routes import Infer
+from agent.serve.lanes import Lanes, Ticket, Work
+
+# JSON of this size takes about a millisecond to read or write.
+_SMALL_BYTES = 32 * 1024
+_ENCODINGS = ("gzip", "deflate")
+# gzip and zlib, by their first bytes.
+_ANY_WINDOW = 32 + zlib.MAX_WBITS
+
+
+class HttpInfer:
+    """Every inference of the HTTP road."""
+
+    def __init__(self, desk: Desk, lanes: Lanes) -> None:
+        self._desk = desk
+        self._lanes = lanes
+
+    def begin(self, infer: Infer, head: Head, body: Buffer, ticket: Ticket) -> Answer | None:
+        """The answer, or None: the ticket gets it later."""
+        since_s = self._desk.clock.monotonic()
+        try:
+            if head.encoding or _json_bytes(head, body) > _SMALL_BYTES:
+                return self._later(
+                    infer.model, ticket, partial(self._whole, infer, head, body, since_s)
+                )
+            request = read_request(body, head.json_bytes)
+            asked = _asked(infer, request, since_s)
+            result = self._desk.infer_now(asked)
+            if result is None:
+                return self._later(infer.model, ticket, partial(self._infer, asked, request))
+            if _is_small(request, result):
+                return _answer(infer.model, request, result)
+            return self._later(infer.model, ticket, partial(_answer, infer.model, request, result))
+        except AgentError as error:
+            return self._failed(infer.model, error, since_s)
+
+    def _later(self, model: str, ticket: Ticket, work: Work) -> Answer | None:
+        """Always None: in a lane, if there is room."""
+        self._lanes.offer(model, self._desk.served.width(model), ticket, work)
+        return None
+
+    def _whole(self, infer: Infer, head: Head, body: Buffer, since_s: float) -> Answer:
+        """All of it in one lane's thread."""
+        try:
+            request = read_request(inflate(body, head.encoding), head.json_bytes)
+        except AgentError as error:
+            return self._failed(infer.model, error, since_s)
+        return self._infer(_asked(infer, request, since_s), request)
+
+    def _infer(self, asked: Asked, request: HttpRequest) -> Answer:
+        try:
+            waited_s = self._desk.clock.monotonic() - asked.since_s
+            result = self._desk.infer(asked, waited_s)
+            return _answer(asked.model, request, result)
+        except AgentError as error:
+            return self._failed(asked.model, error, asked.since_s)
+        except Exception as error:  # noqa: BLE001 - a thread that ends would leave others waiting
+            failure = InferenceError(f"this agent failed: {type(error).__name__}: {error}")
+            return self._failed(asked.model, failure, asked.since_s)
+
+    def _failed(self, model: str, error: AgentError, since_s: float) -> Answer:
+        self._desk.failed(model, error, since_s)
+        return refuse(error)
+
+
+def inflate(body: Buffer, encoding: str) -> Buffer:
+    """A body as it was before it was compressed; never more than a message may have. WireError."""
+    if not encoding or encoding == "identity":
+        return body
+    if encoding not in _ENCODINGS:
+        raise WireError(415, f"Content-Encoding {encoding!r} is not taken", "gzip or deflate")
+    reader = zlib.decompressobj(_ANY_WINDOW)
+    try:
+        plain = reader.decompress(body, MAX_MESSAGE_BYTES)
+    except zlib.error as error:
+        raise WireError(400, f"the body is no {encoding}: {error}") from None
+    if reader.unconsumed_tail:
+        raise WireError(413, f"the body is larger than {MAX_MESSAGE_BYTES} bytes when unpacked")
+    if not reader.eof or reader.unused_data:
+        raise WireError(400, f"the body is no whole {encoding}: cut off, or more than one")
+    return plain
+
+
+def _json_bytes(head: Head, body: Buffer) -> int:
+    return len(body) if head.json_bytes is None else head.json_bytes
+
+
+def _asked(infer: Infer, request: HttpRequest, since_s: float) -> Asked:
+    return Asked(infer.model, infer.version, request.inputs, request.outputs, since_s)
+
+
+def _is_small(request: HttpRequest, result: InferResult) -> bool:
+    """Whether little of it becomes text."""
+    texts = (
+        tensor.nbytes
+        for tensor in result.outputs
+        if not request.binary.get(tensor.name, request.binary_rest)
+    )
+    return sum(texts) <= _SMALL_BYTES
+
+
+def _answer(model: str, request: HttpRequest, result: InferResult) -> Answer:
+    written = write_result(model, request, result)
+    fields = f"Lighterman-Version: {result.version}\r\nLighterman-Rung: {result.rung}\r\n"
+    if written.json_bytes is not None:
+        fields += f"Inference-Header-Content-Length: {written.json_bytes}\r\n"
+    content_type = JSON if written.json_bytes is None else RAW
+    return Answer(200, written.parts, content_type, fields)
