@@ -102,6 +102,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken(page, page.read_text(encoding="utf-8")) == []
 
 
+def test_every_page_is_in_both_tables_of_contents() -> None:
+    for contents in (ROOT / "README.md", ROOT / "docs" / "README.md"):
+        text = contents.read_text(encoding="utf-8")
+        linked = {
+            (contents.parent / link.partition("#")[0]).resolve() for link in LINK.findall(text)
+        }
+        assert sorted({*(ROOT / "docs").glob("*.md")} - linked - {contents}) == [], contents
+
+
 def test_a_broken_link_or_anchor_is_found() -> None:
     page = ROOT / "docs" / "README.md"
     assert broken(page, "[a](nowhere.md) [b](concepts.md#nothing) [c](concepts.md)") == [
