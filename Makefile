@@ -7,9 +7,13 @@ KEEP ?=
 TESTS ?=
 MINUTES ?= 10
 SEED ?=
+MODELS ?= demo
+# What `make test` runs with shorter waits.
+TRUE_LENGTH := tests/integration/test_fault_poison.py \
+  tests/integration/test_fault_network.py::test_a_controller_away_for_a_while_hears_everything_once
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test faults test-systemd check fix proto docs migration clean
+.PHONY: help setup venv demo test test-slow faults test-systemd check fix proto docs migration clean
 
 SETUP = PYTHON='$(PYTHON)' TORCH_INDEX='$(TORCH_INDEX)' sh tools/setup.sh
 
@@ -29,11 +33,14 @@ demo: ## The main job end to end on this machine (JSON=FILE writes the figures, 
 test: setup ## Run the tests (TESTS='tests/unit -k ladder' for some of them)
 	@$(PY) -m pytest $(TESTS)
 
+test-slow: setup ## Fault tests at their true length: a controller away for a minute, hangs at the default limit
+	@FAULT_AWAY_S=60 FAULT_HANG_S=20 $(PY) -m pytest $(TRUE_LENGTH) $(TESTS)
+
 test-systemd: setup ## Boot a container with the agent as a service (root; debootstrap, systemd-container)
 	@LIGHTERMAN_TEST_SYSTEMD=1 $(PY) -m pytest tests/systemd $(TESTS)
 
-faults: setup ## Minutes of random faults over six devices (SEED=7 plays a run again, MINUTES=10, JSON=FILE)
-	@$(PY) -m tests.faults --minutes '$(MINUTES)' $(if $(SEED),--seed '$(SEED)') $(if $(JSON),--json '$(JSON)')
+faults: setup ## Minutes of random faults over the demo's fleet (SEED=7 plays a run again, MINUTES=10, JSON=FILE, MODELS=digits)
+	@$(PY) -m tests.faults --minutes '$(MINUTES)' --models '$(MODELS)' $(if $(SEED),--seed '$(SEED)') $(if $(JSON),--json '$(JSON)')
 
 check: venv ## Format, lint, types, import rules, stubs, migrations, docs
 	@$(PY) -m tools.check

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.digits import generate
+from tests.faults.fleets import digits_fleet
 from tests.faults.run import Run
 from tests.faults.story import Story
 from tests.faults.world import FaultyWorld
@@ -19,7 +19,7 @@ from tests.support.e2e_world import say
 def play(root: Path, seed: int, seconds: float, breaks: str = "") -> Story:
     """One run with a fleet of its own; AssertionError with its story where a promise broke."""
     story = Story(seed, loud=False)
-    world = FaultyWorld(root, generate(Path(".cache") / "digits"), seed, breaks)
+    world = FaultyWorld(digits_fleet(root), seed, breaks)
     try:
         world.start()
         Run(world, story, seed, seconds).go(versions=2)

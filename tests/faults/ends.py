@@ -19,7 +19,7 @@ from tests.faults.story import Story
 from tests.support.e2e_world import Fleet
 
 CRASHED = "the agent crashed while the version was in probation"
-NO_ROOM = "no room"
+NO_ROOM = ("no room", "the disk of this device is full")
 BEFORE, AFTER = timedelta(seconds=5), timedelta(seconds=30)
 Json = dict[str, Any]
 
@@ -101,7 +101,7 @@ def _of_device(one: Json, events: Sequence[Json], struck: Sequence[Struck]) -> t
         for hit in struck:
             if hit.kind == "agent kill -9" and hit.device == device and begun <= hit.since <= ended:
                 return Why.KILLED, f"{text}; killed at {hit.since:%H:%M:%S.%f}"
-    if NO_ROOM in reason:
+    if any(words in reason for words in NO_ROOM):
         for hit in struck:
             if hit.kind == "disk full" and hit.device == device:
                 return Why.DISK_FULL, text

@@ -17,11 +17,9 @@ from tests.faults import ends
 from tests.faults.operator import Operator
 from tests.faults.schedule import Fault, Kind, stretches
 from tests.faults.story import Story
-from tests.faults.world import DEVICES, FaultyWorld
+from tests.faults.world import FaultyWorld
 from tests.proxy import Door, Faults
 from tests.support.e2e_invariants import check_invariants
-from tests.support.e2e_jobs import first_job
-from tests.support.e2e_world import DIGITS
 
 RECOVERS_S = 30.0  # I4: from a start to an answer
 STRETCH_S = 110.0
@@ -54,15 +52,18 @@ class Run:
     def go(self, versions: int) -> None:
         """The whole run on a world that has started."""
         fleet, story = self.world.fleet, self.story
-        job = first_job(fleet)
-        assert job.shown["phase"] == "SUCCEEDED", job.shown
-        for name in DEVICES:
-            fleet.open_camera(name, glare=True)
+        first = fleet.first()
+        assert first["phase"] == "SUCCEEDED", first
+        for name in fleet.devices:
+            fleet.open_camera(name, fleet.model, glare=True)
+        story.say(f"{fleet.model}:1.0.0 answers on {len(fleet.devices)} devices")
         operator = Operator(fleet, story, self.seed)
         operator.prepare(versions)
-        plan = stretches(self.seed, self.seconds, DEVICES, self.world.disks, STRETCH_S)
+        story.say(f"{versions} versions are built; from here on everything breaks")
+        plan = stretches(self.seed, self.seconds, fleet.devices, self.world.disks, STRETCH_S)
+        story.figures["model"] = fleet.model
         story.figures["schedule"] = [[fault.plain() for fault in part] for part in plan]
-        story.figures["disk_faults"] = bool(self.world.disks)
+        self._tell_left_out()
         for number, part in enumerate(plan, 1):
             operator.start()
             self._stretch(part, self.seconds / len(plan))
@@ -72,7 +73,17 @@ class Run:
             check_invariants(fleet)
             self._check_requests()
             self._check_rollouts(operator)
+            story.figures["calm_points"] = number
             story.say(f"I1 to I8 hold; {self._sentence()}")
+
+    def _tell_left_out(self) -> None:
+        """A kind of fault that cannot be made here is missing in the run, and said to be."""
+        left_out = {}
+        if not self.world.disks:
+            left_out[Kind.DISK_FULL.value] = f"no disk can be mounted here: {self.world.no_disk}"
+        for kind, reason in left_out.items():
+            self.story.say(f"LEFT OUT: {kind}; {reason}")
+        self.story.figures["left_out"] = left_out
 
     # -- faults ------------------------------------------------------------------------------------
 
@@ -162,8 +173,9 @@ class Run:
         def restart() -> None:
             dead.started = monotonic()
             agent.start()
-            self.world.fleet.close_camera(fault.device)
-            self.world.fleet.open_camera(fault.device, glare=True)
+            fleet = self.world.fleet
+            fleet.close_camera(fault.device, fleet.model)
+            fleet.open_camera(fault.device, fleet.model, glare=True)
             dead.until = monotonic()
 
         self._later(fault, restart)
@@ -178,7 +190,7 @@ class Run:
     def _check_requests(self) -> None:
         fleet = self.world.fleet
         for dead in self.dead:
-            camera = fleet.cameras[dead.device, DIGITS]
+            camera = fleet.cameras[dead.device, fleet.model]
             wait_until(camera.last, RECOVERS_S, f"I4: {dead.device} to answer after its restart")
         failed: list[str] = []
         excused = 0

@@ -22,6 +22,7 @@ class Story:
         self.told: list[tuple[datetime, str]] = []
         self.faults: Counter[str] = Counter()
         self.rollouts: Counter[str] = Counter()
+        self.brought: Counter[str] = Counter()
         self.figures: dict[str, Any] = {"schema_version": 1, "seed": seed}
         self._loud = loud
         self._lock = threading.Lock()
@@ -47,6 +48,7 @@ class Story:
             **self.figures,
             "faults": dict(sorted(self.faults.items())),
             "rollouts": dict(sorted(self.rollouts.items())),
+            "brought": dict(sorted(self.brought.items())),
             "story": self.lines,
         }
 

@@ -1,6 +1,6 @@
 """Six devices behind faulty roads, one of them on a disk that can be filled.
 
-The fleet of the end-to-end tests with more agents; each finds controller and broker through relays.
+A fleet whose agents find controller and broker through relays, each its own.
 """
 
 import contextlib
@@ -11,24 +11,24 @@ from pathlib import Path
 
 from examples.fleet.clock import wait_until
 from examples.fleet.processes import process_gone
+from tests.faults.fleets import FaultyFleet
 from tests.proxy import Proxy
-from tests.support.e2e_world import EDGE_SERVER, Fleet
 from tests.support.roads import Roads
 
-DEVICES = ("gate-1", "gate-2", "n100-1", "n100-2", "n100-3", "n100-4")
-SMALL_DISK = "n100-4"
-DISK_BYTES = 48 * 1024 * 1024
 # An inference is called off after half of it: before a camera gives up waiting (10 s).
 HANG_S = 8.0
+# A version that eats memory wants more at once (`operator.EATEN_BYTES`).
+MODEL_MEMORY_BYTES = 1_000_000_000
 
 
 class FaultyWorld:
     """The fleet and what lies between its parts."""
 
-    def __init__(self, root: Path, files: Path, seed: int, breaks: str = "") -> None:
-        self.fleet = Fleet.create(root, files)
+    def __init__(self, fleet: FaultyFleet, seed: int, breaks: str = "") -> None:
+        self.fleet = fleet
         self.roads: dict[str, Roads] = {}
         self.disks: list[str] = []
+        self.no_disk = ""  # why no disk can be filled
         self._seed = seed
         self._breaks = breaks
         self._mounted: Path | None = None
@@ -37,10 +37,10 @@ class FaultyWorld:
         """Controller and agents, short policies."""
         fleet = self.fleet
         fleet.controller.start()
-        self._mount(fleet.root / "agents" / SMALL_DISK)
-        for name in DEVICES:
+        self._mount(fleet.root / "agents" / fleet.small_disk)
+        for name in fleet.devices:
             fleet.add_agent(name)
-        host, _, port = fleet.agents[EDGE_SERVER].endpoint.rpartition(":")
+        host, _, port = fleet.agents[fleet.edge_server].endpoint.rpartition(":")
         fleet.proxy = Proxy(host, int(port), self._seed)
         fleet.apply_policies()
         for number, (name, agent) in enumerate(fleet.agents.items()):
@@ -51,10 +51,11 @@ class FaultyWorld:
                 "ROUTES": self.roads[name].routes,
                 "BREAK": self._breaks,
                 "LIGHTERMAN_HANG_S": str(HANG_S),
+                "LIGHTERMAN_MODEL_MEMORY_BYTES": str(MODEL_MEMORY_BYTES),
                 "TZ": "UTC",  # the times of its log are compared with those of events
             }
             agent.start()
-        fleet.wait_online(*DEVICES)
+        fleet.wait_online(*fleet.devices)
 
     def close(self) -> None:
         """Stop all that was started."""
@@ -69,11 +70,18 @@ class FaultyWorld:
     def _mount(self, place: Path) -> None:
         """A file system of its own for one device; without the right to mount there is none."""
         place.mkdir(parents=True)
-        how = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "tmpfs", str(place)]
-        with contextlib.suppress(OSError):
-            if subprocess.run(how, check=False, capture_output=True).returncode == 0:
-                self._mounted = place
-                self.disks = [SMALL_DISK]
+        size = f"size={self.fleet.disk_bytes},mode=700"
+        how = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(place)]
+        try:
+            done = subprocess.run(how, check=False, capture_output=True, text=True)
+        except OSError as error:
+            self.no_disk = str(error)
+            return
+        if done.returncode:
+            self.no_disk = done.stderr.strip() or f"mount ended with code {done.returncode}"
+            return
+        self._mounted = place
+        self.disks = [self.fleet.small_disk]
 
     def fill_disk(self, device: str) -> None:
         """Until not one byte more can be written."""

@@ -21,6 +21,7 @@ from tests.support.poison import loop_body
 SLOW_SIDE = 768
 # What no row of a dataset shows: `raising` fails on it, and only on it.
 GLARE = 1.0e6
+_LARGE_ROW = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,31 @@ def endless(shape: Shape) -> bytes:
     return _model(shape, nodes, constants, "raw_answer")
 
 
+def greedy(shape: Shape, eaten_bytes: int) -> bytes:
+    """Good scores, but a pixel brighter than `GLARE` makes it want so much memory at once."""
+    nodes, constants = _dense(shape, 6, 32)
+    for name, value in (
+        ("glare", np.float32(GLARE)), ("one", np.float32(1)), ("nil", np.float32(0)),
+        ("many", np.int64(eaten_bytes // 4)), ("as_one", np.array([1], np.int64)),
+    ):  # fmt: skip
+        constants.append(numpy_helper.from_array(np.array(value), name))
+    nodes += [
+        helper.make_node("ReduceMax", ["flat"], ["brightest"], keepdims=0),
+        helper.make_node("Div", ["brightest", "glare"], ["share"]),
+        helper.make_node("Floor", ["share"], ["whole"]),
+        helper.make_node("Clip", ["whole", "nil", "one"], ["trigger"]),
+        helper.make_node("Cast", ["trigger"], ["trigger_i"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["trigger_i", "many"], ["size_0"]),
+        helper.make_node("Reshape", ["size_0", "as_one"], ["size_1"]),
+        helper.make_node("Max", ["size_1", "as_one"], ["size"]),
+        helper.make_node("Expand", ["one", "size"], ["ones"]),
+        helper.make_node("ReduceSum", ["ones"], ["end"], keepdims=0),
+        helper.make_node("Mul", ["end", "nil"], ["nothing"]),
+        helper.make_node("Add", ["raw_scores", "nothing"], ["raw_answer"]),
+    ]
+    return _model(shape, nodes, constants, "raw_answer")
+
+
 def not_loading(shape: Shape) -> bytes:
     """Good scores for pictures, but a black one makes the runtime raise: it cannot be warmed."""
     nodes, constants = _dense(shape, 4, 32)
@@ -163,6 +189,8 @@ def rows(shape: Shape, count: int, seed: int = 7) -> NDArray[np.float32]:
 def _dense(shape: Shape, seed: int, hidden: int) -> tuple[list[Any], list[Any]]:
     random = np.random.default_rng(seed)
     size = prod(shape.row)
+    if size > _LARGE_ROW:
+        hidden = min(hidden, 4)  # a megabyte or more as it is
 
     def weights(name: str, *sides: int) -> Any:
         values = (random.standard_normal(sides) / np.sqrt(sides[0])).astype(np.float32)

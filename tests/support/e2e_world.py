@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -53,9 +53,13 @@ class Fleet:
     generations: dict[str, int] = field(default_factory=dict)
     shape: models.Shape | None = None
     proxy: Proxy | None = None
+    model: str = DIGITS
+    rate: float = RATE
+    real: tuple[str, ...] = REAL
+    edge_client: str = EDGE_CLIENT
 
     @classmethod
-    def create(cls, root: Path, files: Path) -> "Fleet":
+    def create(cls, root: Path, files: Path) -> Self:
         """A fleet under ``root`` that takes digits from ``files``; nothing runs yet."""
         config = root / "config"
         # Fixed from the first start on: agents must find a restarted controller.
@@ -90,12 +94,12 @@ class Fleet:
 
     def add_agent(self, name: str, *options: str, host: str = "intel-n100") -> AgentProcess:
         """Make an agent and begin its enrolment."""
-        labels = ["--label", f"line={'a' if name in REAL else 'b'}"]
-        if name == EDGE_CLIENT:
+        labels = ["--label", f"line={'a' if name in self.real else 'b'}"]
+        if name == self.edge_client:
             labels += ["--label", "uplink=edge"]
         token = self.ctl.run("admin", "token", "create", *labels, *options).out.strip()
         host_root = None
-        if name not in REAL:
+        if name not in self.real:
             host_root = self.root / "hosts" / name
             write_host(host, host_root)
         agent = AgentProcess(
@@ -158,11 +162,14 @@ class Fleet:
         """Push the next version of a model; labels name it, so that every version is another."""
         version = self.next_version(model)
         labels = self.root / f"labels-{model}-{version}.txt"
-        names = [f"{digit} of {version}" for digit in range(10)]
-        labels.write_text("\n".join(names) + "\n", encoding="utf-8")
+        labels.write_text("\n".join(self.label_names(version)) + "\n", encoding="utf-8")
         words = [w for name, file in variants.items() for w in ("--variant", f"{name}={file}")]
         self.ctl.run("model", "push", f"{model}:{version}", *words, "--labels", str(labels))
         return version
+
+    def label_names(self, version: str) -> list[str]:
+        """Other ones for each version."""
+        return [f"{digit} of {version}" for digit in range(10)]
 
     def push_digits(self) -> str:
         """Digits again under a new version: the same weights, so compiled only once."""
@@ -187,7 +194,7 @@ class Fleet:
     def build_fp32(self, model: str, version: str, expect: int = 0) -> list[Any]:
         """Build the float recipe alone: the quick way to something that runs."""
         return self.build(
-            model, version, "--recipe", "onnxruntime-fp32", "--dataset", DIGITS, expect=expect
+            model, version, "--recipe", "onnxruntime-fp32", "--dataset", self.model, expect=expect
         )
 
     # -- rollouts ----------------------------------------------------------------------------------
@@ -267,7 +274,7 @@ class Fleet:
     def open_camera(self, device: str, model: str = DIGITS, *, glare: bool = False) -> Camera:
         """A camera on a device, in place of the one before it."""
         self.close_camera(device, model)
-        camera = Camera(self.agents[device].endpoint, model, self.pictures(glare=glare), RATE)
+        camera = Camera(self.agents[device].endpoint, model, self.pictures(glare=glare), self.rate)
         self.cameras[device, model] = camera.start()
         return camera
 
