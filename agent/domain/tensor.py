@@ -1,6 +1,7 @@
 """Tensors as the Open Inference Protocol v2 names them: buffers with a type and a shape.
 
-Refuses to look inside a buffer beyond its length: numbers belong to the runtimes.
+Refuses to look inside a buffer beyond its length, and at texts beyond theirs and their coding:
+values belong to the runtimes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,10 @@ Axis = int | str | None
 
 
 class DType(StrEnum):
-    """Element types that travel as raw little-endian bytes (BYTES has no fixed size)."""
+    """Element types. All travel as raw little-endian bytes.
+
+    An element of BYTES is its length in four bytes and so many bytes of UTF-8.
+    """
 
     BOOL = "BOOL"
     UINT8 = "UINT8"
@@ -30,10 +34,11 @@ class DType(StrEnum):
     FP32 = "FP32"
     FP64 = "FP64"
     BF16 = "BF16"
+    BYTES = "BYTES"
 
     @property
     def item_bytes(self) -> int:
-        """Bytes of one element."""
+        """Bytes of one element; of BYTES, those of an empty one."""
         return _ITEM_BYTES[self]
 
 
@@ -51,7 +56,9 @@ _ITEM_BYTES = {
     DType.FP32: 4,
     DType.FP64: 8,
     DType.BF16: 2,
+    DType.BYTES: 4,
 }
+_LENGTH_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,38 @@ def wire_shape(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(a if isinstance(a, int) else -1 for a in spec.shape)
 
 
+def texts_of(data: Buffer) -> list[str]:
+    """The elements of a BYTES tensor; RequestError where lengths lie or it is no UTF-8."""
+    view, at, found = memoryview(data), 0, []
+    while at < len(view):
+        begin = at + _LENGTH_BYTES
+        at = begin + int.from_bytes(view[at:begin], "little")
+        if begin > len(view) or at > len(view):
+            raise RequestError("an element of BYTES is cut off: its length says more than is there")
+        try:
+            found.append(str(view[begin:at], "utf-8"))
+        except UnicodeDecodeError as error:
+            raise RequestError(f"an element of BYTES is no UTF-8: {error.reason}") from None
+    return found
+
+
+def bytes_of(texts: Iterable[str]) -> bytes:
+    """A BYTES tensor of these elements."""
+    parts = (text.encode("utf-8", "surrogatepass") for text in texts)
+    return b"".join(len(part).to_bytes(_LENGTH_BYTES, "little") + part for part in parts)
+
+
+def is_whole(tensor: Tensor) -> bool:
+    """Whether the buffer has what type and shape need."""
+    count = prod(tensor.shape)
+    if tensor.dtype is DType.BYTES:
+        try:
+            return len(texts_of(tensor.data)) == count
+        except RequestError:
+            return False
+    return count * tensor.dtype.item_bytes == tensor.nbytes
+
+
 def check_request(
     signature: Signature, inputs: Sequence[Tensor], outputs: Sequence[str] = ()
 ) -> None:
@@ -153,11 +192,26 @@ def check_tensor(spec: TensorSpec, tensor: Tensor) -> None:
         raise RequestError(
             f"{where} has shape {show_shape(tensor.shape)}, expected {show_shape(spec.shape)}"
         )
+    if tensor.dtype is DType.BYTES:
+        _check_texts(where, tensor)
+        return
     need = prod(tensor.shape) * tensor.dtype.item_bytes
     if need != tensor.nbytes:
         raise RequestError(
             f"{where} has {tensor.nbytes} bytes,"
             f" {tensor.dtype} {show_shape(tensor.shape)} needs {need}"
+        )
+
+
+def _check_texts(where: str, tensor: Tensor) -> None:
+    try:
+        texts = texts_of(tensor.data)
+    except RequestError as error:
+        raise RequestError(f"{where}: {error.message}") from None
+    if len(texts) != prod(tensor.shape):
+        raise RequestError(
+            f"{where} has {len(texts)} texts, BYTES {show_shape(tensor.shape)} needs"
+            f" {prod(tensor.shape)}"
         )
 
 

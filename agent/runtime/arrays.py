@@ -1,4 +1,4 @@
-"""Tensors as arrays of numpy and back, for runtimes that speak numpy. Copies nothing by itself.
+"""Tensors as arrays of numpy and back, for runtimes that speak numpy. Copies nothing but texts.
 
 numpy is imported at the first call: agents start without it. Refuses element types that have no
 buffer form.
@@ -7,7 +7,7 @@ buffer form.
 from collections.abc import Mapping
 from typing import Any
 
-from agent.domain.tensor import DType, Tensor
+from agent.domain.tensor import DType, Tensor, bytes_of, texts_of
 from agent.errors import LoadError
 
 _NUMPY = {
@@ -40,6 +40,8 @@ def arrays_of(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
 
     return {
         name: numpy.frombuffer(tensor.data, dtype=_NUMPY[tensor.dtype]).reshape(tensor.shape)
+        if tensor.dtype is not DType.BYTES
+        else numpy.array(texts_of(tensor.data), dtype=object).reshape(tensor.shape)
         for name, tensor in inputs.items()
     }
 
@@ -48,6 +50,8 @@ def tensor_of(name: str, dtype: DType, array: Any) -> Tensor:
     """One output; a view of the array's memory."""
     import numpy
 
+    if dtype is DType.BYTES:
+        return Tensor(name, dtype, tuple(array.shape), bytes_of(map(str, array.flat)))
     array = numpy.ascontiguousarray(array)
     # An empty array cannot be cast by memoryview.
     data = memoryview(array).cast("B") if array.size else b""

@@ -6,13 +6,15 @@ calling thread then tells whether it was starved.
 """
 
 import contextlib
+import ctypes
 import threading
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 from agent.domain.tensor import DType, Signature, Tensor, TensorSpec
 from agent.errors import LoadError
-from agent.runtime.arrays import arrays_of, numpy_type, tensor_of
+from agent.runtime.arrays import arrays_of, tensor_of
 from agent.runtime.backend import Backend, Options
 
 _DTYPES = {
@@ -28,7 +30,11 @@ _DTYPES = {
     "tensor(float16)": DType.FP16,
     "tensor(float)": DType.FP32,
     "tensor(double)": DType.FP64,
+    "tensor(bfloat16)": DType.BF16,
+    "tensor(string)": DType.BYTES,
 }
+# What ONNX calls bfloat16: numpy has no word for it, so those travel as the library's own values.
+_BFLOAT16 = 16
 
 
 def load(path: str, options: Options) -> Backend:
@@ -55,18 +61,18 @@ def load(path: str, options: Options) -> Backend:
     # Its exceptions have no common base below Exception, by build and version.
     except Exception as error:
         raise LoadError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
-    return OnnxRuntimeBackend(session, onnxruntime.RunOptions, path)
+    return OnnxRuntimeBackend(session, onnxruntime.RunOptions, onnxruntime.OrtValue, path)
 
 
 class OnnxRuntimeBackend:
     """One inference session. Inputs are read in place; outputs are views of its arrays."""
 
-    def __init__(self, session: Any, new_options: Callable[[], Any], path: str) -> None:
-        import numpy
-
-        self._numpy = numpy
+    def __init__(
+        self, session: Any, new_options: Callable[[], Any], value_type: Any, path: str
+    ) -> None:
         self._session = session
         self._new_options = new_options
+        self._ortvalue = value_type
         # By thread: what stops its run, between two nodes of the graph.
         self._running: dict[int, Any] = {}
         self._signature = Signature(
@@ -74,9 +80,13 @@ class OnnxRuntimeBackend:
             tuple(_spec(node, path) for node in session.get_outputs()),
         )
         self._names = [spec.name for spec in self._signature.outputs]
+        specs = (*self._signature.inputs, *self._signature.outputs)
+        self._has_bf16 = any(spec.dtype is DType.BF16 for spec in specs)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Infer once; the session itself is safe for many threads."""
+        if self._has_bf16:
+            return self._run_values(inputs)
         feed = arrays_of(inputs)
         thread = threading.get_ident()
         options = self._running[thread] = self._new_options()
@@ -89,6 +99,20 @@ class OnnxRuntimeBackend:
             for spec, array in zip(self._signature.outputs, arrays, strict=True)
         }
 
+    def _run_values(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`run` for models with bfloat16, which the library takes only so."""
+        feed = bf16_values(inputs, self._ortvalue)
+        thread = threading.get_ident()
+        options = self._running[thread] = self._new_options()
+        try:
+            values = self._session.run_with_ort_values(self._names, feed, options)
+        finally:
+            del self._running[thread]
+        return {
+            spec.name: bf16_tensor(spec, value)
+            for spec, value in zip(self._signature.outputs, values, strict=True)
+        }
+
     def signature(self) -> Signature:
         """Inputs and outputs as the file names them."""
         return self._signature
@@ -97,16 +121,18 @@ class OnnxRuntimeBackend:
         """Empty the pool: only a run can do it, when it ends."""
         options = self._new_options()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        feed = {
-            spec.name: self._numpy.zeros(
-                [axis if isinstance(axis, int) else 1 for axis in spec.shape],
-                numpy_type(spec.dtype),
-            )
-            for spec in self._signature.inputs
-        }
+        inputs = {}
+        for spec in self._signature.inputs:
+            shape = tuple(axis if isinstance(axis, int) else 1 for axis in spec.shape)
+            zeros = bytes(prod(shape) * spec.dtype.item_bytes)
+            inputs[spec.name] = Tensor(spec.name, spec.dtype, shape, zeros)
         # A model that does not take zeros keeps its pool; one that was closed has none.
         with contextlib.suppress(Exception):
-            self._session.run(self._names, feed, options)
+            if self._has_bf16:
+                feed = bf16_values(inputs, self._ortvalue)
+                self._session.run_with_ort_values(self._names, feed, options)
+            else:
+                self._session.run(self._names, arrays_of(inputs), options)
 
     def call_off(self, thread: int) -> None:
         """The run ends at its next node; one that never leaves a node goes on."""
@@ -117,6 +143,29 @@ class OnnxRuntimeBackend:
     def close(self) -> None:
         """Drop the session; its memory goes when the last output is dropped."""
         self._session = None
+
+
+def bf16_values(inputs: Mapping[str, Tensor], value_type: Any) -> dict[str, Any]:
+    """Inputs as values of the library, where some of them are bfloat16."""
+    import numpy
+
+    found = {}
+    for name, tensor in inputs.items():
+        if tensor.dtype is DType.BF16:
+            bits = numpy.frombuffer(tensor.data, "<u2").reshape(tensor.shape)
+            found[name] = value_type.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
+        else:
+            found[name] = value_type.ortvalue_from_numpy(arrays_of({name: tensor})[name])
+    return found
+
+
+def bf16_tensor(spec: TensorSpec, value: Any) -> Tensor:
+    """One output that is a value of the library; bfloat16 is copied out of its memory."""
+    if spec.dtype is not DType.BF16:
+        return tensor_of(spec.name, spec.dtype, value.numpy())
+    shape = tuple(value.shape())
+    data = ctypes.string_at(value.data_ptr(), prod(shape) * spec.dtype.item_bytes)
+    return Tensor(spec.name, spec.dtype, shape, data)
 
 
 def _spec(node: Any, path: str) -> TensorSpec:

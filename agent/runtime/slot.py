@@ -14,7 +14,7 @@ from agent.domain.histogram import Histogram
 from agent.domain.ladder import position_of
 from agent.domain.ports import RemoteModel
 from agent.domain.probation import LadderPosition, RowState, Trial
-from agent.domain.tensor import Signature, Tensor, show_shape
+from agent.domain.tensor import Signature, Tensor, is_whole, show_shape
 from agent.errors import InferenceError, LoadError, UnavailableError
 from agent.runtime.backend import Backend, Options
 
@@ -250,8 +250,7 @@ def check_outputs(
             not isinstance(axis, int) or axis == size
             for axis, size in zip(expected, tensor.shape, strict=True)
         )
-        need = prod(tensor.shape) * tensor.dtype.item_bytes
-        if tensor.dtype is not spec.dtype or not fits or need != tensor.nbytes:
+        if tensor.dtype is not spec.dtype or not fits or not is_whole(tensor):
             raise InferenceError(
                 f"output {spec.name!r} is {tensor.dtype} {show_shape(tensor.shape)},"
                 f" expected {spec.dtype} {show_shape(expected)}"

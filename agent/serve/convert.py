@@ -1,7 +1,7 @@
 """Open Inference Protocol messages to tensors and back: the only place that knows both.
 
-Refuses to copy raw contents (a picture that is copied costs as much as all the rest around it), and
-BYTES tensors: no rung takes them. Raw in gives raw out; typed contents in, typed contents out.
+Refuses to copy raw contents (a picture that is copied costs as much as all the rest around it). Raw
+in gives raw out; typed contents in, typed contents out.
 """
 
 from array import array
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.domain.ports import InferResult, ModelCard
-from agent.domain.tensor import DType, Tensor, parse_dtype, wire_shape
+from agent.domain.tensor import DType, Tensor, parse_dtype, texts_of, wire_shape
 from agent.errors import RequestError
 from lighterman.oip import inference_pb2 as pb
 
@@ -28,6 +28,8 @@ _TYPED: dict[DType, tuple[str, str]] = {
     DType.FP64: ("fp64_contents", "d"),
 }
 
+
+_HAVE_FIELDS = frozenset({*_TYPED, DType.BYTES})
 
 # On the wire: the kind "so many bytes follow", and the field that the pictures are in.
 _BYTES_FOLLOW = 2
@@ -115,7 +117,7 @@ def to_response(received: Received, result: InferResult) -> pb.ModelInferRespons
     response.parameters["lighterman_version"].string_param = result.version
     response.parameters["lighterman_rung"].string_param = result.rung
     typed = bool(request.inputs) and not received.raw
-    typed = typed and all(tensor.dtype in _TYPED for tensor in result.outputs)
+    typed = typed and all(tensor.dtype in _HAVE_FIELDS for tensor in result.outputs)
     for tensor in result.outputs:
         entry = response.outputs.add(
             name=tensor.name, datatype=tensor.dtype.value, shape=tensor.shape
@@ -145,6 +147,10 @@ def to_metadata(card: ModelCard) -> pb.ModelMetadataResponse:
 
 def _from_contents(entry: pb.ModelInferRequest.InferInputTensor) -> Tensor:
     dtype = parse_dtype(entry.datatype)
+    if dtype is DType.BYTES:
+        parts = entry.contents.bytes_contents
+        data_ = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+        return Tensor(entry.name, dtype, tuple(entry.shape), data_)
     if dtype not in _TYPED:
         raise RequestError(
             f"input {entry.name!r}: {dtype} has no typed contents", "send it as raw_input_contents"
@@ -159,6 +165,9 @@ def _from_contents(entry: pb.ModelInferRequest.InferInputTensor) -> Tensor:
 
 
 def _to_contents(tensor: Tensor, contents: pb.InferTensorContents) -> None:
+    if tensor.dtype is DType.BYTES:
+        contents.bytes_contents.extend(text.encode() for text in texts_of(tensor.data))
+        return
     field, code = _TYPED[tensor.dtype]
     values = array(code)
     values.frombytes(tensor.data)

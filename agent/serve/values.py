@@ -12,7 +12,7 @@ from itertools import chain
 from math import prod
 from typing import Any, Literal
 
-from agent.domain.tensor import Buffer, DType, Tensor, show_shape
+from agent.domain.tensor import Buffer, DType, Tensor, bytes_of, show_shape, texts_of
 from agent.errors import RequestError
 
 Code = Literal["b", "B", "h", "H", "i", "I", "q", "Q", "f", "d"]
@@ -50,6 +50,8 @@ def unpack(tensor: Tensor) -> list[Any]:
     """The elements in row-major order, as JSON has them."""
     data = memoryview(tensor.data).cast("B")
     match tensor.dtype:
+        case DType.BYTES:
+            return list(texts_of(data))
         case DType.BOOL:
             return [bool(value) for value in data]
         case DType.FP16:
@@ -97,6 +99,10 @@ def _pack(dtype: DType, values: list[Any]) -> Buffer:
             if any(value is not True and value is not False for value in values):
                 raise TypeError("a value is neither true nor false")
             return bytes(values)
+        case DType.BYTES:
+            if any(type(value) is not str for value in values):
+                raise TypeError("a value is no text")
+            return bytes_of(values)
         case DType.FP16:
             return struct.pack(f"<{len(values)}e", *values)
         case DType.BF16:

@@ -60,8 +60,8 @@ def test_a_wrong_request_is_told_what_is_wrong(
 def test_types_have_sizes_and_unknown_ones_are_named() -> None:
     assert {d: d.item_bytes for d in DType}[DType.FP16] == 2
     assert parse_dtype("INT64") is DType.INT64
-    with pytest.raises(RequestError, match="'BYTES' is not supported"):
-        parse_dtype("BYTES")
+    with pytest.raises(RequestError, match="'FP8' is not supported"):
+        parse_dtype("FP8")
 
 
 def test_dynamic_axes_are_minus_one_on_the_wire() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.domain.ports import InferResult
-from agent.domain.tensor import DType, Tensor
+from agent.domain.tensor import DType, Tensor, is_whole
 from agent.errors import RequestError
 from agent.serve.desk import MAX_MESSAGE_BYTES
 from agent.serve.errors import WireError
@@ -36,6 +36,7 @@ BODIES: dict[DType, tuple[list[Any], bytes]] = {
     DType.FP32: ([0.5, -2.0], struct.pack("<2f", 0.5, -2.0)),
     DType.FP64: ([0.1, -2.0], struct.pack("<2d", 0.1, -2.0)),
     DType.BF16: ([0.5, -2.0], b"\x00\x3f\x00\xc0"),
+    DType.BYTES: (["", "né"], b"\0\0\0\0\3\0\0\0n\xc3\xa9"),
 }
 
 
@@ -104,6 +105,7 @@ REFUSED = [
     ({"inputs": [body(datatype="INT8", data=[1, 2, 3, 400])]}, "does not fit into INT8"),
     ({"inputs": [body(datatype="INT8", data=[1, 2, 3, 1.5])]}, "does not fit into INT8"),
     ({"inputs": [body(datatype="BOOL", data=[1, 0, 1, 0])]}, "neither true nor false"),
+    ({"inputs": [body(datatype="BYTES", data=["a", "b", "c", 4])]}, "a value is no text"),
     ({"inputs": [body(datatype="FP16", data=[1, 2, 3, 1e9])]}, "does not fit into FP16"),
     ({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1]}]}, "neither data nor binary"),
     ({"inputs": [body(parameters={"binary_data_size": 4})]}, "both data and binary_data_size"),
@@ -209,7 +211,7 @@ def test_inputs_that_nearly_fit_are_read_or_refused(inputs: list[Any], raw: byte
         return
     for one, asked in zip(found.inputs, inputs, strict=True):
         if "data" in asked:
-            assert one.nbytes == math.prod(one.shape) * one.dtype.item_bytes
+            assert is_whole(one)
         else:
             assert one.nbytes == asked["parameters"]["binary_data_size"]
 
