@@ -4,6 +4,7 @@ import grpc
 
 from controller.api.base import ApiBase
 from controller.api.convert_builds import build_message, explanation_message, names_from_wire
+from controller.services.build_cancellations import cancel_builds
 from controller.services.build_explanations import explain_builds
 from controller.services.builds import list_builds, override_build, retry_build, start_build
 from lighterman.v1 import fleet_pb2
@@ -56,6 +57,20 @@ class BuildsApi(ApiBase):
             recipe=request.recipe,
         )
         return fleet_pb2.OverrideBuildResponse(builds=[build_message(view) for view in views])
+
+    def CancelBuild(
+        self, request: fleet_pb2.CancelBuildRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.CancelBuildResponse:
+        """End builds that wait or run."""
+        views = cancel_builds(
+            self.deps,
+            self.ctx(context),
+            model=request.model,
+            version=request.version,
+            job_id=request.job_id,
+            reason=request.reason,
+        )
+        return fleet_pb2.CancelBuildResponse(builds=[build_message(view) for view in views])
 
     def RetryBuild(
         self, request: fleet_pb2.RetryBuildRequest, context: grpc.ServicerContext

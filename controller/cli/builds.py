@@ -1,4 +1,4 @@
-"""``fleetctl build``: run, list, override, retry. Shows the worker's progress, judges nothing.
+"""``fleetctl build``: run, list, override, retry, cancel. Shows progress, judges nothing.
 
 ``show`` and ``explain`` are in `build_show`.
 """
@@ -338,6 +338,31 @@ def retry(session: Session, ref: str) -> None:
         session.say(f"{name}:{version} has no failed build")
         return
     _show(session, builds)
+
+
+@build.command("cancel")
+@click.argument("what", metavar="NAME:VERSION|JOB")
+@click.option("--reason", default="", help="Why; kept as an event with your name.")
+@common
+def cancel(session: Session, what: str, reason: str) -> None:
+    """End builds that wait or run: a job by its id, or all of a version.
+
+    The worker kills its job within seconds. What was compiled before stays; `build retry` makes
+    the rest again.
+    """
+    request = fleet_pb2.CancelBuildRequest(reason=reason)
+    if what.startswith("j-") and ":" not in what:
+        request.job_id = what
+    else:
+        request.model, request.version = parse_ref(what)
+    builds = list(session.stub.CancelBuild(request, timeout=30).builds)
+    if session.machine:
+        _show(session, builds)
+        return
+    for item in builds:
+        session.say(f"{item.profile}  {item.variant}  {item.recipe}: {item.reason}")
+    if not builds:
+        session.say(f"{what} has no build that waits or runs")
 
 
 build.add_command(build_show.show)

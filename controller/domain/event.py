@@ -8,6 +8,7 @@ from controller.domain.rollout import AssignmentState
 _CONTROLLER = (
     "assignment_called_back",
     "assignment_offered",
+    "build_cancelled",
     "build_failed",
     "build_job_lost",
     "build_overridden",

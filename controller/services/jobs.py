@@ -14,7 +14,7 @@ from typing import Any
 from controller.domain.build import Evidence
 from controller.domain.device import Capabilities
 from controller.domain.spec import read_json
-from controller.errors import DeniedError, InvalidError, NotFoundError, RefusedError
+from controller.errors import DeniedError, InvalidError, RefusedError
 from controller.services.artifacts import StoredArtifact, read_artifact, store_artifact
 from controller.services.context import Ctx, Deps
 from controller.services.gates import judge_build
@@ -39,6 +39,7 @@ from controller.store.jobs import (
 from controller.store.session import Connection
 
 MAX_ATTEMPTS = 3
+CANCELLED = "cancelled by "  # how the reason of a build begins that a person ended
 IDLE_RETRY_S = 1.0
 MAX_LINES = 40
 MAX_LINE_CHARS = 500
@@ -196,17 +197,6 @@ def complete_job(
     deps.wake()
 
 
-def cancel_job(deps: Deps, ctx: Ctx, *, job_id: str, reason: str) -> None:
-    """End a job before it is done; its worker learns it with its next heartbeat."""
-    with deps.store.write() as conn:
-        job = find_job(conn, job_id)
-        if job is None:
-            raise NotFoundError(f"job {job_id} does not exist")
-        if job.state not in ("QUEUED", "RUNNING"):
-            raise RefusedError(f"job {job_id} ended already ({job.state})")
-        _fail(conn, ctx, job, "CANCELLED", f"cancelled by {ctx.actor}: {reason}")
-
-
 def expire_leases(deps: Deps, ctx: Ctx) -> int:
     """Queue again, or after three attempts fail, what silent workers hold. Returns how many."""
     with deps.store.write() as conn:
@@ -233,14 +223,15 @@ def _expire(conn: Connection, ctx: Ctx) -> int:
             details={"job": job.job_id, "attempt": job.attempt},
         )
         if job.attempt >= MAX_ATTEMPTS:
-            _fail(conn, ctx, job, "FAILED", f"{said}; given up after {job.attempt} attempts")
+            fail_job(conn, ctx, job, "FAILED", f"{said}; given up after {job.attempt} attempts")
         else:
             end_job(conn, job.job_id, "QUEUED", ctx.now, error=said, last_lines=job.last_lines)
             set_job_state(conn, job.job_id, "QUEUED", ctx.now)
     return len(lost)
 
 
-def _fail(conn: Connection, ctx: Ctx, job: JobRow, state: str, reason: str) -> None:
+def fail_job(conn: Connection, ctx: Ctx, job: JobRow, state: str, reason: str) -> None:
+    """End a job with what it has not compiled; its worker hears of it with the next heartbeat."""
     for build in builds_of_job(conn, job.job_id):
         if build.state in ("QUEUED", "RUNNING"):
             set_failed(conn, build.build_id, reason, ctx.now)

@@ -17,6 +17,7 @@ from controller.domain.words import count_of
 from controller.services.builds import BuildView, list_builds
 from controller.services.context import Ctx, Deps
 from controller.services.devices import DeviceView, list_devices
+from controller.services.jobs import CANCELLED
 from controller.services.models import list_models
 from controller.services.rollout_tries import left_by_itself
 from controller.services.rollout_views import RolloutView, view_rollout
@@ -195,7 +196,11 @@ def _failures(
         )
 
     found = [
-        one for one in built if one.state == "failed" and ctx.now < one.updated_at + BUILD_TOLD
+        one
+        for one in built
+        if one.state == "failed"
+        and not one.reason.startswith(CANCELLED)
+        and ctx.now < one.updated_at + BUILD_TOLD
     ]
     return [one for one in found if not stale(one)]
 

@@ -9,12 +9,12 @@ import pytest
 
 from controller.domain.device import Capabilities
 from controller.errors import DeniedError, InvalidError, NotFoundError, RefusedError
-from controller.services.builds import BuildView, list_builds, start_build
+from controller.services.build_cancellations import cancel_builds
+from controller.services.builds import BuildView, list_builds, retry_build, start_build
 from controller.services.jobs import (
     MAX_ATTEMPTS,
     ClaimedJob,
     beat_job,
-    cancel_job,
     claim_job,
     complete_job,
     expire_leases,
@@ -211,17 +211,34 @@ def test_a_result_counts_once(world: World) -> None:
 
 def test_a_cancelled_job_stops_its_worker(world: World) -> None:
     job = world.claim()
-    cancel_job(world.deps, world.by("ana").ctx, job_id=job.job_id, reason="wrong labels")
+    ana = world.by("ana").ctx
+    (ended,) = cancel_builds(world.deps, ana, job_id=job.job_id, reason="wrong labels")
     assert _beat(world, job) == (True, "the job is cancelled: cancelled by ana: wrong labels")
-    assert (_only(world).state, _only(world).reason) == (
-        "failed",
-        "cancelled by ana: wrong labels",
-    )
-    with pytest.raises(RefusedError, match="ended already"):
-        cancel_job(world.deps, world.ctx, job_id=job.job_id, reason="again")
-    with pytest.raises(NotFoundError):
-        cancel_job(world.deps, world.ctx, job_id="j-none", reason="x")
+    assert (ended.state, ended.reason) == ("failed", "cancelled by ana: wrong labels")
+    assert _only(world).reason == ended.reason
+    assert cancel_builds(world.deps, ana, job_id=job.job_id, reason="again") == []
+    for names in ({"job_id": "j-none"}, {"model": "nobody", "version": "1.0.0"}):
+        with pytest.raises(NotFoundError):
+            cancel_builds(world.deps, ana, **names)
     with world.deps.store.read() as conn:
         row = find_job(conn, job.job_id)
+        (told,) = events.list_events(conn, "default", kinds=("build_cancelled",))
     assert row is not None
     assert row.state == "CANCELLED"
+    assert (told.actor, told.reason) == ("ana", "cancelled by ana: wrong labels")
+    assert (told.details["job"], told.details["worker"]) == (job.job_id, row.worker)
+
+
+def test_a_version_is_cancelled_while_it_waits_and_can_be_retried(world: World) -> None:
+    by = {"model": "digits", "version": "1.0.0"}
+    (ended,) = cancel_builds(world.deps, world.by("ana").ctx, **by)
+    assert (ended.state, ended.reason) == ("failed", "cancelled by ana")
+    assert claim_job(world.deps, world.ctx, HOST) is None
+    assert cancel_builds(world.deps, world.by("ana").ctx, **by) == []
+    retry_build(world.deps, world.ctx, **by)
+    job = world.claim()
+    world.finish(job)
+    assert _only(world).state in ("passed", "refused")
+    # The negative control: what is done is not undone.
+    assert cancel_builds(world.deps, world.by("ana").ctx, job_id=job.job_id) == []
+    assert _only(world).state in ("passed", "refused")

@@ -114,6 +114,11 @@ class FleetServiceStub(object):
                 request_serializer=lighterman_dot_v1_dot_fleet__pb2.RetryBuildRequest.SerializeToString,
                 response_deserializer=lighterman_dot_v1_dot_fleet__pb2.StartBuildResponse.FromString,
                 _registered_method=True)
+        self.CancelBuild = channel.unary_unary(
+                '/lighterman.v1.FleetService/CancelBuild',
+                request_serializer=lighterman_dot_v1_dot_fleet__pb2.CancelBuildRequest.SerializeToString,
+                response_deserializer=lighterman_dot_v1_dot_fleet__pb2.CancelBuildResponse.FromString,
+                _registered_method=True)
         self.ListDevices = channel.unary_unary(
                 '/lighterman.v1.FleetService/ListDevices',
                 request_serializer=lighterman_dot_v1_dot_fleet__pb2.ListDevicesRequest.SerializeToString,
@@ -302,6 +307,12 @@ class FleetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RetryBuild(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelBuild(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -498,6 +509,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.RetryBuild,
                     request_deserializer=lighterman_dot_v1_dot_fleet__pb2.RetryBuildRequest.FromString,
                     response_serializer=lighterman_dot_v1_dot_fleet__pb2.StartBuildResponse.SerializeToString,
+            ),
+            'CancelBuild': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelBuild,
+                    request_deserializer=lighterman_dot_v1_dot_fleet__pb2.CancelBuildRequest.FromString,
+                    response_serializer=lighterman_dot_v1_dot_fleet__pb2.CancelBuildResponse.SerializeToString,
             ),
             'ListDevices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDevices,
@@ -1022,6 +1038,33 @@ class FleetService(object):
             '/lighterman.v1.FleetService/RetryBuild',
             lighterman_dot_v1_dot_fleet__pb2.RetryBuildRequest.SerializeToString,
             lighterman_dot_v1_dot_fleet__pb2.StartBuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelBuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lighterman.v1.FleetService/CancelBuild',
+            lighterman_dot_v1_dot_fleet__pb2.CancelBuildRequest.SerializeToString,
+            lighterman_dot_v1_dot_fleet__pb2.CancelBuildResponse.FromString,
             options,
             channel_credentials,
             insecure,

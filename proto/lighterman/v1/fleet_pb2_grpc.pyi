@@ -49,6 +49,7 @@ class FleetServiceStub:
     ExplainBuilds: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListBuildsRequest, _fleet_pb2.ExplainBuildsResponse]
     OverrideBuild: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.OverrideBuildRequest, _fleet_pb2.OverrideBuildResponse]
     RetryBuild: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RetryBuildRequest, _fleet_pb2.StartBuildResponse]
+    CancelBuild: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CancelBuildRequest, _fleet_pb2.CancelBuildResponse]
     ListDevices: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListDevicesRequest, _fleet_pb2.ListDevicesResponse]
     GetDevice: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetDeviceRequest, _fleet_pb2.Device]
     LabelDevices: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.LabelDevicesRequest, _fleet_pb2.LabelDevicesResponse]
@@ -90,6 +91,7 @@ class FleetServiceAsyncStub(FleetServiceStub):
     ExplainBuilds: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListBuildsRequest, _fleet_pb2.ExplainBuildsResponse]  # type: ignore[assignment]
     OverrideBuild: _aio.UnaryUnaryMultiCallable[_fleet_pb2.OverrideBuildRequest, _fleet_pb2.OverrideBuildResponse]  # type: ignore[assignment]
     RetryBuild: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RetryBuildRequest, _fleet_pb2.StartBuildResponse]  # type: ignore[assignment]
+    CancelBuild: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CancelBuildRequest, _fleet_pb2.CancelBuildResponse]  # type: ignore[assignment]
     ListDevices: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListDevicesRequest, _fleet_pb2.ListDevicesResponse]  # type: ignore[assignment]
     GetDevice: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetDeviceRequest, _fleet_pb2.Device]  # type: ignore[assignment]
     LabelDevices: _aio.UnaryUnaryMultiCallable[_fleet_pb2.LabelDevicesRequest, _fleet_pb2.LabelDevicesResponse]  # type: ignore[assignment]
@@ -224,6 +226,13 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.RetryBuildRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.StartBuildResponse, _abc.Awaitable[_fleet_pb2.StartBuildResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CancelBuild(
+        self,
+        request: _fleet_pb2.CancelBuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.CancelBuildResponse, _abc.Awaitable[_fleet_pb2.CancelBuildResponse]]: ...
 
     @_abc_1.abstractmethod
     def ListDevices(
