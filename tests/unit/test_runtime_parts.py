@@ -122,18 +122,18 @@ def test_onnxruntime_refuses_what_is_no_model(content: bytes, tmp_path: Path) ->
         open_backend("onnxruntime", str(path), {})
 
 
-def test_onnxruntime_refuses_text(tmp_path: Path) -> None:
+def test_onnxruntime_refuses_numbers_that_the_protocol_has_not(tmp_path: Path) -> None:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
-        "text",
-        [value("x", TensorProto.STRING, [1])],
-        [value("y", TensorProto.STRING, [1])],
+        "float8",
+        [value("x", TensorProto.FLOAT8E4M3FN, [1])],
+        [value("y", TensorProto.FLOAT8E4M3FN, [1])],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.save(model, tmp_path / "text.onnx")
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, tmp_path / "float8.onnx")
     with pytest.raises(LoadError, match="no buffer form"):
-        open_backend("onnxruntime", str(tmp_path / "text.onnx"), {})
+        open_backend("onnxruntime", str(tmp_path / "float8.onnx"), {})
 
 
 def test_a_missing_runtime_is_a_named_error() -> None:
