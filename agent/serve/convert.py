@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from agent.domain.ports import InferResult, ModelCard
 from agent.domain.tensor import DType, Tensor, parse_dtype, texts_of, wire_shape
 from agent.errors import RequestError
+from agent.serve.desk import Asked
 from lighterman.oip import inference_pb2 as pb
 
 # Field of InferTensorContents and array type code per element type. FP16 and BF16 have no field.
@@ -101,6 +102,18 @@ def to_tensors(received: Received) -> tuple[Tensor, ...]:
             raise RequestError(f"input {entry.name!r} has both contents and raw_input_contents")
         tensors.append(Tensor(entry.name, parse_dtype(entry.datatype), tuple(entry.shape), data))
     return tuple(tensors)
+
+
+def to_asked(received: Received, since_s: float) -> Asked:
+    """The inference that a request wants; RequestError. `since_s`: when it came, monotonic."""
+    request = received.request
+    return Asked(
+        request.model_name,
+        request.model_version,
+        to_tensors(received),
+        wanted_outputs(request),
+        since_s,
+    )
 
 
 def wanted_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:

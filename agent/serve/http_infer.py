@@ -27,7 +27,7 @@ _ANY_WINDOW = 32 + zlib.MAX_WBITS
 class HttpInfer:
     """Every inference of the HTTP road."""
 
-    def __init__(self, desk: Desk, lanes: Lanes) -> None:
+    def __init__(self, desk: Desk, lanes: Lanes[Answer]) -> None:
         self._desk = desk
         self._lanes = lanes
 

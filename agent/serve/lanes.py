@@ -1,4 +1,4 @@
-"""Threads of the HTTP road: each model has a lane of requests that wait, and few that work on them.
+"""Threads of a road: each model has a lane of requests that wait, and few that work on them.
 
 A lane is bounded, and who is turned away is told when to ask again. Refuses to order requests among
 roads: the host's gate does, by when they came.
@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
+from typing import Generic, TypeVar
 
 from agent.domain.ports import Clock
 from agent.errors import BusyError
@@ -36,33 +37,34 @@ class Ticket:
 
 
 Work = Callable[[], Answer]
+T = TypeVar("T")
 
 
-class _Lane:
+class _Lane(Generic[T]):
     __slots__ = ("each_s", "running", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[Ticket, Work]] = deque()
+        self.waiting: deque[tuple[Ticket, Callable[[], T]]] = deque()
         self.running = 0
         self.each_s = 0.0
 
 
-class Lanes:
+class Lanes(Generic[T]):
     """By model. `finished` is called in a worker with each answer, and hands it on at once."""
 
-    def __init__(self, clock: Clock, finished: Callable[[Ticket, Answer], None]) -> None:
+    def __init__(self, clock: Clock, finished: Callable[[Ticket, T], None]) -> None:
         self._clock = clock
         self._finished = finished
         self._lock = threading.Lock()
-        self._lanes: dict[str, _Lane] = {}
-        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="http")
+        self._lanes: dict[str, _Lane[T]] = {}
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="lane")
 
     def waiting(self) -> dict[str, int]:
         """How many wait, by model."""
         with self._lock:
             return {model: len(lane.waiting) for model, lane in self._lanes.items()}
 
-    def offer(self, model: str, width: int, ticket: Ticket, work: Work) -> None:
+    def offer(self, model: str, width: int, ticket: Ticket, work: Callable[[], T]) -> None:
         """Do it in turn, at most `width` of a model at once. BusyError when too many wait."""
         with self._lock:
             lane = self._lanes.setdefault(model, _Lane())
@@ -83,7 +85,7 @@ class Lanes:
         """Those who wait are still served; nobody is waited for."""
         self._pool.shutdown(wait=False)
 
-    def _work(self, lane: _Lane) -> None:
+    def _work(self, lane: _Lane[T]) -> None:
         while True:
             with self._lock:
                 if not lane.waiting:

@@ -20,22 +20,25 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 
 from agent.domain.ports import Clock, Served
 from agent.errors import AgentError, UnavailableError, UnknownModelError
 from agent.serve import convert
-from agent.serve.desk import MAX_MESSAGE_BYTES, SERVER_NAME, Asked, Desk
+from agent.serve.desk import MAX_MESSAGE_BYTES, SERVER_NAME, Desk
 from agent.serve.errors import code_of
+from agent.serve.grpc_infer import GrpcInfer
 from agent.serve.handlers import readable_handlers
+from agent.serve.http2.server import GrpcServer
 from agent.serve.pool import TimedPool
 from lighterman.details import fitting
 from lighterman.oip import inference_pb2 as pb
 from lighterman.oip import inference_pb2_grpc as pb_grpc
 
-_FRAME_BYTES = 1024 * 1024
+_BACKLOG = 512
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
 # Threads mostly wait for their model's turn; more of them only make the host see the queue.
 _WORKERS = 32
 # Beyond that a client is turned away at once instead of waiting for minutes.
@@ -57,41 +60,39 @@ class InferenceServer:
         # The other roads have the same desk, so that all of them count together.
         self.desk = Desk(served, clock, version)
         self._pool = TimedPool(_WORKERS, clock, after)
-        self._server = grpc.server(
-            self._pool,
-            maximum_concurrent_rpcs=_MAX_REQUESTS,
-            options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                # Two agents on one port would each answer half of the requests.
-                ("grpc.so_reuseport", 0),
-                # A picture comes in few large frames instead of many of 16 KiB.
-                ("grpc.http2.max_frame_size", _FRAME_BYTES),
-            ],
+        self._server = GrpcServer(
+            self._pool, clock=clock.monotonic, most_calls=_MAX_REQUESTS, limit=MAX_MESSAGE_BYTES
         )
-        self._servicer = Servicer(self.desk, self._pool)
+        self._servicer = Servicer(self.desk)
         servicer = self._servicer
         # Read without the copy of every picture that the generated handler would make.
         infer = {"ModelInfer": (servicer.infer, convert.receive)}
         self._server.add_generic_rpc_handlers(
             (readable_handlers(servicer, servicer.unreadable, infer),)
         )
+        self._infer = GrpcInfer(self.desk, self._server, after)
+        self._server.place(_INFER, self._infer.begin)
 
     def start(self) -> str:
         """Listen; gives HOST:PORT. UnavailableError when the address cannot be had."""
         host, _, number = self._listen.rpartition(":")
         try:
-            _try_address(host.strip("[]"), int(number))  # gRPC itself would only say that it failed
-            port = self._server.add_insecure_port(self._listen)
-        except (OSError, RuntimeError) as error:
-            why = getattr(error, "strerror", "") or str(error)
+            sockets = listeners(host.strip("[]"), int(number))
+        except OSError as error:
+            why = error.strerror or str(error)
             raise UnavailableError(
                 f"cannot listen on {self._listen}: {why.lower()}",
                 "another process may have it; choose another with serve.grpc"
                 " (LIGHTERMAN_SERVE_GRPC)",
             ) from error
+        for sock in sockets:
+            self._server.listen(sock)
         self._server.start()
-        return f"{host}:{port}"
+        return f"{host}:{sockets[0].getsockname()[1]}"
+
+    def waiting(self) -> dict[str, int]:
+        """Requests that wait for their turn, by model."""
+        return self._infer.waiting()
 
     def requests(self) -> dict[tuple[str, str], int]:
         """Requests since the start, by model and outcome."""
@@ -106,16 +107,16 @@ class InferenceServer:
     def stop(self, grace_s: float = 10.0) -> None:
         """Turn new requests away, answer those in flight for at most `grace_s` seconds."""
         self.desk.stop()
-        self._server.stop(grace_s).wait()
+        self._server.stop(grace_s)
+        self._infer.stop()
         self._pool.shutdown(wait=False)
 
 
 class Servicer(pb_grpc.GRPCInferenceServiceServicer):
     """The six methods of the protocol."""
 
-    def __init__(self, desk: Desk, pool: TimedPool) -> None:
+    def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._pool = pool
 
     def unreadable(self, method: str) -> None:
         """A request was none: for an inference that counts as any other that is wrong."""
@@ -168,46 +169,47 @@ class Servicer(pb_grpc.GRPCInferenceServiceServicer):
         """See `infer`, which the server calls instead: it needs no copy of the pictures."""
         return self.infer(convert.receive(request.SerializeToString()), context)
 
-    def infer(
-        self, received: convert.Received, context: grpc.ServicerContext
-    ) -> pb.ModelInferResponse:
+    def infer(self, received: convert.Received, context: Any) -> pb.ModelInferResponse:
         """Infer once on the rung that serves now."""
         request = received.request
-        waited_s = self._pool.waited_s
-        since_s = self._desk.clock.monotonic() - waited_s
+        since_s = context.begun_at
+        waited_s = self._desk.clock.monotonic() - since_s
         try:
-            asked = Asked(
-                request.model_name,
-                request.model_version,
-                convert.to_tensors(received),
-                convert.wanted_outputs(request),
-                since_s,
-            )
+            asked = convert.to_asked(received, since_s)
             return convert.to_response(received, self._desk.infer(asked, waited_s))
         except AgentError as error:
             self._desk.failed(request.model_name, error, since_s)
             _abort(context, error)
 
 
-def _try_address(host: str, port: int) -> None:
-    """Listen there for a moment; OSError says why it cannot be. One address of a name is enough."""
-    free, failed = False, OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+def listeners(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets, one for each address of a name that can be had; OSError: none can."""
+    found: list[socket.socket] = []
+    failed = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
     for family, kind, protocol, _, address in socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     ):
+        sock = socket.socket(family, kind, protocol)
         try:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does
-                probe.bind(address)
-                probe.listen(1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # Port 0 is one port, whatever the number of addresses.
+            chosen = found[0].getsockname()[1] if found else port
+            sock.bind((address[0], chosen, *address[2:]))
+            sock.listen(_BACKLOG)
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise
+            sock.close()
             failed = error
+            if error.errno == errno.EADDRINUSE:
+                for one in found:
+                    one.close()
+                raise
         else:
-            free = True
-    if not free:
+            found.append(sock)
+    if not found:
         raise failed
+    return found
 
 
 def _abort(context: grpc.ServicerContext, error: AgentError) -> NoReturn:

@@ -45,6 +45,7 @@ class Call:
         self,
         line: Line,
         stream: int,
+        path: str,
         handler: Any,
         *,
         buffers: Buffers,
@@ -55,6 +56,7 @@ class Call:
     ) -> None:
         """`deadline` is a time of `clock`, in seconds; `limit` is of bytes of one message."""
         self.stream = stream
+        self.path = path
         self.handler = handler
         self.encoding = "identity"
         self._line = line
@@ -69,6 +71,9 @@ class Call:
         self._over = False
         self._status: tuple[grpc.StatusCode, str] = (grpc.StatusCode.OK, "")
         self._callbacks: list[Callable[[], None]] = []
+        self._held: Message | None = None  # what `prepare` has read the request from
+        self._request: Any = None
+        self.begun_at = clock()  # when it was complete, or began to come
 
     # -- what the connection tells -----------------------------------------------------------------
 
@@ -149,11 +154,44 @@ class Call:
 
     # -- running -----------------------------------------------------------------------------------
 
+    def prepare(self) -> Any:
+        """Read the request of a unary call before it is run. None: there is none, `run` says so.
+
+        For who decides by it where it is run; `run` or `release` has to come afterwards.
+        """
+        self.begun_at = self._clock()
+        with self._come:
+            if not self._messages:
+                return None
+            message = self._messages[0]
+        try:
+            self._request = self._read(message.view(self.encoding, self._limit))
+        except MessageFault:
+            return None  # once more in `run`, which tells
+        with self._come:
+            # Given back by who cancelled it meanwhile.
+            self._held = self._messages.popleft() if self._messages else None
+        if self._held is None:
+            self._request = None
+        return self._request
+
+    def release(self) -> None:
+        """The request that was prepared is needed no more."""
+        held, self._held, self._request = self._held, None, None
+        if held is not None:
+            self._buffers.give(held.buffer)
+
+    def reply(self, message: bytes | None, code: grpc.StatusCode, details: str = "") -> None:
+        """Answer without a handler; the request was released or never prepared."""
+        self._end(message, code, details)
+
     def run(self) -> None:
         """Ask the handler and answer, in the thread of a pool; raises nothing."""
         if self._over:
+            self.release()
             return
         if self._deadline is not None and self._clock() >= self._deadline:
+            self.release()
             self._end(None, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
             return
         message: bytes | None = None
@@ -192,6 +230,11 @@ class Call:
         return None
 
     def _respond_unary(self, handler: Any) -> bytes | None:
+        if self._held is not None:
+            try:
+                return self._packed(handler.unary_unary(self._request, self))
+            finally:
+                self.release()
         message = self._next()
         if message is None:
             self.abort(grpc.StatusCode.INTERNAL, "the request ended before its message")
@@ -236,7 +279,14 @@ class Call:
 
     def _read(self, data: memoryview | bytes) -> Any:
         read = self.handler.request_deserializer
-        return data if read is None else read(data)
+        if read is None:
+            return data
+        try:
+            return read(data)
+        except Exception as error:  # whatever a reader of foreign bytes raises
+            raise MessageFault(
+                grpc.StatusCode.INTERNAL, "Exception deserializing request!"
+            ) from error
 
     def _next(self) -> Message | None:
         with self._come:

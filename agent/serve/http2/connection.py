@@ -311,7 +311,7 @@ class Connection(FrameReader):
         handler = host.handler(request.path)
         now = host.clock()
         call = Call(
-            self, number, handler, buffers=host.buffers, limit=host.limit,
+            self, number, request.path, handler, buffers=host.buffers, limit=host.limit,
             metadata=request.metadata, clock=host.clock,
             deadline=None if request.timeout_s is None else now + request.timeout_s,
         )  # fmt: skip

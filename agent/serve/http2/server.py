@@ -62,6 +62,7 @@ class GrpcServer:
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self.clock = clock
         self._pool = pool
+        self._places: dict[str, Callable[[Call], None]] = {}
         self._most_calls = most_calls
         self._handlers: list[Any] = []
         self._known: dict[str, Any] = {}
@@ -84,6 +85,13 @@ class GrpcServer:
     def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
         """As `grpc.Server` does."""
         self._handlers += handlers
+
+    def place(self, path: str, begin: Callable[[Call], None]) -> None:
+        """Have calls of this unary method begun by `begin`, in the reading thread.
+
+        It reads the request (`prepare`) and sees that `run`, or `release` and `reply`, are called.
+        """
+        self._places[path] = begin
 
     def listen(self, sock: socket.socket) -> None:
         """Accept on this socket, which listens already, and close it in the end."""
@@ -134,10 +142,18 @@ class GrpcServer:
     def start_call(self, call: Call) -> None:
         """Run it: in the pool, or in a thread of its own when it may last for ever."""
         if call.handler.request_streaming or call.handler.response_streaming:
-            threading.Thread(target=self._run, args=(call,), name="stream", daemon=True).start()
+            threading.Thread(target=self.run, args=(call,), name="stream", daemon=True).start()
             return
+        begin = self._places.get(call.path)
+        if begin is not None:
+            begin(call)
+            return
+        self.submit(call)
+
+    def submit(self, call: Call) -> None:
+        """Run it in the pool."""
         try:
-            self._pool.submit(self._run, call)
+            self._pool.submit(self.run, call)
         except RuntimeError:  # the pool was shut down
             call.cancel()
             self.left(call)
@@ -156,7 +172,8 @@ class GrpcServer:
         self._wanting.append(connection)
         self._wake()
 
-    def _run(self, call: Call) -> None:
+    def run(self, call: Call) -> None:
+        """Run it here."""
         try:
             call.run()
         finally:
