@@ -44,13 +44,13 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
-FALLBACK_MOST = 4
+FALLBACK_MOST = 5
 _QUANTIZATION: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": (
         *("kind", "format", "activation", "weight"),
         *("calibration", "calibration_rows", "fallback_steps"),
     ),
-    "openvino": ("kind", "preset", "calibration_rows"),
+    "openvino": ("kind", "preset", "calibration_rows", "fallback_steps"),
 }
 
 
@@ -83,9 +83,9 @@ class Recipe:
 
     @property
     def fallback_steps(self) -> int:
-        """How often layers may go back to float where the bounds on accuracy are not met."""
-        wanted = self.quantization.get("fallback_steps", 0)
-        return wanted if isinstance(wanted, int) else 0
+        """How often more layers may stay float where the bounds on accuracy are not met."""
+        wanted = self.quantization.get("fallback_steps", 1)
+        return wanted if isinstance(wanted, int) else 1
 
     @property
     def is_plain(self) -> bool:

@@ -16,6 +16,7 @@ from controller.optimize.rows import Array
 
 MEDIA_TYPE = "application/onnx"
 EXTRA = "optimize"
+CAUTION_MOST = 5  # see `quantize_onnx`
 NEEDS: Mapping[Precision, tuple[str, ...]] = {
     Precision.FP32: ("onnxruntime",),
     Precision.INT8: ("onnxruntime",),

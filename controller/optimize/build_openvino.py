@@ -19,6 +19,7 @@ from controller.optimize.rows import Array
 
 MEDIA_TYPE = "application/vnd.lighterman.openvino-ir"
 EXTRA = "optimize-openvino"
+CAUTION_MOST = 1  # see `quantize_nncf`
 NEEDS: Mapping[Precision, tuple[str, ...]] = {
     Precision.FP32: ("openvino",),
     Precision.BF16: ("openvino",),

@@ -54,16 +54,18 @@ class Source(Protocol):
 class Order:
     """What a recipe asks for; `go_on(rows_done)` may end calibration early.
 
-    `float_share` of the layers (0–1) stay float, those that lose most by quantising. It is above 0
-    only where a try without met no gate: `target` is that try then. `ranking` is the builder's own
-    memory between tries, the layers that lose most first.
+    `caution` says how much of the network stays float when it is quantised: 0 nothing, 1 what is
+    known to lose most, more up to the module's `CAUTION_MOST` (0 where it has none). It is raised
+    where a try with less did not meet its bounds: `target` is that try then. `ranking` is the
+    builder's own memory between tries; into `notes` goes what it kept in float.
     """
 
     recipe: Recipe
     calibration: Rows | None = None
     go_on: Callable[[int], bool] = lambda _: True
-    float_share: float = 0.0
+    caution: int = 1
     ranking: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def rows(self) -> Rows:
         """The calibration rows. InvalidError without any."""

@@ -5,9 +5,11 @@ from controller.domain.gate import is_accurate
 from controller.domain.interval import paired_difference_pts, share_pct
 from controller.optimize.evaluate import Figures
 
-# Of all layers, those that lose most: what the tries after the first keep in float.
-FLOAT_SHARES = (0.1, 0.25, 0.5, 0.75)
-FALLEN_BACK = " layers kept in float: fewer did not meet the bounds"
+
+def cautions(recipe: Recipe, most: int, *, judged: bool) -> range:
+    """The tries, the boldest first; ``judged``: rows will tell what each one loses."""
+    first = 0 if judged or not recipe.fallback_steps else 1
+    return range(min(first, most), min(recipe.fallback_steps, most) + 1)
 
 
 def is_worth_more(figures: Figures, recipe: Recipe) -> bool:

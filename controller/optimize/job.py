@@ -8,7 +8,6 @@ It opens what authors push, so it is given no network, certificate or database, 
 
 import ctypes
 import json
-import math
 import os
 import shutil
 import sys
@@ -22,7 +21,7 @@ from controller.domain.passes import Pass
 from controller.errors import InvalidError, LightermanError
 from controller.optimize import evaluate
 from controller.optimize.builder import Order, require_builder
-from controller.optimize.fallback import FALLEN_BACK, FLOAT_SHARES, is_worth_more
+from controller.optimize.fallback import cautions, is_worth_more
 from controller.optimize.host import build_host, measured_on
 from controller.optimize.outcome import Base, Float, Outcome, evidence_of, failing, row_of
 from controller.optimize.passes.run import run_passes
@@ -190,29 +189,22 @@ class Job:
         width: float,
     ) -> None:
         """Compile and evaluate; with more layers in float while the accuracy asks for it."""
-        recipe, ranking = outcome.build.recipe, list[str]()
-        for share in (0.0, *FLOAT_SHARES[: recipe.fallback_steps]):
-            base = 50 + width * place
-            self._compile(outcome, source, calibration, base, width / 3, share, ranking)
+        recipe, builder = outcome.build.recipe, outcome.builder
+        ranking, notes, base = list[str](), outcome.notes, 50 + width * place
+        judged = answers is not None and answers.classes is not None
+        for caution in cautions(recipe, getattr(builder, "CAUTION_MOST", 0), judged=judged):
+            go_on = self._budget(
+                CALIBRATION_CPU_S, base, width / 3, len(calibration or ()), "calibrating",
+                outcome.build.build_id,
+            )  # fmt: skip
+            order = Order(recipe, calibration, go_on, caution, ranking)
+            self._compile(outcome, source, order)
+            outcome.notes = (*notes, *order.notes)
             self._evaluate(outcome, source, evaluation, answers, base + width / 3, width * 2 / 3)
-            if share:
-                outcome.notes = (
-                    *(note for note in outcome.notes if not note.endswith(FALLEN_BACK)),
-                    f"{math.ceil(share * len(ranking))} of {len(ranking)}{FALLEN_BACK}",
-                )
             if outcome.figures is None or not is_worth_more(outcome.figures, recipe):
                 return
 
-    def _compile(
-        self,
-        outcome: Outcome,
-        source: LoadedSource,
-        calibration: Rows | None,
-        base: float,
-        span: float,
-        float_share: float,
-        ranking: list[str],
-    ) -> None:
+    def _compile(self, outcome: Outcome, source: LoadedSource, order: Order) -> None:
         build, builder = outcome.build, outcome.builder
         if builder is None:
             raise InvalidError("nothing can be compiled")
@@ -220,11 +212,6 @@ class Job:
         if build.recipe.is_plain:
             shutil.copyfile(self._floats[build.recipe.runtime].file, target)
         else:
-            total = 0 if calibration is None else len(calibration)
-            go_on = self._budget(
-                CALIBRATION_CPU_S, base, span, total, "calibrating", build.build_id
-            )
-            order = Order(build.recipe, calibration, go_on, float_share, ranking)
             builder.compile_build(source, order, target)
         outcome.file = target
 

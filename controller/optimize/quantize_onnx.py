@@ -27,7 +27,10 @@ DEFAULT_CALIBRATION_ROWS = 100
 # photos that no gate judged: two layers bring agreement of Lite0 from 96.7 to 98.6 %, a tenth of
 # all layers another 8 to 25 % less error of the scores, for 10 to 15 % more time per call. Wider
 # ranges cost nothing here: cutting them at a percentile loses accuracy at every setting tried.
+# So all is tried in INT8 first where rows can tell what that loses, and this where it is too much.
 STEM_SHARE = 10
+# Of all layers, those that lose most: what further tries keep in float beside the first ones.
+FLOAT_SHARES = (0.1, 0.25, 0.5, 0.75)
 STEM_LEAST = 2
 STEM_NEEDS_CONVOLUTIONS = 12  # small networks have no such layers to spare
 CALIBRATIONS = ("minmax", "entropy", "percentile")
@@ -59,9 +62,7 @@ def quantize_onnx(
     prepared = target.with_suffix(".prepared.onnx")
     try:
         _prepare(source, prepared)
-        if order.float_share and not order.ranking:
-            order.ranking.extend(rank_layers(prepared, target, rows, signature))
-        spared = order.ranking[: math.ceil(order.float_share * len(order.ranking))]
+        spared = _spared(order, prepared, target, rows, signature)
         _quantize(prepared, target, reader, method, spared)
     except (AssertionError, ValueError, ArithmeticError) as error:
         # The quantiser asserts that every range is a number: one recipe fails, not the job.
@@ -113,7 +114,7 @@ def _quantize(
         weight_type=QuantType.QInt8,
         calibrate_method=methods[method],
         op_types_to_quantize=list(_QUANTISED),
-        nodes_to_exclude=[*_stem(prepared), *spared],
+        nodes_to_exclude=spared,
     )
 
 
@@ -170,6 +171,22 @@ def _check_flavour(quantization: dict[str, object]) -> None:
             raise InvalidError(
                 f"quantization.{key} is {quantization[key]!r}", f"offered is {value!r}"
             )
+
+
+def _spared(
+    order: Order, prepared: Path, target: Path, rows: Rows, signature: Signature
+) -> list[str]:
+    """Names of the layers that stay float."""
+    stem = _stem(prepared) if order.caution else []
+    if order.caution > 1 and not order.ranking:
+        order.ranking.extend(rank_layers(prepared, target, rows, signature))
+    share = (0.0, 0.0, *FLOAT_SHARES)[order.caution]
+    worst = order.ranking[: math.ceil(share * len(order.ranking))]
+    spared = [*stem, *(name for name in worst if name not in stem)]
+    if spared:
+        how = f"{len(stem)} first layers" + (f" and {len(worst)} that lose most" if worst else "")
+        order.notes.append(f"{how} kept in float")
+    return spared
 
 
 def _stem(path: Path) -> list[str]:

@@ -19,7 +19,7 @@ from controller.domain.passes import FINE_TUNE, parse_passes
 from controller.errors import InvalidError
 from controller.intake.models import parse_model
 from controller.optimize.evaluate import Figures
-from controller.optimize.fallback import is_worth_more
+from controller.optimize.fallback import cautions, is_worth_more
 from controller.optimize.import_torch import TorchModel
 from controller.optimize.passes.fold import fold
 from controller.optimize.passes.network import Network, network_of, run, save_network
@@ -173,6 +173,11 @@ def test_more_layers_go_back_to_float_only_where_that_could_prove_it() -> None:
     assert not is_worth_more(_figures(1, 500), recipe), "it is met"
     assert is_worth_more(_figures(20, 500), recipe)
     assert not is_worth_more(_figures(2, 20), recipe), "twenty rows prove nothing anyway"
+    asked = [parse_recipe("r", {**spec, "quantization": {"fallback_steps": n}}) for n in (0, 3)]
+    assert list(cautions(recipe, 5, judged=True)) == [0, 1]
+    assert list(cautions(recipe, 5, judged=False)) == [1], "nobody would notice what it loses"
+    assert [list(cautions(one, 5, judged=False)) for one in asked] == [[0], [1, 2, 3]]
+    assert list(cautions(asked[1], 0, judged=False)) == [0], "a runtime that offers no more"
 
 
 def test_the_layer_that_loses_most_is_the_first_to_go_back(tmp_path: Path) -> None:
@@ -201,13 +206,14 @@ def test_the_layer_that_loses_most_is_the_first_to_go_back(tmp_path: Path) -> No
     inputs = random.normal(size=(50, 16)).astype(np.float32)
     rows = Rows(inputs, None, "float32", 10)
     recipe = parse_recipe("r", {"runtime": "onnxruntime", "precision": "int8"})
-    order = Order(recipe, rows)
+    order = Order(recipe, rows, caution=0)
     target = tmp_path / "int8.onnx"
     quantize_onnx(tmp_path / "float.onnx", target, signature, order)
     assert rank_layers(tmp_path / "float.onnx", target, rows, signature)[0] == "m1"
-    again = Order(recipe, rows, float_share=0.3)
+    again = Order(recipe, rows, caution=2)
     quantize_onnx(tmp_path / "float.onnx", target, signature, again)
     assert again.ranking[0] == "m1"
+    assert again.notes == ["0 first layers and 1 that lose most kept in float"]
     made = {node.name: node for node in onnx.load(target).graph.node if node.op_type == "MatMul"}
     assert made["m1"].input[1] == "w1", "as it was"
     assert made["m0"].input[1] != "w0"
