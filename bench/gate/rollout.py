@@ -30,6 +30,7 @@ from bench.gate.fleet import (
 from bench.gate.outcome import Outcome
 from controller.domain.comparison import (
     LEAST_COUNT,
+    LEAST_IN_WINDOW,
     Comparison,
     Difference,
     Metric,
@@ -51,7 +52,7 @@ START = datetime(2026, 11, 24, tzinfo=UTC)
 CONTROLS, FIRSTS = 200, 50
 PROBATION_COUNT, PROBATION_S, PROBATION_MOST_S = 20, 60.0, 12 * 3600.0
 MOST_STEPS = int(24 * 3600 / STEP_S)
-SLOWER_PCT, STEPPED_DOWN_PTS = 10.0, 15.0
+SLOWER_PCT, STEPPED_DOWN_PTS = 10.0, 10.0
 # These devices may rest for an hour, and their owner knows.
 DEADLINE_S = 6 * 3600.0
 _WIDTH = 2.0**-SCALE * math.log(2)
@@ -272,20 +273,24 @@ class Rollout:
         """Devices of the first wave by their last quarter of an hour."""
         first = np.flatnonzero((self.wave == 1) & self._are(A.COMMITTED))[:FIRSTS]
         return first_wave(
-            list(self._latencies(first, self.first, self.window)),
-            list(self._latencies(untouched, self.first, self.window)),
+            list(self._latencies(first, self.first, self.window, LEAST_IN_WINDOW)),
+            list(self._latencies(untouched, self.first, self.window, LEAST_IN_WINDOW)),
             len(self.caps),
         )
 
     def _latencies(
-        self, who: Counts, before: Counts | None = None, after: Counts | None = None
+        self,
+        who: Counts,
+        before: Counts | None = None,
+        after: Counts | None = None,
+        least: int = LEAST_COUNT,
     ) -> Iterator[Difference]:
         """`latency_difference` of many devices at once."""
         was, now = self.before if before is None else before, self.after if after is None else after
         (n, mean, spread), (m, later, wider) = moments(was[who]), moments(now[who])
         noise = spread / np.maximum(n, 1) + wider / np.maximum(m, 1)
         for at, device in enumerate(who):
-            if min(n[at], m[at]) >= LEAST_COUNT:
+            if min(n[at], m[at]) >= least:
                 profile = f"p{self.fleet.profile[device]}"
                 change = float(later[at] - mean[at])
                 yield Difference(str(device), profile, change, float(noise[at]))

@@ -19,6 +19,8 @@ from controller.domain.spec import Spec
 from controller.errors import InvalidError
 
 LEAST_COUNT = 20  # inferences of a device, before and after, or it is no witness
+# In a window that moves on and never fills: the slow first answers after pauses weigh much in few.
+LEAST_IN_WINDOW = 50
 CONTROLS_LEAST = 3  # untouched devices of a profile, or those of all profiles stand for them
 # A device differs from itself by so much without any cause: 5 % of latency, and 5 points of the
 # answers of a lower rung. Weighs as much as so many devices against what is seen.
@@ -114,23 +116,23 @@ class Comparison:
 
 
 def latency_difference(
-    device_id: str, profile: str, before: Histogram, after: Histogram
+    device_id: str, profile: str, before: Histogram, after: Histogram, least: int = LEAST_COUNT
 ) -> Difference | None:
-    """How much slower the device is, as ln of the ratio; None where it has too few samples.
+    """How much slower the device is, as ln of the ratio; None with fewer than `least` samples.
 
     By the mean of the logarithms: one answer of a second among thousands says nothing.
     """
-    was, now = log_moments(before), log_moments(after)
+    was, now = log_moments(before, least), log_moments(after, least)
     if was is None or now is None:
         return None
     noise = was[1] / before.count + now[1] / after.count
     return Difference(device_id, profile, now[0] - was[0], noise)
 
 
-def log_moments(histogram: Histogram) -> tuple[float, float] | None:
-    """Mean and variance of ln seconds; None with fewer than `LEAST_COUNT` positive values."""
+def log_moments(histogram: Histogram, least: int = LEAST_COUNT) -> tuple[float, float] | None:
+    """Mean and variance of ln seconds; None with fewer than `least` positive values."""
     count = sum(histogram.buckets.values())
-    if count < LEAST_COUNT:
+    if count < least:
         return None
     width = 2.0**-histogram.scale * math.log(2)
     total = square = 0.0

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from controller.domain.comparison import (
+    LEAST_COUNT,
+    LEAST_IN_WINDOW,
     Comparison,
     Difference,
     Metric,
@@ -113,7 +115,9 @@ def compare_first_wave(
     recent = now - BASELINE
     after = _by_device(conn, rollout, list(first), since=recent, version=rollout.version)
     was = _by_device(conn, rollout, list(untouched.since), since=begun - BASELINE, until=begun)
-    changed = _given(_latency(row, after.get(one, [])) for one, row in first.items())
+    changed = _given(
+        _latency(row, after.get(one, []), LEAST_IN_WINDOW) for one, row in first.items()
+    )
     others = []
     for one, rows in untouched.since.items():
         late = [row for row in (*untouched.before.get(one, ()), *rows) if row.minute_at >= recent]
@@ -124,6 +128,7 @@ def compare_first_wave(
                 untouched.profiles[one],
                 _histogram(row for row in was.get(one, ()) if row.version == version),
                 _histogram(row for row in late if row.version == version),
+                LEAST_IN_WINDOW,
             )
         )
     return first_wave(changed, _given(others), looks)
@@ -152,13 +157,16 @@ def _by_device(
     return found
 
 
-def _latency(row: AssignmentRow, rows: list[SampleRow]) -> Difference | None:
+def _latency(
+    row: AssignmentRow, rows: list[SampleRow], least: int = LEAST_COUNT
+) -> Difference | None:
     known = row.baseline or {}
     return latency_difference(
         row.device_id,
         str(known.get("profile") or ""),
         Histogram.from_json(known["histogram"]),
         _histogram(rows),
+        least,
     )
 
 
