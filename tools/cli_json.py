@@ -15,6 +15,7 @@ KINDS: dict[str, str] = {
     "group": "Object",
     "apply_result": "ApplyResult",
     "build": "Build",
+    "build_report": "Build",
     "build_explanation": "BuildExplanation",
     "device": "Device",
     "device_explanation": "DeviceExplanation",
@@ -33,6 +34,8 @@ INTRODUCTION = f"""Every command of fleetctl takes `--output json` (or `yaml`: t
 - Within a schema version fields are added, never renamed or taken away.
 - Times are ISO 8601 in UTC, durations (`_s`) seconds, sizes (`_bytes`, `length`) bytes, shares
   (`_pct`) 0 to 100. What is unknown is `null`, never 0.
+- The items of a `build_report_list` have `on_front` beside what a Build has: whether no other
+  usable build of the profile beats it in accuracy (or agreement), p95 and size.
 - `fleetctl event tail` and `fleetctl admin telemetry tail` print one document a line.
 """
 

@@ -1,6 +1,6 @@
 """``fleetctl build``: run, list, override, retry, cancel. Shows progress, judges nothing.
 
-``show`` and ``explain`` are in `build_show`.
+``show`` and ``explain`` are in `build_show`, ``report`` in `build_report`.
 """
 
 import time
@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from controller.cli import build_show, units
+from controller.cli import build_report, build_show, units
 from controller.cli.build_figures import (
     FINAL,
     USABLE,
@@ -367,3 +367,4 @@ def cancel(session: Session, what: str, reason: str) -> None:
 
 build.add_command(build_show.show)
 build.add_command(build_show.explain)
+build.add_command(build_report.report)
