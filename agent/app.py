@@ -97,7 +97,12 @@ class Agent:
         )
         self._limit_memory()
         self._server = InferenceServer(
-            self._host, self._clock, version(), settings.serve_grpc, self._watchdog.served
+            self._host,
+            self._clock,
+            version(),
+            settings.serve_grpc,
+            self._watchdog.served,
+            shares_memory=settings.serve_shared_memory,
         )
         self._http = HttpListener(self._server.desk, settings)
         facts = self._facts()
@@ -172,7 +177,6 @@ class Agent:
             teller=self._teller,
             spool=self._spool,
             server=self._server,
-            http=self._http,
         )
 
     # -- doors between parts that are built one after the other ------------------------------------

@@ -31,10 +31,6 @@ class HttpListener:
             self._server = None
             return ""
 
-    def waiting(self) -> dict[str, int]:
-        """How many requests wait for a thread, by model."""
-        return {} if self._server is None else self._server.waiting()
-
     def stop(self, grace_s: float) -> None:
         """Answer what is in flight, and end."""
         if self._server is not None:

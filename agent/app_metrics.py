@@ -3,7 +3,6 @@
 import logging
 from dataclasses import dataclass
 
-from agent.app_http import HttpListener
 from agent.domain.ports import Clock
 from agent.errors import UnavailableError
 from agent.host.sensors import memory_available_bytes, memory_total_bytes, zone_temperatures
@@ -33,7 +32,6 @@ class Watched:
     teller: Teller
     spool: FileSpool
     server: InferenceServer
-    http: HttpListener
 
 
 def snapshot_of(parts: Watched) -> Snapshot:
@@ -68,12 +66,8 @@ def snapshot_of(parts: Watched) -> Snapshot:
 
 
 def _queues(parts: Watched) -> dict[str, Queue]:
-    """Who waits behind the gate, and before it for a thread."""
-    before = parts.http.waiting()
-    return {
-        model: Queue(waiting + before.get(model, 0), age_s)
-        for model, (waiting, age_s) in parts.host.queues().items()
-    }
+    """Who waits, on whichever road."""
+    return {model: Queue(*queue) for model, queue in parts.host.queues().items()}
 
 
 class MetricsListener:

@@ -3,7 +3,7 @@
 Refuses implementations. All calls are synchronous; each says which errors it raises.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -98,6 +98,10 @@ class Served(Infer, Protocol):
 
     def width(self, model: str) -> int:
         """How many requests of a model are worth having under way. UnknownModelError."""
+        ...
+
+    def add_queue(self, of: Callable[[str], tuple[int, float]]) -> None:
+        """Requests that wait outside: `of` a model how many, and the longest wait in seconds."""
         ...
 
     def models(self) -> tuple[str, ...]:

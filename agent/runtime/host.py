@@ -6,13 +6,11 @@ crashing new version: the same request is answered by who else can.
 
     ModelHost(
         clock: agent.domain.ports.Clock,               # agent.clock.SystemClock()
-        on_decision: Callable[[Decision], None],       # called in a serving thread, after the swap;
-                                                       # returns at once and raises nothing
+        on_decision: Callable[[Decision], None],       # in a serving thread, after the swap; quick
         memory_available: Callable[[], int | None],    # agent.host.sensors.memory_available_bytes
         parallel: int = 1,                             # inferences of one model at once
     )
-    # satisfies agent.domain.ports.ModelHost and .Served; all methods are safe from any thread,
-    # those that load (load, warm, set_rung) are meant for one: the loop's.
+    # satisfies agent.domain.ports.ModelHost and .Served; safe from any thread, but one loads.
 """
 
 import threading
@@ -36,6 +34,7 @@ from agent.domain.tensor import Signature, Tensor, check_request
 from agent.errors import LoadError, UnavailableError, UnknownModelError
 from agent.runtime.answer import Answerer
 from agent.runtime.backend import Backend, Rests
+from agent.runtime.queues import Outside, Queues
 from agent.runtime.registry import open_backend
 from agent.runtime.remote import open_remote
 from agent.runtime.running import Running
@@ -83,6 +82,7 @@ class ModelHost:
         self._models: dict[str, ServedModel] = {}
         self._pressure = Pressure()
         self._closing = False
+        self._queues = Queues()
 
     # -- answering ---------------------------------------------------------------------------------
 
@@ -103,6 +103,10 @@ class ModelHost:
         """See `agent.domain.ports.Served`."""
         served, feed = self._checked(model, inputs, outputs)
         return self._answerer.answer_now(served, feed, outputs)
+
+    def add_queue(self, of: Outside) -> None:
+        """See `agent.domain.ports.Served`."""
+        self._queues.add(of)
 
     def width(self, model: str) -> int:
         """See `agent.domain.ports.Served`."""
@@ -336,7 +340,7 @@ class ModelHost:
             times = sorted(s for at, s in slot.current.recent if at >= since)
         # Nearest rank: with few samples the slowest one speaks.
         p95 = times[max(0, -(-len(times) * 95 // 100) - 1)] if times else None
-        return Measured(p95, served.gate().age_s(now))
+        return Measured(p95, self._queues.of(served, now)[1])
 
     def longest(self) -> tuple[str, float] | None:
         """What has been running longest and for how many seconds; None when nothing runs."""
@@ -348,25 +352,22 @@ class ModelHost:
 
     def take_windows(self) -> tuple[RungWindow, ...]:
         """See `agent.domain.ports.ModelHost`."""
-        with self._lock:
-            served = list(self._models.values())
-        return tuple(window for one in served for window in one.take_windows())
+        return tuple(window for one in self._all() for window in one.take_windows())
 
     def totals(self) -> tuple[RungWindow, ...]:
         """Sums since the start, per model, version and rung; takes nothing from telemetry."""
-        with self._lock:
-            served = list(self._models.values())
-        return tuple(window for one in served for window in one.totals())
+        return tuple(window for one in self._all() for window in one.totals())
 
     def queues(self) -> dict[str, tuple[int, float]]:
         """By model: how many requests wait, and the longest wait in seconds."""
-        with self._lock:
-            served = dict(self._models)
         now = self._clock.monotonic()
-        gates = {model: one.gate() for model, one in sorted(served.items())}
-        return {model: (gate.waiting(), gate.age_s(now)) for model, gate in gates.items()}
+        return {one.model: self._queues.of(one, now) for one in self._all()}
 
     # -- finding -----------------------------------------------------------------------------------
+
+    def _all(self) -> list[ServedModel]:
+        with self._lock:
+            return [self._models[model] for model in sorted(self._models)]
 
     def _served(self, model: str) -> ServedModel:
         with self._lock:

@@ -33,10 +33,7 @@ class GrpcInfer:
         self._server = server
         self._after = after
         self._lanes: Lanes[None] = Lanes(desk.clock, lambda _ticket, _answer: after())
-
-    def waiting(self) -> dict[str, int]:
-        """How many wait, by model."""
-        return self._lanes.waiting()
+        desk.served.add_queue(self._lanes.queue)
 
     def stop(self) -> None:
         """Nobody is waited for."""

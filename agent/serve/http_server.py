@@ -10,7 +10,6 @@ bounded, and who keeps a connection without using it makes room for who comes.
         socket_mode: int = 0o660,
     )
     .start() -> str                            # where TCP listens; UnavailableError: taken
-    .waiting() -> dict[str, int]               # requests that wait for a thread, by model
     .stop(grace_s=10.0)                        # no new requests, those in flight are answered
 """
 
@@ -49,7 +48,7 @@ _START_S = 10.0
 
 
 class HttpServer:
-    """See the module. All but start, waiting and stop is for the thread of the connections."""
+    """See the module. All but start and stop is for the thread of the connections."""
 
     def __init__(
         self,
@@ -61,6 +60,7 @@ class HttpServer:
         self._listen = listen
         self._unix = UnixListener(socket_path, socket_mode) if socket_path else None
         self._lanes = Lanes(desk.clock, self._finished)
+        desk.served.add_queue(self._lanes.queue)
         self._routes = Routes(desk)
         self._infer = HttpInfer(desk, self._lanes)
         self._thread: threading.Thread | None = None
@@ -107,10 +107,6 @@ class HttpServer:
 
         asyncio.run_coroutine_threadsafe(serve(), loop).result(_START_S)
         return address
-
-    def waiting(self) -> dict[str, int]:
-        """How many requests wait for a thread, by model."""
-        return self._lanes.waiting()
 
     def connections(self) -> int:
         """How many are open."""

@@ -44,7 +44,7 @@ class _Lane(Generic[T]):
     __slots__ = ("each_s", "running", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[Ticket, Callable[[], T]]] = deque()
+        self.waiting: deque[tuple[float, Ticket, Callable[[], T]]] = deque()
         self.running = 0
         self.each_s = 0.0
 
@@ -59,10 +59,13 @@ class Lanes(Generic[T]):
         self._lanes: dict[str, _Lane[T]] = {}
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="lane")
 
-    def waiting(self) -> dict[str, int]:
-        """How many wait, by model."""
+    def queue(self, model: str) -> tuple[int, float]:
+        """How many wait for a model, and for how many seconds the first of them has."""
         with self._lock:
-            return {model: len(lane.waiting) for model, lane in self._lanes.items()}
+            lane = self._lanes.get(model)
+            if lane is None or not lane.waiting:
+                return 0, 0.0
+            return len(lane.waiting), self._clock.monotonic() - lane.waiting[0][0]
 
     def offer(self, model: str, width: int, ticket: Ticket, work: Callable[[], T]) -> None:
         """Do it in turn, at most `width` of a model at once. BusyError when too many wait."""
@@ -75,7 +78,7 @@ class Lanes(Generic[T]):
                     "ask again later, or less often",
                     retry_s=max(1, min(_LONGEST_RETRY_S, ceil(left_s))),
                 )
-            lane.waiting.append((ticket, work))
+            lane.waiting.append((self._clock.monotonic(), ticket, work))
             if lane.running >= width:
                 return
             lane.running += 1
@@ -91,7 +94,7 @@ class Lanes(Generic[T]):
                 if not lane.waiting:
                     lane.running -= 1
                     return
-                ticket, work = lane.waiting.popleft()
+                _, ticket, work = lane.waiting.popleft()
             if ticket.gone:
                 continue
             ticket.started = True

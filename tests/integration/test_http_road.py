@@ -272,11 +272,11 @@ def test_who_hangs_up_leaves_the_queue(api: HttpApi) -> None:
         wires = [one.__enter__() for one in behind]
         for wire in wires:
             wire.send(binary_request())
-        wait_for(lambda: api.server.waiting().get("photo", 0) >= 5, 20, "a queue")
+        wait_for(lambda: api.bench.host.queues()["photo"][0] >= 5, 20, "a queue")
         for one in behind:
             one.__exit__(None, None, None)
         assert first.reply().status == 200
-    wait_for(lambda: not api.server.waiting().get("photo"), 20, "the queue to be empty")
+    wait_for(lambda: not api.bench.host.queues()["photo"][0], 20, "the queue to be empty")
     assert not gate.is_set()
     assert api.good().status == 200
     # Those that had begun were answered to nobody; the others were never inferred.
