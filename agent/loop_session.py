@@ -105,6 +105,7 @@ class ControllerSession:
         self._again = False
         self._fault: LinkFault | None = None
         self._rung = 0
+        self._bell = threading.Lock()
         self._poll_s = parts.poll_s
         self._poll_at = 0.0
         self._wake = threading.Event()
@@ -125,7 +126,8 @@ class ControllerSession:
 
     def ring(self, generation: int) -> None:
         """A doorbell named this generation; an older one is no news."""
-        self._rung = max(self._rung, generation)
+        with self._bell:
+            self._rung = max(self._rung, generation)
         self._wake.set()
 
     def look_again(self) -> None:
@@ -212,17 +214,24 @@ class ControllerSession:
         return welcome.pending
 
     def _ask(self, known: Generations) -> None:
+        rung = self._rung
         signed = self.client.get_desired(known.taken)
         if signed is None:
-            self._rung = 0
+            self._answered(rung)
             return
         try:
             state = self._verifier.verify(signed, known.seen)
         except (ManifestError, TrustError) as error:
-            self._rung = 0
+            self._answered(rung)
             self._parts.events.refused(signed.generation, str(error))
             return
         self._parts.events.desired(state)
+
+    def _answered(self, rung: int) -> None:
+        """Nothing is there for this bell; one that rang while the answer came stays."""
+        with self._bell:
+            if self._rung == rung:
+                self._rung = 0
 
     def _renewal_due(self) -> datetime:
         try:

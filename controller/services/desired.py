@@ -31,6 +31,8 @@ Json = dict[str, Any]
 
 SCHEMA = 1
 PROTOCOL = 1
+# A restored database knows fewer orders than its devices followed; one that tells of more is lying.
+AHEAD_MOST = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +186,16 @@ class Change:
 class DesiredBook:
     """The desired states of some devices within one transaction: read at once, written at once.
 
-    `change` counts generations up in memory; `write` signs, stores and rings, each device once with
+    `change` counts generations up in memory, from what the device followed where that is more (the
+    database is a restored backup); `write` signs, stores and rings, each device once with
     its newest generation.
     """
 
     def __init__(self, conn: Connection, device_ids: Iterable[str]) -> None:
         self._conn = conn
+        device_ids = list(device_ids)
         self._known = list_desired(conn, device_ids)
+        self._applied = devices.list_applied(conn, device_ids)
         self._now: dict[str, tuple[int, Json]] = dict(self._known)
         self._changed: dict[str, None] = {}
 
@@ -204,6 +209,9 @@ class DesiredBook:
         """Take a change in; returns the generation with which the device will get it."""
         generation, models = self._now.get(change.device_id, (0, {}))
         models = dict(models)
+        ahead = self._applied.get(change.device_id, 0) - generation
+        if 0 < ahead <= AHEAD_MOST:
+            generation += ahead  # it would not take a lower one
         if change.entry is None:
             models.pop(change.model, None)
         else:

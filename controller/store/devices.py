@@ -314,6 +314,18 @@ def list_desired(conn: Connection, device_ids: Iterable[str]) -> dict[str, tuple
     return found
 
 
+def list_applied(conn: Connection, device_ids: Iterable[str]) -> dict[str, int]:
+    """The generation that each of these devices says it has followed."""
+    found: dict[str, int] = {}
+    wanted = sorted(device_ids)
+    for start in range(0, len(wanted), 500):
+        query = select(device.c.device_id, device.c.applied_generation).where(
+            device.c.device_id.in_(wanted[start : start + 500])
+        )
+        found |= {row.device_id: int(row.applied_generation) for row in conn.execute(query)}
+    return found
+
+
 def behind(conn: Connection) -> list[tuple[str, int, str]]:
     """(device, desired generation, manifest digest) where the device applied less than desired."""
     query = (
