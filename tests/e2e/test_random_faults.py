@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.fleets import digits_fleet
+from tests.faults.operator import QUICK_BAD
 from tests.faults.run import Run
 from tests.faults.story import Story
 from tests.faults.world import FaultyWorld
@@ -22,7 +23,7 @@ def play(root: Path, seed: int, seconds: float, breaks: str = "") -> Story:
     world = FaultyWorld(digits_fleet(root), seed, breaks)
     try:
         world.start()
-        Run(world, story, seed, seconds).go(versions=2)
+        Run(world, story, seed, seconds).go(2, QUICK_BAD)
     except AssertionError as error:
         told = "\n".join(story.lines)
         raise AssertionError(f"FAULTS_SEED={seed}: {error}\n{told}") from error

@@ -6,7 +6,7 @@ Sees errors of commands as people do: says so and goes on. A paused rollout is r
 import random
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,19 @@ BAD: dict[str, Make] = {
     "is slow": lambda shape: models.slow(shape, models.products_for(SLOW_S, shape)),
     "eats memory": lambda shape: models.greedy(shape, EATEN_BYTES),
 }
+# Those that no build has to evaluate for half a minute.
+QUICK_BAD = tuple(sorted(set(BAD) - {"is slow"}))
 
 
 class Operator:
     """`start` and `stop` any number of times; `bad` are the versions that must never win."""
 
-    def __init__(self, fleet: FaultyFleet, story: Story, seed: int) -> None:
+    def __init__(
+        self, fleet: FaultyFleet, story: Story, seed: int, kinds: Sequence[str] = tuple(BAD)
+    ) -> None:
         self._fleet = fleet
         self._story = story
+        self._kinds = sorted(kinds)
         self._chance = random.Random(f"{seed}/operator")
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -48,8 +53,8 @@ class Operator:
     def prepare(self, count: int) -> None:
         """Build so many good versions and some bad ones before anything breaks."""
         assert self._fleet.shape is not None
-        for illness, make in BAD.items():
-            self._file(illness).write_bytes(make(self._fleet.shape))
+        for illness in self._kinds:
+            self._file(illness).write_bytes(BAD[illness](self._fleet.shape))
         for _ in range(count):
             self._ready.append(self._make())
 
@@ -60,7 +65,7 @@ class Operator:
         if self._chance.random() >= BAD_SHARE:
             return self._fleet.push_good(), ""
         if not self._dealt:
-            self._dealt = sorted(BAD)
+            self._dealt = list(self._kinds)
             self._chance.shuffle(self._dealt)
         illness = self._dealt.pop()
         fleet = self._fleet

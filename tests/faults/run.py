@@ -6,7 +6,7 @@ it was under way, or had not answered again since; such requests are counted apa
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -14,7 +14,7 @@ from itertools import count
 from examples.fleet.camera import Answer, Camera
 from examples.fleet.clock import monotonic, wait_until
 from tests.faults import ends
-from tests.faults.operator import Operator
+from tests.faults.operator import BAD, Operator
 from tests.faults.schedule import Fault, Kind, stretches
 from tests.faults.story import Story
 from tests.faults.world import FaultyWorld
@@ -49,15 +49,15 @@ class Run:
     _ends: list[tuple[float, int, str, Callable[[], None]]] = field(default_factory=list)
     _numbers: "count[int]" = field(default_factory=count)
 
-    def go(self, versions: int) -> None:
-        """The whole run on a world that has started."""
+    def go(self, versions: int, kinds: Sequence[str] = tuple(BAD)) -> None:
+        """The whole run on a world that has started; `kinds` of bad versions are brought."""
         fleet, story = self.world.fleet, self.story
         first = fleet.first()
         assert first["phase"] == "SUCCEEDED", first
         for name in fleet.devices:
             fleet.open_camera(name, fleet.model, glare=True)
         story.say(f"{fleet.model}:1.0.0 answers on {len(fleet.devices)} devices")
-        operator = Operator(fleet, story, self.seed)
+        operator = Operator(fleet, story, self.seed, kinds)
         operator.prepare(versions)
         story.say(f"{versions} versions are built; from here on everything breaks")
         plan = stretches(self.seed, self.seconds, fleet.devices, self.world.disks, STRETCH_S)
