@@ -39,6 +39,11 @@ SETTINGS = (
         "Permissions of the Unix socket, octal.",
     ),
     Setting(
+        "serve.shared_memory", "LIGHTERMAN_SERVE_SHARED_MEMORY", "off", "",
+        "`on`: clients may register POSIX shared memory for inputs and outputs. It must belong to"
+        " the agent's user, or be shared with its group or with everybody.",
+    ),
+    Setting(
         "serve.metrics", "LIGHTERMAN_SERVE_METRICS", "127.0.0.1:8002", "",
         "Address of /metrics (Prometheus' text format over HTTP); port 0 takes a free one, `off`"
         " has none. What it tells is meant for this device's own network.",
@@ -84,7 +89,8 @@ _RENAMED = {"listen_grpc": "serve.grpc"}
 OFF = "off"
 _TEXTS = frozenset(
     {
-        "state_dir", "serve.grpc", "serve.http", "serve.socket", "serve.mode", "serve.metrics",
+        "state_dir", "serve.grpc", "serve.http", "serve.socket", "serve.mode",
+        "serve.shared_memory", "serve.metrics",
         "host_root", "log",
     }
 )  # fmt: skip
@@ -104,6 +110,7 @@ class Settings:
     serve_http: str = "127.0.0.1:8000"
     serve_socket: Path | None = None
     serve_mode: int = 0o660
+    serve_shared_memory: bool = False
     serve_metrics: str = "127.0.0.1:8002"
     host_root: Path = Path("/")
     telemetry_s: float = 10.0
@@ -140,6 +147,7 @@ def load_settings(
         serve_http=_address_or_off(*values["serve.http"]),
         serve_socket=_path_or_off(*values["serve.socket"]),
         serve_mode=_mode(*values["serve.mode"]),
+        serve_shared_memory=_choice(*values["serve.shared_memory"], choices=("on", OFF)) == "on",
         serve_metrics=_address_or_off(*values["serve.metrics"]),
         host_root=Path(values["host_root"][0]),
         telemetry_s=_number(*values["telemetry_s"], least=0.05, most=86400.0),

@@ -5,13 +5,14 @@ in gives raw out; typed contents in, typed contents out.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.domain.ports import InferResult, ModelCard
 from agent.domain.tensor import DType, Tensor, parse_dtype, texts_of, wire_shape
 from agent.errors import RequestError
 from agent.serve.desk import Asked
+from agent.serve.shared_memory import Place, SharedInput, place_of
 from lighterman.oip import inference_pb2 as pb
 
 # Field of InferTensorContents and array type code per element type. FP16 and BF16 have no field.
@@ -86,22 +87,70 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             raise IndexError
 
 
-def to_tensors(received: Received) -> tuple[Tensor, ...]:
+def to_tensors(received: Received) -> tuple[Tensor | SharedInput, ...]:
     """The inputs of a request; RequestError when contents and inputs do not belong together."""
     request, raw = received.request, received.raw
+    if any("shared_memory_region" in entry.parameters for entry in request.inputs):
+        return _some_shared(received)
     if not raw:
         return tuple(_from_contents(entry) for entry in request.inputs)
-    if len(raw) != len(request.inputs):
+    return tuple(_from_raw(request.inputs, raw))
+
+
+def _some_shared(received: Received) -> tuple[Tensor | SharedInput, ...]:
+    """Inputs of which some lie in shared memory: those have no contents."""
+    request = received.request
+    here = [one for one in request.inputs if "shared_memory_region" not in one.parameters]
+    tensors = iter(_from_raw(here, received.raw) if received.raw else map(_from_contents, here))
+    found: list[Tensor | SharedInput] = []
+    for entry in request.inputs:
+        place = _place(entry.parameters, f"input {entry.name!r}")
+        if place is None:
+            found.append(next(tensors))
+            continue
+        if entry.HasField("contents"):
+            raise RequestError(f"input {entry.name!r} is in shared memory and in the request")
+        dtype = parse_dtype(entry.datatype)
+        found.append(SharedInput(entry.name, dtype, tuple(entry.shape), place))
+    return tuple(found)
+
+
+def places(request: pb.ModelInferRequest) -> dict[str, Place]:
+    """Outputs that go into shared memory."""
+    found = {}
+    for entry in request.outputs:
+        place = _place(entry.parameters, f"output {entry.name!r}")
+        if place is not None:
+            found[entry.name] = place
+    return found
+
+
+def _place(parameters: Mapping[str, pb.InferParameter], what: str) -> Place | None:
+    if "shared_memory_region" not in parameters:
+        return None
+    given = {}
+    for name in ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"):
+        if name in parameters:
+            given[name] = getattr(
+                parameters[name], parameters[name].WhichOneof("parameter_choice") or "", None
+            )
+    return place_of(given, what)
+
+
+def _from_raw(
+    inputs: Sequence[pb.ModelInferRequest.InferInputTensor], raw: Sequence[memoryview]
+) -> list[Tensor]:
+    if len(raw) != len(inputs):
         raise RequestError(
-            f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs",
+            f"{len(raw)} raw_input_contents for {len(inputs)} inputs",
             "give one for each input, in the same order",
         )
     tensors = []
-    for entry, data in zip(request.inputs, raw, strict=True):
+    for entry, data in zip(inputs, raw, strict=True):
         if entry.HasField("contents"):
             raise RequestError(f"input {entry.name!r} has both contents and raw_input_contents")
         tensors.append(Tensor(entry.name, parse_dtype(entry.datatype), tuple(entry.shape), data))
-    return tuple(tensors)
+    return tensors
 
 
 def to_asked(received: Received, since_s: float) -> Asked:
@@ -113,6 +162,7 @@ def to_asked(received: Received, since_s: float) -> Asked:
         to_tensors(received),
         wanted_outputs(request),
         since_s,
+        places(request),
     )
 
 
@@ -129,13 +179,19 @@ def to_response(received: Received, result: InferResult) -> pb.ModelInferRespons
     )
     response.parameters["lighterman_version"].string_param = result.version
     response.parameters["lighterman_rung"].string_param = result.rung
-    typed = bool(request.inputs) and not received.raw
+    taken = places(request)
+    typed = any(entry.HasField("contents") for entry in request.inputs)
     typed = typed and all(tensor.dtype in _HAVE_FIELDS for tensor in result.outputs)
     for tensor in result.outputs:
         entry = response.outputs.add(
             name=tensor.name, datatype=tensor.dtype.value, shape=tensor.shape
         )
-        if typed:
+        place = taken.get(tensor.name)
+        if place is not None:
+            entry.parameters["shared_memory_region"].string_param = place.region
+            entry.parameters["shared_memory_offset"].int64_param = place.offset
+            entry.parameters["shared_memory_byte_size"].int64_param = tensor.nbytes
+        elif typed:
             _to_contents(tensor, entry.contents)
         else:
             response.raw_output_contents.append(bytes(tensor.data))

@@ -4,14 +4,16 @@ Refuses to know any wire: roads bring tensors and take results.
 """
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
 
 from agent.domain.ports import Clock, InferResult, ModelCard, Served
 from agent.domain.tensor import Tensor
 from agent.errors import AgentError, UnavailableError, UnknownModelError
 from agent.serve.errors import RefusedError, outcome_of
 from agent.serve.ledger import Ledger, Statistics
+from agent.serve.shared_memory import Place, Regions, SharedInput
 
 SERVER_NAME = "lighterman-agent"
 # A float32 image of 1,024 x 1,024 is 12 MB; batches of it still fit.
@@ -20,13 +22,22 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One inference as a road understood it; `since_s` is when it came, monotonic."""
+    """One inference as a road understood it; `since_s` is when it came, monotonic.
+
+    `places` are of the outputs that go into shared memory, by name.
+    """
 
     model: str
     version: str
-    inputs: Sequence[Tensor]
+    inputs: Sequence[Tensor | SharedInput]
     outputs: Sequence[str]
     since_s: float
+    places: Mapping[str, Place] = field(default_factory=dict)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether any of its tensors lies in shared memory."""
+        return bool(self.places) or any(isinstance(one, SharedInput) for one in self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +53,14 @@ class Indexed:
 class Desk:
     """One for all roads of an agent."""
 
-    def __init__(self, served: Served, clock: Clock, version: str) -> None:
+    def __init__(
+        self, served: Served, clock: Clock, version: str, *, shares_memory: bool = False
+    ) -> None:
         self.version = version
         self.served = served
         self.clock = clock
         self.ledger = Ledger(clock)
+        self.regions = Regions(shares_memory)
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -56,22 +70,43 @@ class Desk:
     @property
     def extensions(self) -> tuple[str, ...]:
         """Extensions of the protocol, by the names that Triton gave them."""
-        return ("binary_tensor_data", "statistics", "model_repository")
+        shared = ("system_shared_memory",) if self.regions.allowed else ()
+        return ("binary_tensor_data", "statistics", "model_repository", *shared)
 
     # -- inferring ---------------------------------------------------------------------------------
 
     def infer(self, asked: Asked, waited_s: float) -> InferResult:
         """Infer on what serves now; `waited_s` of the wait lie behind. See `Infer.infer`."""
         self._check(asked)
-        return self._counted(
-            asked, self.served.infer(asked.model, asked.inputs, asked.outputs, waited_s)
-        )
+        inputs = self._inputs(asked)
+        result = self.served.infer(asked.model, inputs, asked.outputs, waited_s)
+        self._put(asked, result)
+        self.ledger.answered(asked.model, result, asked.since_s)
+        return result
 
     def infer_now(self, asked: Asked) -> InferResult | None:
         """`infer` where that is quick; None: nothing was done."""
+        if asked.is_shared:  # large, or nobody would share it: not for who has others to care for
+            return None
         self._check(asked)
-        result = self.served.infer_now(asked.model, asked.inputs, asked.outputs)
-        return None if result is None else self._counted(asked, result)
+        result = self.served.infer_now(asked.model, self._inputs(asked), asked.outputs)
+        if result is not None:
+            self.ledger.answered(asked.model, result, asked.since_s)
+        return result
+
+    def _inputs(self, asked: Asked) -> Sequence[Tensor]:
+        """Read those that are shared, now that their turn has come: no queue of copies."""
+        for name, place in asked.places.items():
+            self.regions.must_have(place, f"output {name!r}")
+        return [
+            self.regions.read(one) if isinstance(one, SharedInput) else one for one in asked.inputs
+        ]
+
+    def _put(self, asked: Asked, result: InferResult) -> None:
+        for tensor in result.outputs:
+            place = asked.places.get(tensor.name)
+            if place is not None:
+                self.regions.write(tensor.name, place, tensor.data)
 
     def failed(self, model: str, error: AgentError, since_s: float) -> None:
         """Count a request that ended in an error."""
@@ -88,10 +123,6 @@ class Desk:
             raise UnavailableError("this agent is shutting down")
         if asked.version:
             self.card(asked.model, asked.version)
-
-    def _counted(self, asked: Asked, result: InferResult) -> InferResult:
-        self.ledger.answered(asked.model, result, asked.since_s)
-        return result
 
     # -- telling -----------------------------------------------------------------------------------
 
@@ -133,7 +164,7 @@ class Desk:
             cards = [self.card(entry.model) for entry in self.index()]
         return [self.ledger.statistics(card.model, card.version) for card in cards]
 
-    def change_repository(self, model: str) -> None:
+    def change_repository(self, model: str) -> NoReturn:
         """Always RefusedError."""
         raise RefusedError(
             f"model {model!r} is neither loaded nor unloaded by clients",

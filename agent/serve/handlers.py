@@ -34,6 +34,14 @@ def readable_handlers(
         behaviour, parse = special.get(
             method.name, (getattr(servicer, method.name), request.FromString)
         )
+        if method.client_streaming:
+            # What is unreadable in a stream is told in its place, by the behaviour.
+            handlers[method.name] = grpc.stream_stream_rpc_method_handler(
+                behaviour,
+                request_deserializer=_reader(parse),
+                response_serializer=answer.SerializeToString,
+            )
+            continue
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
             _guarded(method.name, behaviour, unreadable),
             request_deserializer=_reader(parse),

@@ -13,6 +13,7 @@ from typing import Any
 from agent.domain.ports import InferResult
 from agent.domain.tensor import Buffer, Tensor, parse_dtype
 from agent.errors import RequestError
+from agent.serve.shared_memory import Place, SharedInput, place_of
 from agent.serve.values import pack, unpack
 
 # A shape of more axes is no shape; no runtime here takes them.
@@ -22,13 +23,17 @@ _LARGEST = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """An inference over HTTP. `binary` are outputs wanted as bytes, `binary_rest` all others."""
+    """An inference over HTTP. `binary` are outputs wanted as bytes, `binary_rest` all others.
+
+    `places` are of those that go into shared memory.
+    """
 
     id: str
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[Tensor | SharedInput, ...]
     outputs: tuple[str, ...]
     binary: Mapping[str, bool]
     binary_rest: bool
+    places: Mapping[str, Place]
 
 
 def read_request(body: Buffer, json_bytes: int | None) -> HttpRequest:
@@ -45,21 +50,17 @@ def read_request(body: Buffer, json_bytes: int | None) -> HttpRequest:
     inputs = tuple(_input(entry, raw) for entry in _list(asked.get("inputs"), "inputs"))
     raw.end()
     rest = _flag(parameters, "binary_data_output", False)
-    names, binary = [], {}
+    names, binary, places = [], {}, {}
     for entry in _list(asked.get("outputs", []), "outputs"):
-        output = _object(entry, "an output")
-        name = _text(output, "name", "an output")
-        wanted = _object(output.get("parameters", {}), f"parameters of output {name!r}")
-        if "classification" in wanted:
-            raise RequestError(
-                f"output {name!r}: classification is not offered", "leave it out and rank here"
-            )
+        name, is_binary, place = _output(entry, rest)
         names.append(name)
-        binary[name] = _flag(wanted, "binary_data", rest)
+        binary[name] = is_binary
+        if place is not None:
+            places[name] = place
     id_ = asked.get("id", "")
     if not isinstance(id_, str):
         raise RequestError("id is no text")
-    return HttpRequest(id_, inputs, tuple(names), binary, rest)
+    return HttpRequest(id_, inputs, tuple(names), binary, rest, places)
 
 
 def load_json(text: Buffer) -> Any:
@@ -94,13 +95,31 @@ class _Raw:
             raise RequestError(f"{left} bytes of the body belong to no input")
 
 
-def _input(entry: Any, raw: _Raw) -> Tensor:
+def _output(entry: Any, rest: bool) -> tuple[str, bool, Place | None]:
+    """Name, whether it is wanted as bytes, and its place in shared memory."""
+    output = _object(entry, "an output")
+    name = _text(output, "name", "an output")
+    wanted = _object(output.get("parameters", {}), f"parameters of output {name!r}")
+    if "classification" in wanted:
+        raise RequestError(
+            f"output {name!r}: classification is not offered", "leave it out and rank here"
+        )
+    place = place_of(wanted, f"output {name!r}")
+    return name, _flag(wanted, "binary_data", rest), place
+
+
+def _input(entry: Any, raw: _Raw) -> Tensor | SharedInput:
     given = _object(entry, "an input")
     name = _text(given, "name", "an input")
     dtype = parse_dtype(_text(given, "datatype", f"input {name!r}"))
     shape = _shape(given.get("shape"), name)
     parameters = _object(given.get("parameters", {}), f"parameters of input {name!r}")
     size = parameters.get("binary_data_size")
+    place = place_of(parameters, f"input {name!r}")
+    if place is not None:
+        if "data" in given or size is not None:
+            raise RequestError(f"input {name!r} is in shared memory and in the request")
+        return SharedInput(name, dtype, shape, place)
     if size is None:
         if "data" not in given:
             raise RequestError(f"input {name!r} has neither data nor binary_data_size")
@@ -166,7 +185,14 @@ def write_result(model: str, request: HttpRequest, result: InferResult) -> HttpR
             "datatype": tensor.dtype.value,
             "shape": tensor.shape,
         }
-        if request.binary.get(tensor.name, request.binary_rest):
+        place = request.places.get(tensor.name)
+        if place is not None:
+            entry["parameters"] = {
+                "shared_memory_region": place.region,
+                "shared_memory_offset": place.offset,
+                "shared_memory_byte_size": tensor.nbytes,
+            }
+        elif request.binary.get(tensor.name, request.binary_rest):
             entry["parameters"] = {"binary_data_size": tensor.nbytes}
             raw.append(tensor.data)
         else:

@@ -102,7 +102,9 @@ def _json_bytes(head: Head, body: Buffer) -> int:
 
 
 def _asked(infer: Infer, request: HttpRequest, since_s: float) -> Asked:
-    return Asked(infer.model, infer.version, request.inputs, request.outputs, since_s)
+    return Asked(
+        infer.model, infer.version, request.inputs, request.outputs, since_s, request.places
+    )
 
 
 def _is_small(request: HttpRequest, result: InferResult) -> bool:

@@ -3,7 +3,7 @@
 Refuses to read bodies of inferences: `http_infer` does, where it does not hold up the others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -17,8 +17,7 @@ from agent.serve.http_answer import Answer, tell
 from agent.serve.http_convert import load_json
 from agent.serve.http_head import Head
 from agent.serve.ledger import Statistics
-
-_NS = 1e9
+from agent.serve.shared_memory import Region
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,8 @@ class Routes:
             case ["v2", "repository", *rest]:
                 _must_be(head, "POST")
                 return self._repository(head, rest, body)
+            case ["v2", "systemsharedmemory", *rest]:
+                return self._shared(head, rest, body)
             case segments:
                 return self._server(head, segments)
 
@@ -111,6 +112,34 @@ class Routes:
                 self._desk.change_repository(model)
         raise _nowhere(head)
 
+    def _shared(self, head: Head, rest: Sequence[str], body: Buffer) -> Answer:
+        regions = self._desk.regions
+        match rest:
+            case ["status"] | ["region", _, "status"]:
+                _must_be(head, "GET")
+                return tell([_region(one) for one in regions.status(_region_name(rest))])
+            case ["unregister"] | ["region", _, "unregister"]:
+                _must_be(head, "POST")
+                regions.unregister(_region_name(rest))
+                return tell({})
+            case ["region", name, "register"]:
+                _must_be(head, "POST")
+                asked = load_json(body)
+                if not isinstance(asked, dict):
+                    raise RequestError("the request must be a JSON object")
+                key, offset, size = (asked.get(k) for k in ("key", "offset", "byte_size"))
+                if not isinstance(key, str) or type(offset or 0) is not int:
+                    raise RequestError("a region needs a key, a byte_size and, if any, an offset")
+                if type(size) is not int:
+                    raise RequestError("a region needs a byte_size")
+                regions.register(name, key, offset or 0, size)
+                return tell({})
+        raise _nowhere(head)
+
+
+def _region_name(rest: Sequence[str]) -> str:
+    return rest[1] if len(rest) > 1 else ""
+
 
 def _segments(target: str) -> list[str]:
     if target.startswith("http://"):
@@ -157,27 +186,19 @@ def _spec(spec: TensorSpec) -> dict[str, Any]:
 
 
 def _statistics(one: Statistics) -> dict[str, Any]:
-    """As Triton's statistics extension has it; what is neither queue nor runtime is input."""
-    success, rest_s = one.success, max(0.0, one.success_s - one.queue_s - one.infer_s)
+    """As Triton's statistics extension has it."""
     return {
         "name": one.model,
         "version": one.version,
         "last_inference": int(one.last_at * 1000),
         "inference_count": one.inferences,
-        "execution_count": success,
+        "execution_count": one.success,
         "inference_stats": {
-            "success": _duration(success, one.success_s),
-            "fail": _duration(one.failed, one.failed_s),
-            "queue": _duration(success, one.queue_s),
-            "compute_input": _duration(success, rest_s),
-            "compute_infer": _duration(success, one.infer_s),
-            "compute_output": _duration(success, 0.0),
-            "cache_hit": _duration(0, 0.0),
-            "cache_miss": _duration(0, 0.0),
+            name: {"count": count, "ns": ns} for name, (count, ns) in one.durations().items()
         },
         "batch_stats": [],
     }
 
 
-def _duration(count: int, seconds: float) -> Mapping[str, int]:
-    return {"count": count, "ns": int(seconds * _NS)}
+def _region(one: Region) -> dict[str, Any]:
+    return {"name": one.name, "key": one.key, "offset": one.offset, "byte_size": one.size}

@@ -32,6 +32,27 @@ class Statistics:
     infer_s: float = 0.0
     last_at: float = 0.0
 
+    def durations(self) -> dict[str, tuple[int, int]]:
+        """Count and nanoseconds together, by the names of the protocol's statistics.
+
+        What was neither queue nor runtime counts as input; there is no cache.
+        """
+        rest_s = max(0.0, self.success_s - self.queue_s - self.infer_s)
+        return {
+            "success": (self.success, _ns(self.success_s)),
+            "fail": (self.failed, _ns(self.failed_s)),
+            "queue": (self.success, _ns(self.queue_s)),
+            "compute_input": (self.success, _ns(rest_s)),
+            "compute_infer": (self.success, _ns(self.infer_s)),
+            "compute_output": (self.success, 0),
+            "cache_hit": (0, 0),
+            "cache_miss": (0, 0),
+        }
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)
+
 
 class Ledger:
     """Counts for every road together."""

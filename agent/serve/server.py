@@ -9,6 +9,7 @@ told so.
         version: str,                          # of the agent, for the server's metadata
         listen: str = "127.0.0.1:8001",        # port 0: a free one
         after: Callable[[], None],             # called by a serving thread that ended a task
+        shares_memory: bool = False,           # whether clients may register shared memory
     )
     .ask()                                     # let a serving thread call `after` when it is free
     .start() -> str                            # the address it listens on; UnavailableError: taken
@@ -29,13 +30,13 @@ from agent.errors import AgentError, UnavailableError, UnknownModelError
 from agent.serve import convert
 from agent.serve.desk import MAX_MESSAGE_BYTES, SERVER_NAME, Desk
 from agent.serve.errors import code_of
+from agent.serve.extensions import Extensions
 from agent.serve.grpc_infer import GrpcInfer
-from agent.serve.handlers import readable_handlers
+from agent.serve.handlers import Behaviour, Parse, readable_handlers
 from agent.serve.http2.server import GrpcServer
 from agent.serve.pool import TimedPool
 from lighterman.details import fitting
 from lighterman.oip import inference_pb2 as pb
-from lighterman.oip import inference_pb2_grpc as pb_grpc
 
 _BACKLOG = 512
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -55,10 +56,12 @@ class InferenceServer:
         version: str,
         listen: str = "127.0.0.1:8001",
         after: Callable[[], None] = lambda: None,
+        *,
+        shares_memory: bool = False,
     ) -> None:
         self._listen = listen
         # The other roads have the same desk, so that all of them count together.
-        self.desk = Desk(served, clock, version)
+        self.desk = Desk(served, clock, version, shares_memory=shares_memory)
         self._pool = TimedPool(_WORKERS, clock, after)
         self._server = GrpcServer(
             self._pool, clock=clock.monotonic, most_calls=_MAX_REQUESTS, limit=MAX_MESSAGE_BYTES
@@ -66,7 +69,10 @@ class InferenceServer:
         self._servicer = Servicer(self.desk)
         servicer = self._servicer
         # Read without the copy of every picture that the generated handler would make.
-        infer = {"ModelInfer": (servicer.infer, convert.receive)}
+        infer: dict[str, tuple[Behaviour, Parse]] = {
+            "ModelInfer": (servicer.infer, convert.receive),
+            "ModelStreamInfer": (servicer.stream, convert.receive),
+        }
         self._server.add_generic_rpc_handlers(
             (readable_handlers(servicer, servicer.unreadable, infer),)
         )
@@ -90,10 +96,6 @@ class InferenceServer:
         self._server.start()
         return f"{host}:{sockets[0].getsockname()[1]}"
 
-    def waiting(self) -> dict[str, int]:
-        """Requests that wait for their turn, by model."""
-        return self._infer.waiting()
-
     def requests(self) -> dict[tuple[str, str], int]:
         """Requests since the start, by model and outcome."""
         return self.desk.ledger.outcomes()
@@ -112,11 +114,8 @@ class InferenceServer:
         self._pool.shutdown(wait=False)
 
 
-class Servicer(pb_grpc.GRPCInferenceServiceServicer):
-    """The six methods of the protocol."""
-
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+class Servicer(Extensions):
+    """The six methods of the protocol, and its extensions."""
 
     def unreadable(self, method: str) -> None:
         """A request was none: for an inference that counts as any other that is wrong."""

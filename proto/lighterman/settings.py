@@ -14,7 +14,8 @@ NAMES = frozenset(
         "JOB_LEASE_S", "JOB_MEMORY_BYTES", "JOB_TIME_S", "LISTEN_ENROLL", "LISTEN_GRPC",
         "LISTEN_HOST", "LISTEN_MQTT", "LISTEN_WEB", "LOG", "LOG_LEVEL", "METRICS_TOKEN_FILE",
         "MODEL_MEMORY_BYTES", "POLL_S", "PRESENCE_GRACE_S", "SAMPLE_FLUSH_S", "SERVE_GRPC",
-        "SERVE_HTTP", "SERVE_METRICS", "SERVE_MODE", "SERVE_SOCKET", "SPOOL_BYTES", "STATE_DIR", "TELEMETRY_S", "TRUST_DIR", "WORKERS",
+        "SERVE_HTTP", "SERVE_METRICS", "SERVE_MODE", "SERVE_SHARED_MEMORY",
+        "SERVE_SOCKET", "SPOOL_BYTES", "STATE_DIR", "TELEMETRY_S", "TRUST_DIR", "WORKERS",
     )
 )  # fmt: skip
 # Names that are less alike are somebody else's: Kubernetes sets some for a service of our name.

@@ -12,7 +12,8 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
 from agent.serve import handlers
-from agent.serve.server import MAX_MESSAGE_BYTES, InferenceServer
+from agent.serve.desk import MAX_MESSAGE_BYTES
+from agent.serve.server import InferenceServer
 from lighterman.oip import inference_pb2 as pb
 from tests.support.fuzz import Known, Wild, no_message, wild_messages
 from tests.support.serving import Bench, scaled, tensor
@@ -43,12 +44,22 @@ class Served:
         self.channel = grpc.insecure_channel(self.server.start(), options)
 
     def call(self, name: str, data: bytes) -> tuple[grpc.StatusCode, str]:
+        if name == "ModelStreamInfer":
+            return self.stream(data)
         try:
             call: Any = self.channel.unary_unary(f"/{SERVICE.full_name}/{name}")
             call(data, timeout=20)
         except grpc.RpcError as error:
             return code_of(error), getattr(error, "details", str)() or ""
         return grpc.StatusCode.OK, ""
+
+    def stream(self, data: bytes) -> tuple[grpc.StatusCode, str]:
+        """The bytes as one message of a stream; what is wrong with them is told in its place."""
+        call: Any = self.channel.stream_stream(f"/{SERVICE.full_name}/ModelStreamInfer")
+        (answer,) = map(pb.ModelStreamInferResponse.FromString, call(iter([data]), timeout=20))
+        if not answer.error_message:
+            return grpc.StatusCode.OK, ""
+        return grpc.StatusCode.INVALID_ARGUMENT, answer.error_message
 
     def good(self) -> grpc.StatusCode:
         request = pb.ModelInferRequest(model_name="photo")
@@ -86,7 +97,8 @@ def test_bytes_that_are_no_message_are_named(served: Served, method: MethodDescr
         )
         assert code is grpc.StatusCode.INVALID_ARGUMENT, text
         assert text.startswith(f"the request is no message that {method.name} takes"), text
-    assert invalid(served) == before + (BROKEN if method.name == "ModelInfer" else 0)
+    counts = method.name in ("ModelInfer", "ModelStreamInfer")
+    assert invalid(served) == before + (BROKEN if counts else 0)
     assert served.good() is grpc.StatusCode.OK
 
 
@@ -100,6 +112,7 @@ def test_wild_messages_are_answered_or_refused_with_a_reason(
             grpc.StatusCode.OK,
             grpc.StatusCode.INVALID_ARGUMENT,
             grpc.StatusCode.NOT_FOUND,
+            grpc.StatusCode.PERMISSION_DENIED,
         ), f"{code} {text}: {str(message)[:2000]}"
         assert text.strip() or code is grpc.StatusCode.OK
     assert served.good() is grpc.StatusCode.OK

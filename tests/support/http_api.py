@@ -96,7 +96,9 @@ class HttpApi:
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.bench = Bench(folder, **options)
-        self.grpc = InferenceServer(self.bench.host, self.bench.clock, "1.2.3", "127.0.0.1:0")
+        self.grpc = InferenceServer(
+            self.bench.host, self.bench.clock, "1.2.3", "127.0.0.1:0", shares_memory=True
+        )
         self.grpc_address = self.grpc.start()
         self.path = str(folder / "sock")
         self.server = HttpServer(self.grpc.desk, "127.0.0.1:0", Path(self.path), 0o600)
