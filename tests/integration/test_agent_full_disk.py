@@ -1,28 +1,31 @@
 """A device whose disk gets full: the old model answers on, the error names the disk, nothing stays.
 
-A real file system of a fixed size below a real agent; it is filled while a download runs, while
-reports are kept, and before a start.
+A real file system of a fixed size below a real agent; it is filled while a download runs (down a
+road that is narrow enough to meet it half-way), while reports are kept, and before a start.
 """
 
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from tests.support.agent_world import AgentProcess, Client, ControllerWorld
+from tests.proxy import Direction, Faults
+from tests.support.agent_world import AgentProcess, Client, ControllerWorld, infer_on
+from tests.support.roads import Roads
 from tests.support.serving import _model, make_release, scaled
 from tests.support.wait import wait_for
 from tests.support.world_invariants import check_agent, checked_controller
 
 MIB = 1024**2
 DISK_MIB, LARGE_MIB = 96, 32
+NARROW = 4_000_000  # bytes a second: some seconds of a download
 QUICK = {"min_inferences": 5, "min_s": 0.1, "max_s": 600}
 FULL = "the disk of this device is full"
 
@@ -73,12 +76,27 @@ def world(tmp_path: Path) -> Iterator[ControllerWorld]:
 
 
 @pytest.fixture
-def agent(world: ControllerWorld, disk: Path) -> Iterator[AgentProcess]:
-    """Serves 1.0.0, proven: y = 2 · x. Afterwards: I1 to I8."""
+def enrolled(world: ControllerWorld, disk: Path) -> AgentProcess:
     made = AgentProcess(disk / "state", "dev-full")
     made.log = disk.parent / "agent.log"
     assert made.enrol(world.url, world.token()).returncode == 0
-    made.start()
+    return made
+
+
+@pytest.fixture
+def roads(enrolled: AgentProcess) -> Iterator[Roads]:
+    """Between the agent and its controller."""
+    laid = Roads.lay(enrolled.state_dir)
+    yield laid
+    laid.close()
+
+
+@pytest.fixture
+def agent(world: ControllerWorld, enrolled: AgentProcess, roads: Roads) -> Iterator[AgentProcess]:
+    """Serves 1.0.0, proven: y = 2 · x. Afterwards: I1 to I8."""
+    made = enrolled
+    made._env["ROUTES"] = roads.routes
+    start(made)
     data = scaled(2.0)
     first = make_release("1.0.0", {"heavy": data}, probation=QUICK)
     world.publish("dev-full", first, "r-1", [data])
@@ -87,6 +105,10 @@ def agent(world: ControllerWorld, disk: Path) -> Iterator[AgentProcess]:
     yield made
     made.stop()
     check_agent(world.settings.data_dir, made)
+
+
+def start(agent: AgentProcess, wait_s: float = 60) -> None:
+    agent.start(wait_s, ("-m", "tests.support.routed_agent", "run"))
 
 
 def partial_bytes(agent: AgentProcess) -> int:
@@ -98,20 +120,20 @@ def partial_bytes(agent: AgentProcess) -> int:
 def stop_in_the_middle(agent: AgentProcess) -> None:
     """SIGSTOP while some, but not all, of a large file is there."""
     assert agent.process is not None
-    deadline = time.monotonic() + 60.0
-    while not partial_bytes(agent) and time.monotonic() < deadline:
-        pass  # it lasts for milliseconds
+    wait_for(lambda: partial_bytes(agent), 60, f"the download\n{agent.tail()}")
     agent.process.send_signal(signal.SIGSTOP)
     assert 0 < partial_bytes(agent) < LARGE_MIB * MIB, "it had not begun, or was over"
 
 
 def test_a_disk_that_fills_during_a_download(
-    world: ControllerWorld, agent: AgentProcess, disk: Path
+    world: ControllerWorld, agent: AgentProcess, disk: Path, roads: Roads
 ) -> None:
     with Client(agent) as client:
         data = large(3.0)
+        roads.grpc.set(Faults(bytes_per_s=NARROW), Direction.DOWN)
         world.publish("dev-full", make_release("1.1.0", {"heavy": data}), "r-2", [data])
         stop_in_the_middle(agent)
+        roads.restore()
         assert agent.process is not None
         with full(disk):
             agent.process.send_signal(signal.SIGCONT)
@@ -157,7 +179,7 @@ def test_a_start_on_a_full_disk_serves_the_last_good_model(
 ) -> None:
     assert agent.stop() == 0
     with full(disk):
-        agent.start(wait_s=0)
+        start(agent, wait_s=0)
         address = wait_for(lambda: _address(agent), 60, "it to serve")
         assert address
         assert _infer(address) == pytest.approx(2.0)
@@ -173,10 +195,6 @@ def _address(agent: AgentProcess) -> str:
 
 
 def _infer(address: str) -> float:
-    import grpc
-
-    from tests.support.agent_world import infer_on
-
     with grpc.insecure_channel(address) as channel:
         return infer_on(channel)[0]
 
