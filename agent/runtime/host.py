@@ -53,8 +53,7 @@ from agent.runtime.slot import (
 )
 from agent.runtime.slot import open_remote as open_remote_rung
 
-# How long unload and close wait for requests in flight; the last of them frees in any case.
-_DRAIN_S = 5.0
+_DRAIN_S = 5.0  # for requests in flight; the last of them frees in any case
 
 
 class ModelHost:
