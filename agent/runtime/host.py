@@ -100,8 +100,7 @@ class ModelHost:
         self, model: str, inputs: Sequence[Tensor], outputs: Sequence[str] = ()
     ) -> InferResult | None:
         """See `agent.domain.ports.Served`."""
-        served, feed = self._checked(model, inputs, outputs)
-        return self._answerer.answer_now(served, feed, outputs)
+        return self._answerer.answer_now(*self._checked(model, inputs, outputs), outputs)
 
     def add_queue(self, of: Outside) -> None:
         """See `agent.domain.ports.Served`."""
