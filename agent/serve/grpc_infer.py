@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import grpc
 
-from agent.errors import AgentError
+from agent.errors import AgentError, InferenceError
 from agent.serve import convert
-from agent.serve.desk import Desk
+from agent.serve.desk import Asked, Desk
 from agent.serve.errors import code_of
 from agent.serve.http2.call import Call
 from agent.serve.http2.server import GrpcServer
@@ -47,25 +47,44 @@ class GrpcInfer:
             return
         model = received.request.model_name
         try:
-            answer = self._now(received, call.begun_at)
-            if answer is None:
+            asked = convert.to_asked(received, call.begun_at)
+            result = self._desk.infer_now(asked)
+            if result is None:
+                width = self._desk.served.width(model)
                 self._lanes.offer(
-                    model, self._desk.served.width(model), _Turn(), lambda: self._server.run(call)
+                    model, width, _Turn(), lambda: self._in_turn(call, received, asked)
                 )
                 return
+            answer = convert.to_response(received, result).SerializeToString()
         except AgentError as error:
-            self._desk.failed(model, error, call.begun_at)
-            call.release()
-            call.reply(None, code_of(error), fitting(str(error)))
+            self._fail(call, model, error)
         else:
-            del received
+            del received, asked
             call.release()
             call.reply(answer, grpc.StatusCode.OK)
         self._server.left(call)
         self._after()
 
-    def _now(self, received: convert.Received, since_s: float) -> bytes | None:
-        result = self._desk.infer_now(convert.to_asked(received, since_s))
-        if result is None:
-            return None
-        return convert.to_response(received, result).SerializeToString()
+    def _in_turn(self, call: Call, received: convert.Received, asked: Asked) -> None:
+        """In a lane's thread; raises nothing."""
+        try:
+            if not call.is_wanted():
+                return
+            waited_s = self._desk.clock.monotonic() - asked.since_s
+            result = self._desk.infer(asked, waited_s)
+            answer = convert.to_response(received, result).SerializeToString()
+        except AgentError as error:
+            self._fail(call, asked.model, error)
+        except Exception as error:  # noqa: BLE001 - a thread that ends would leave others waiting
+            failure = InferenceError(f"this agent failed: {type(error).__name__}: {error}")
+            self._fail(call, asked.model, failure)
+        else:
+            call.release()
+            call.reply(answer, grpc.StatusCode.OK)
+        finally:
+            self._server.left(call)
+
+    def _fail(self, call: Call, model: str, error: AgentError) -> None:
+        self._desk.failed(model, error, call.begun_at)
+        call.release()
+        call.reply(None, code_of(error), fitting(str(error)))

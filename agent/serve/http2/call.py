@@ -185,14 +185,20 @@ class Call:
         """Answer without a handler; the request was released or never prepared."""
         self._end(message, code, details)
 
-    def run(self) -> None:
-        """Ask the handler and answer, in the thread of a pool; raises nothing."""
+    def is_wanted(self) -> bool:
+        """Whether an answer still is; a call whose time is over is ended."""
         if self._over:
             self.release()
-            return
+            return False
         if self._deadline is not None and self._clock() >= self._deadline:
             self.release()
             self._end(None, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            return False
+        return True
+
+    def run(self) -> None:
+        """Ask the handler and answer, in the thread of a pool; raises nothing."""
+        if not self.is_wanted():
             return
         message: bytes | None = None
         try:

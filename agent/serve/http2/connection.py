@@ -24,6 +24,9 @@ from agent.serve.http2.reader import FRAME_BYTES, MOST_HEADER_BYTES, FrameReader
 
 STREAMS = 512
 _PING_BYTES = 8
+# A header field that is one number of the table is a byte from here to before there.
+_FIRST_NUMBER, _LONG_NUMBER = 0x81, 0xFF
+_MOST_KNOWN = 64
 _TOO_MANY = "as many calls as are allowed wait here already; try again later"
 _MOST_RESETS = 1000  # of calls that had not been answered, between two answers
 
@@ -85,6 +88,7 @@ class Connection(FrameReader):
         self._finished: deque[int] = deque()  # answered by other threads
         self._last = 0
         self._debt = 0
+        self._known: dict[bytes, Request] = {}
         self._closing = False
         self._resets = 0
         room = host.limit + 5 + frames.LEAST_WINDOW
@@ -275,10 +279,7 @@ class Connection(FrameReader):
                 raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "calls are begun to be given up")
 
     def _opened(self, flags: int, number: int, block: bytes) -> None:
-        try:
-            fields = self._decoder.decode(block, raw=True)
-        except HPACKError as error:
-            raise ConnectionFault(Code.COMPRESSION_ERROR, "headers are damaged") from error
+        request = self._read_block(block)
         open_stream = self._streams.get(number)
         if open_stream:  # trailers of a client
             if not flags & frames.END_STREAM or open_stream.complete:
@@ -293,7 +294,23 @@ class Connection(FrameReader):
         if len(self._streams) >= STREAMS:
             self._out.control(frames.reset(number, Code.REFUSED_STREAM))
             return
-        self._begin_call(read_request(fields), number, ended=bool(flags & frames.END_STREAM))
+        self._begin_call(request, number, ended=bool(flags & frames.END_STREAM))
+
+    def _read_block(self, block: bytes) -> Request:
+        """A client says the same again and again, each field by its number in the table."""
+        known = self._known.get(block)
+        if known is not None:
+            return known
+        try:
+            found = read_request(self._decoder.decode(block, raw=True))
+        except HPACKError as error:
+            raise ConnectionFault(Code.COMPRESSION_ERROR, "headers are damaged") from error
+        if all(_FIRST_NUMBER <= byte < _LONG_NUMBER for byte in block):
+            if len(self._known) < _MOST_KNOWN:
+                self._known[block] = found
+        else:
+            self._known.clear()  # what a number stands for may be another thing now
+        return found
 
     def _begin_call(self, request: Request, number: int, *, ended: bool) -> None:
         self._out.opened(number)
