@@ -67,7 +67,7 @@ class Operator:
         if not self._dealt:
             self._dealt = list(self._kinds)
             self._chance.shuffle(self._dealt)
-        illness = self._dealt.pop()
+        illness = self._dealt[-1]
         fleet = self._fleet
         version = fleet.push(fleet.model, heavy=self._file(illness))
         self.bad[version] = illness
@@ -81,6 +81,7 @@ class Operator:
                 "build", "override", f"{fleet.model}:{version}", "--profile", profile,
                 "--reason", "somebody is in a hurry",
             )  # fmt: skip
+        self._dealt.pop()  # only now: what a fault kept from being built comes again
         return version, illness
 
     def start(self) -> None:
@@ -96,20 +97,26 @@ class Operator:
             self._thread.join(180)
 
     def _work(self) -> None:
+        tried = ""
         while not self._stopping.is_set():
             try:
-                version, illness = self._ready.pop(0) if self._ready else self._make()
-                self._roll_out(version, illness)
+                if not self._ready:
+                    self._ready.append(self._make())
+                self._roll_out(*self._ready[0])
             except TROUBLE as error:
                 words = str(error).split()
                 self._story.say(f"operator: {' '.join(words)[:150]}")
+                # Once more, but not for ever: perhaps it began and nobody heard the answer.
+                if self._ready and self._ready[0][0] == tried:
+                    self._ready.pop(0)
+                tried = self._ready[0][0] if self._ready else ""
                 self._stopping.wait(1.0)
 
     def _roll_out(self, version: str, illness: str) -> None:
         rollout = self._fleet.begin(self._fleet.model, version, waves=WAVES)
-        self._story.say(
-            f"operator: {rollout} brings {version}{f', it {illness}' if illness else ''}"
-        )
+        self._ready.pop(0)
+        ill = f", it {illness}" if illness else ""
+        self._story.say(f"operator: {rollout} brings {version}{ill}")
         self._story.brought[illness or "good"] += 1
         until = monotonic() + PATIENCE_S
         while not self._stopping.is_set() and monotonic() < until:
