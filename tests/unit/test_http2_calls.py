@@ -194,18 +194,6 @@ def test_the_end_does_not_wait_longer_than_the_grace(echo: World) -> None:
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_headers_said_again_by_number_mean_what_they_mean_by_then(echo: World) -> None:
-    """A client's table changes under way: the same bytes are another call then."""
-    with echo.channel() as channel:
-        for number in range(200):
-            told = channel.unary_unary(f"/{SERVICE}/Tell")
-            meta = (("who", f"me{number % 7}"), (f"key{number % 90}", "x" * (number % 60)))
-            for _ in range(2):
-                assert f"('who', 'me{number % 7}')".encode() in told(b"", timeout=20, metadata=meta)
-                data = str(number).encode()
-                assert channel.unary_unary(f"/{SERVICE}/Echo")(data, timeout=20) == data
-
-
 def test_a_client_of_another_make(echo: World) -> None:
     """hyper-h2, which checks each frame and header of ours."""
     host, _, port = echo.address.rpartition(":")

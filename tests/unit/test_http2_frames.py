@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.serve.http2 import frames
 from agent.serve.http2.frames import Code, Kind
-from tests.support.http2_world import Peer, World, call, headers, message, opened, world
+from tests.support.http2_world import SERVICE, Peer, World, call, headers, message, opened, world
 from tests.support.wait import wait_for
 
 WHOLE = frames.END_HEADERS | frames.END_STREAM
@@ -110,6 +110,33 @@ def test_padding_priority_and_what_is_unknown(peer: Peer) -> None:
     peer.send(frames.frame(Kind.PRIORITY, 0, 1, bytes(5)) + b"\0\0\1\x63\0\0\0\0\1z")
     peer.send(data(1, b"\x02" + message(b"padded") + bytes(2), frames.PADDED | frames.END_STREAM))
     assert peer.until(Kind.DATA).payload == message(b"padded")
+
+
+def remembered(name: int, value: bytes) -> bytes:
+    """A header field, its name by number, that the table of the connection takes up as its first."""
+    return bytes((0x40 | name, len(value))) + value
+
+
+def test_numbers_of_headers_mean_what_they_mean_by_then(peer: Peer) -> None:
+    """The same bytes are a call of another method once the peer has changed its table."""
+    kind, path, post = 31, 4, b"\x83\x86"
+    echo, wrong = f"/{SERVICE}/Echo".encode(), f"/{SERVICE}/Abort".encode()
+    first_and_second = post + b"\xbe\xbf"
+    blocks = [
+        (post + remembered(kind, b"application/grpc") + remembered(path, echo), b"0"),
+        (first_and_second, b"0"),
+        (first_and_second, b"0"),
+        (post + remembered(kind, b"application/grpc") + remembered(path, wrong), b"5"),
+        (first_and_second, b"5"),
+    ]
+    peer.hello()
+    for number, (block, status) in enumerate(blocks):
+        stream = 2 * number + 1
+        peer.send(frames.frame(Kind.HEADERS, frames.END_HEADERS, stream, block))
+        peer.send(data(stream, message(b"x"), frames.END_STREAM))
+        while not (found := peer.until(Kind.HEADERS, stream)).flags & frames.END_STREAM:
+            pass
+        assert frames.literal(b"grpc-status", status) in found.payload, number
 
 
 def test_messages_in_any_pieces(peer: Peer) -> None:
