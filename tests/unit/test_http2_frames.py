@@ -113,7 +113,7 @@ def test_padding_priority_and_what_is_unknown(peer: Peer) -> None:
 
 
 def remembered(name: int, value: bytes) -> bytes:
-    """A header field, its name by number, that the table of the connection takes up as its first."""
+    """A header field, its name by number, that the table of the connection takes up first."""
     return bytes((0x40 | name, len(value))) + value
 
 
