@@ -95,7 +95,9 @@ def _stretch(
         fault = _one(chance, at_s, devices, disk)
         place = "edge" if fault.kind is Kind.EDGE_LINK else fault.device
         if busy_until[place] <= at_s:
-            if fault.kind is Kind.CONTROLLER_KILL and long_away:
+            # A calm point ends what is not over.
+            fits = at_s + LONG_AWAY_S < seconds
+            if fault.kind is Kind.CONTROLLER_KILL and long_away and fits:
                 fault = Fault(at_s, fault.kind, "", LONG_AWAY_S, fault.chance)
                 long_away = False
             rest_s = _CENTRE_REST_S if fault.kind in OF_THE_CENTRE else 2.0

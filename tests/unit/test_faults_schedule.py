@@ -35,6 +35,7 @@ def test_a_long_run_has_every_kind_and_a_controller_away_for_a_minute_once(seed:
     assert {fault.kind for fault in faults} >= set(Kind) - {Kind.EDGE_LINK, Kind.DISK_FULL}
     away = [f for f in faults if f.kind is Kind.CONTROLLER_KILL and f.for_s == LONG_AWAY_S]
     assert len(away) == 1
+    assert away[0].at_s + LONG_AWAY_S < 120.0, "a calm point would end it"
 
 
 def test_without_a_disk_to_fill_none_is_filled() -> None:
