@@ -19,6 +19,7 @@ from agent.serve.values import pack, unpack
 # A shape of more axes is no shape; no runtime here takes them.
 _MOST_AXES = 32
 _LARGEST = 2**63 - 1
+_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,4 @@ def write_result(model: str, request: HttpRequest, result: InferResult) -> HttpR
 
 def dump_json(value: Any) -> bytes:
     """Compact UTF-8. What is no number in JSON was taken out before."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode(
-        "utf-8", "replace"
-    )
+    return _to_json(value).encode("utf-8", "replace")

@@ -30,6 +30,12 @@ def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
         ({"LIGHTERMAN_TELEMETRY_S": "nan"}, "not between"),
         ({"LIGHTERMAN_SERVE_GRPC": "8001"}, "not HOST:PORT"),
         ({"LIGHTERMAN_SERVE_GRPC": "127.0.0.1:99999"}, "not HOST:PORT"),
+        ({"LIGHTERMAN_SERVE_HTTP": "8000"}, "not HOST:PORT"),
+        ({"LIGHTERMAN_SERVE_SOCKET": "run/http.sock"}, "neither an absolute path nor off"),
+        ({"LIGHTERMAN_SERVE_MODE": "rw-"}, "no octal permissions"),
+        ({"LIGHTERMAN_SERVE_MODE": "0888"}, "no octal permissions"),
+        ({"LIGHTERMAN_SERVE_MODE": "4660"}, "more than read, write and execute"),
+        ({"LIGHTERMAN_SERVE_SHARED_MEMORY": "yes"}, "none of on, off"),
         ({"LIGHTERMAN_LOG": "xml"}, "none of text, json"),
     ],
 )
@@ -54,6 +60,18 @@ def test_a_file_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, story
     file.write_text(text)
     with pytest.raises(SettingsError, match=story):
         load_settings({}, file, {})
+
+
+def test_the_http_road_is_on_loopback_and_memory_is_not_shared_unless_asked_for() -> None:
+    found = load_settings({}, environ={})
+    assert (found.serve_http, found.serve_socket) == ("127.0.0.1:8000", None)
+    assert (found.serve_mode, found.serve_shared_memory) == (0o660, False)
+    names = ("HTTP", "SOCKET", "MODE", "SHARED_MEMORY")
+    values = ("off", "/run/x.sock", "0600", "on")
+    environ = {f"LIGHTERMAN_SERVE_{n}": v for n, v in zip(names, values, strict=True)}
+    found = load_settings({}, environ=environ)
+    assert (found.serve_http, found.serve_socket) == ("off", Path("/run/x.sock"))
+    assert (found.serve_mode, found.serve_shared_memory) == (0o600, True)
 
 
 def test_the_serving_address_has_a_table_of_its_own(tmp_path: Path) -> None:
