@@ -7,13 +7,15 @@ KEEP ?=
 TESTS ?=
 MINUTES ?= 10
 SEED ?=
+SEEDS ?= 100
+PLANTED ?=
 MODELS ?= demo
 # What `make test` runs with shorter waits.
 TRUE_LENGTH := tests/integration/test_fault_poison.py \
   tests/integration/test_fault_network.py::test_a_controller_away_for_a_while_hears_everything_once
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test test-slow faults test-systemd check fix proto docs migration clean
+.PHONY: help setup venv demo test test-slow faults sim test-systemd check fix proto docs migration clean
 
 SETUP = PYTHON='$(PYTHON)' TORCH_INDEX='$(TORCH_INDEX)' sh tools/setup.sh
 
@@ -41,6 +43,9 @@ test-systemd: setup ## Boot a container with the agent as a service (root; deboo
 
 faults: setup ## Minutes of random faults over the demo's fleet (SEED=7 plays a run again, MINUTES=10, JSON=FILE, MODELS=digits)
 	@$(PY) -m tests.faults --minutes '$(MINUTES)' --models '$(MODELS)' $(if $(SEED),--seed '$(SEED)') $(if $(JSON),--json '$(JSON)')
+
+sim: setup ## Rollouts with bad luck in virtual time (SEEDS=1000, SEED=7 plays one again, PLANTED=1, JSON=FILE)
+	@PYTHONHASHSEED=0 $(PY) -m tests.simulation --seeds '$(SEEDS)' $(if $(SEED),--seed '$(SEED)') $(if $(PLANTED),--planted) $(if $(JSON),--json '$(JSON)')
 
 check: venv ## Format, lint, types, import rules, stubs, migrations, docs
 	@$(PY) -m tools.check

@@ -119,7 +119,8 @@ _CONTROLLER_LEGAL: Mapping[AssignmentState, frozenset[AssignmentState]] = {
     **{state: frozenset({_A.WITHDRAWN, _A.SUPERSEDED}) for state in UNDERWAY},
     _A.ACTIVATED: frozenset({_A.ROLLING_BACK, _A.SUPERSEDED}),
     _A.PROBATION: frozenset({_A.ROLLING_BACK, _A.SUPERSEDED}),
-    _A.COMMITTED: frozenset({_A.ROLLING_BACK}),
+    # Superseded: called back while a newer order is open, which is what counts there.
+    _A.COMMITTED: frozenset({_A.ROLLING_BACK, _A.SUPERSEDED}),
     # Applied the generation that calls it back, without a word of its own about this version.
     _A.ROLLING_BACK: frozenset({_A.ROLLED_BACK, _A.SUPERSEDED}),
     **{state: frozenset() for state in CLOSED},

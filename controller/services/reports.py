@@ -17,7 +17,7 @@ from controller.domain.words import times_ms
 from controller.errors import DeniedError, LightermanError
 from controller.services.context import Ctx, Deps
 from controller.services.device_sessions import boot_counter
-from controller.store import boots, devices, events, outbox, reported
+from controller.store import assignments, boots, devices, events, outbox, reported
 from controller.store.assignments import AssignmentRow
 from controller.store.boots import BootRow
 from controller.store.devices import Speaker
@@ -209,6 +209,17 @@ class _Desk:
         if changed or body.applied:
             self._news.add(body.rollout)
 
+    def _is_followed(self, row: AssignmentRow) -> bool:
+        """Whether a committed version is left while a newer order of the model is open.
+
+        A device has one open order of a model: the one that is left is closed then, not opened
+        anew, and counts as left all the same.
+        """
+        if row.state is not AssignmentState.COMMITTED:
+            return False
+        others = assignments.open_of_model(self._conn, row.model, [row.device_id])
+        return any(one.rollout_id != row.rollout_id for one in others)
+
     def _apply(self, speaker: Speaker, body: ReportBody) -> tuple[str, str, bool]:
         """Kind and reason of the event, and whether the assignment is another one now."""
         if body.state is None:
@@ -220,8 +231,11 @@ class _Desk:
                 return "generation_applied", body.reason, False
             what = f"{body.model}:{body.version} in rollout {body.rollout or '–'}"
             return "report_ignored", f"no assignment of {what}", False
+        state = body.state
+        if state is AssignmentState.ROLLING_BACK and self._is_followed(row):
+            state = AssignmentState.ROLLED_BACK
         outcome, after = reported.take_report(
-            row, body.state, body.reason[:TEXT_MAX], body.evidence, self._ctx.now
+            row, state, body.reason[:TEXT_MAX], body.evidence, self._ctx.now
         )
         if after is not row:
             self._assignments[key] = self._moved[key] = after

@@ -151,21 +151,29 @@ def call_back(
     wanted = {*states, _A.ROLLING_BACK}
     rows = assignments.list_assignments(conn, rollout.rollout_id, states=wanted)
     generations = restore_previous(conn, deps, ctx, rows)
+    ids = [row.device_id for row in rows if row.state is _A.COMMITTED]
+    open_now = assignments.open_of_model(conn, rollout.model, ids)
+    newer = {row.device_id: row.rollout_id for row in open_now}
     again: list[Step] = []
     new: list[Step] = []
+    followed: list[Step] = []  # a newer order is open: theirs is closed, and cannot open anew
     for row in rows:
         generation = generations.get(row.device_id)
-        if row.state is not _A.ROLLING_BACK:
+        if row.state is _A.COMMITTED and row.device_id in newer:
+            why = f"{CALLED_BACK}{reason}; superseded by {newer[row.device_id]}"
+            followed.append((row, _A.SUPERSEDED, why, {"finished_at": ctx.now}))
+        elif row.state is not _A.ROLLING_BACK:
             values: Json = {"finished_at": None, "generation": generation or row.generation}
             new.append((row, _A.ROLLING_BACK, f"{CALLED_BACK}{reason}", values))
         elif generation is not None:
             again.append((row, _A.ROLLING_BACK, row.reason, {"generation": generation}))
-    for steps in (again, new):
+    for steps in (again, new, followed):
         assignments.move_many(conn, steps, ctx.now)
+    called = [*new, *followed]
     events.append_many(
-        conn, [_event(ctx, row, "assignment_called_back", reason) for row, *_ in new]
+        conn, [_event(ctx, row, "assignment_called_back", reason) for row, *_ in called]
     )
-    return len(new)
+    return len(called)
 
 
 def supersede(

@@ -1,0 +1,122 @@
+"""`make sim SEEDS=1000`: rollouts with bad luck, decided by seeds; `SEED=n` plays one again.
+
+Exit code 0 where every invariant held after every step. `--planted` asks the contrary: bugs planted
+on purpose have to be found. The last line is the result.
+"""
+
+import argparse
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from examples.fleet.clock import monotonic
+from tests.simulation.sim_planted import PLANTED, planted
+from tests.simulation.sim_run import Found, Stage
+
+SHOWN = 3  # stories of failing seeds
+PORTION = 5  # seeds that one process plays in a row
+_stages: list[Stage] = []
+
+
+def main() -> int:
+    """Play the seeds, or one of them, or look for planted bugs."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=100, metavar="N")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="the first seed")
+    parser.add_argument("--seed", type=int, default=None, metavar="N", help="play one again")
+    parser.add_argument("--planted", action="store_true", help="look for the planted bugs")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    options = parser.parse_args()
+    began = monotonic()
+    seeds = range(options.first, options.first + options.seeds)
+    if options.seed is not None:
+        seeds = range(options.seed, options.seed + 1)
+    with ProcessPoolExecutor(options.processes, initializer=_open) as pool:
+        if options.planted:
+            jobs = [(name, seeds.start, seeds.stop) for name in PLANTED]
+            figures = _planted_figures(list(pool.map(_hunt, jobs)))
+        else:
+            portions = [seeds[at : at + PORTION] for at in range(0, len(seeds), PORTION)]
+            played = pool.map(_play_all, [(one.start, one.stop) for one in portions])
+            figures = _figures([one for portion in played for one in portion])
+        list(pool.map(_close, range(options.processes * 4)))
+    took_s = monotonic() - began
+    figures |= {"took_s": round(took_s, 1)}
+    if not options.planted:
+        figures |= {"seeds_per_minute": round(60 * len(seeds) / took_s, 1)}
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    _say("; ".join(f"{name} {value}" for name, value in figures.items() if name != "found_at"))
+    return 0 if figures.get("failed", 0) == 0 and figures.get("missed", []) == [] else 1
+
+
+def _figures(found: list[Found]) -> dict[str, Any]:
+    broken = [one for one in found if one.broken]
+    for one in broken[:SHOWN]:
+        _say(_stage().shrink(one).text())
+    if len(broken) > SHOWN:
+        _say(f"and seeds {', '.join(str(one.seed) for one in broken[SHOWN:])}")
+    if _stages:
+        _stages.pop().close()
+    return {
+        "seeds": len(found),
+        "rollouts": sum(one.rollouts for one in found),
+        "failed": len(broken),
+    }
+
+
+def _planted_figures(hunted: list[tuple[str, int | None, str]]) -> dict[str, Any]:
+    for name, seed, broken in hunted:
+        _say(f"{name}: " + (f"seed {seed}, {broken}" if seed is not None else "not found"))
+    return {
+        "planted": len(hunted),
+        "planted_found": sum(seed is not None for _, seed, _ in hunted),
+        "missed": [name for name, seed, _ in hunted if seed is None],
+        "found_at": {name: seed for name, seed, _ in hunted},
+    }
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+# -- in the processes -------------------------------------------------------------------------
+
+
+def _open() -> None:
+    _stages.clear()
+
+
+def _stage() -> Stage:
+    if not _stages:
+        _stages.append(Stage())
+    return _stages[0]
+
+
+def _close(_: int) -> None:
+    while _stages:
+        _stages.pop().close()
+
+
+def _play_all(seeds: tuple[int, int]) -> list[Found]:
+    return [_stage().play(seed) for seed in range(*seeds)]
+
+
+def _hunt(job: tuple[str, int, int]) -> tuple[str, int | None, str]:
+    """The first seed that shows the bug, and how."""
+    name, first, last = job
+    with planted(name):
+        for seed in range(first, last):
+            found = _stage().play(seed)
+            if found.broken:
+                return name, seed, found.broken[:120]
+    return name, None, ""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

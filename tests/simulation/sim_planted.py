@@ -1,0 +1,167 @@
+"""Bugs that are planted on purpose: a simulator that does not find them proves nothing.
+
+Each breaks one promise in the real code, for as long as its context lasts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+from unittest.mock import patch
+
+from agent.domain import transition
+from controller.domain import planner
+from controller.domain.evidence import Rules, WaveFacts
+from controller.domain.health import Judgement, judge
+from controller.domain.planner import Facts, Plan
+from controller.domain.rollout import LIVE, UNDERWAY, AssignmentState, Verdict
+from controller.services import desired, rollout_orders
+from controller.services import tick as ticks
+from controller.store import assignments
+from tests.simulation.sim_agent import SimAgent
+from tests.simulation.sim_world import SimWorld
+
+A = AssignmentState
+Patches = Callable[[ExitStack], None]
+
+
+def _ledger_without_retries(stack: ExitStack) -> None:
+    """What did not come to anything makes room for another."""
+
+    def count(conn: Any, rollout_id: str) -> int:
+        rows = assignments.list_assignments(conn, rollout_id, with_previous=False)
+        return sum(row.state in LIVE | UNDERWAY for row in rows)
+
+    stack.enter_context(patch.object(assignments, "count_exposed", count))
+
+
+def _passes_on_silence(stack: ExitStack) -> None:
+    """Where nothing was heard, nothing was wrong."""
+
+    def forgive(facts: WaveFacts, rules: Rules, now: datetime) -> Judgement:
+        found = judge(facts, rules, now)
+        if found.verdict in (Verdict.PENDING, Verdict.INCONCLUSIVE) and not facts.in_flight:
+            return replace(found, verdict=Verdict.PASSED)
+        return found
+
+    stack.enter_context(patch.object(ticks, "judge", forgive))
+
+
+def _abort_forgets_in_flight(stack: ExitStack) -> None:
+    """Only what was never offered is withdrawn."""
+    real = planner.plan
+
+    def forget(facts: Facts, now: datetime) -> Plan:
+        found = real(facts, now)
+        return replace(found, withdraw=found.withdraw - UNDERWAY)
+
+    stack.enter_context(patch.object(ticks, "plan", forget))
+
+
+def _rollback_forgets_committed(stack: ExitStack) -> None:
+    """Who has committed the bad version keeps it."""
+    real = planner.plan
+
+    def forget(facts: Facts, now: datetime) -> Plan:
+        found = real(facts, now)
+        return replace(found, roll_back=found.roll_back - {A.COMMITTED})
+
+    stack.enter_context(patch.object(ticks, "plan", forget))
+
+
+def _spool_dropped_on_send(stack: ExitStack) -> None:
+    """A device forgets what it has sent, as if the broker's PUBACK were storage."""
+    real = SimWorld._speak
+
+    def speak(world: SimWorld, heard: list[SimAgent]) -> None:
+        real(world, heard)
+        for agent in heard:
+            agent.disk.spool = []
+
+    stack.enter_context(patch.object(SimWorld, "_speak", speak))
+
+
+def _bad_is_not_remembered(stack: ExitStack) -> None:
+    """The device forgets which version it left: it goes there and back for ever."""
+    from agent.domain import booting, orders, update
+
+    for module in (transition, booting, orders, update):
+        stack.enter_context(patch.object(module, "is_bad", lambda *_: False))
+
+
+def _generation_goes_down(stack: ExitStack) -> None:
+    """What is taken back is ordered under the number of before."""
+    real = desired.DesiredBook.change
+
+    def change(book: desired.DesiredBook, one: desired.Change) -> int:
+        before = book._now.get(one.device_id)
+        made = real(book, one)
+        if before is not None and before[0] > 2 and made % 5 == 0:
+            book._now[one.device_id] = (before[0] - 1, book._now[one.device_id][1])
+        return made
+
+    stack.enter_context(patch.object(desired.DesiredBook, "change", change))
+
+
+def _restores_nothing(stack: ExitStack) -> None:
+    """Orders are closed in the books, and the device is never told."""
+    stack.enter_context(patch.object(rollout_orders, "restore_previous", lambda *_: {}))
+
+
+def _caps_of_the_next_wave(stack: ExitStack) -> None:
+    """One wave more is let in than was proven."""
+    real = planner.plan
+
+    def ahead(facts: Facts, now: datetime) -> Plan:
+        return real(replace(facts, caps=(*facts.caps[1:], facts.caps[-1])), now)
+
+    stack.enter_context(patch.object(ticks, "plan", ahead))
+
+
+def _journal_behind(stack: ExitStack) -> None:
+    """The device acts before it writes: a power cut forgets the newest step."""
+    from tests.simulation.sim_agent import JournalledModel
+
+    real = JournalledModel._do
+
+    def late(model: Any, before: Any, item: Any) -> None:
+        name = type(item).__name__
+        if name == "WriteJournal":
+            model._hands.disk.states[model.name] = before
+            return
+        real(model, before, item)
+
+    stack.enter_context(patch.object(JournalledModel, "_do", late))
+
+
+def _judge_of_old_facts(stack: ExitStack) -> None:
+    """Devices that left the version are not looked at."""
+
+    def blind(facts: WaveFacts, rules: Rules, now: datetime) -> Judgement:
+        return judge(replace(facts, rolled_back=(), failed=()), rules, now)
+
+    stack.enter_context(patch.object(ticks, "judge", blind))
+
+
+PLANTED: Mapping[str, Patches] = {
+    "ledger without retries": _ledger_without_retries,
+    "gate that passes on silence": _passes_on_silence,
+    "abort that forgets in-flight": _abort_forgets_in_flight,
+    "rollback that forgets the committed": _rollback_forgets_committed,
+    "spool dropped on sending": _spool_dropped_on_send,
+    "bad version not remembered": _bad_is_not_remembered,
+    "generation that goes down": _generation_goes_down,
+    "orders closed but never told": _restores_nothing,
+    "cap of the next wave": _caps_of_the_next_wave,
+    "journal behind the act": _journal_behind,
+    "judge blind to devices that left": _judge_of_old_facts,
+}
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """The bug is there within."""
+    with ExitStack() as stack:
+        PLANTED[name](stack)
+        yield
