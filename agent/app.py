@@ -103,6 +103,8 @@ class Agent:
             settings.serve_grpc,
             self._watchdog.served,
             shares_memory=settings.serve_shared_memory,
+            socket_path=settings.serve_grpc_socket,
+            socket_mode=settings.serve_mode,
         )
         self._http = HttpListener(self._server.desk, settings)
         facts = self._facts()

@@ -35,8 +35,12 @@ SETTINGS = (
         " and by the folder.",
     ),
     Setting(
+        "serve.grpc_socket", "LIGHTERMAN_SERVE_GRPC_SOCKET", "off", "path",
+        "A Unix socket for gRPC as well, or `off`.",
+    ),
+    Setting(
         "serve.mode", "LIGHTERMAN_SERVE_MODE", "660", "",
-        "Permissions of the Unix socket, octal.",
+        "Permissions of the Unix sockets, octal.",
     ),
     Setting(
         "serve.shared_memory", "LIGHTERMAN_SERVE_SHARED_MEMORY", "off", "",
@@ -89,7 +93,8 @@ _RENAMED = {"listen_grpc": "serve.grpc"}
 OFF = "off"
 _TEXTS = frozenset(
     {
-        "state_dir", "serve.grpc", "serve.http", "serve.socket", "serve.mode",
+        "state_dir", "serve.grpc", "serve.http", "serve.socket", "serve.grpc_socket",
+        "serve.mode",
         "serve.shared_memory", "serve.metrics",
         "host_root", "log",
     }
@@ -109,6 +114,7 @@ class Settings:
     serve_grpc: str = "127.0.0.1:8001"
     serve_http: str = "127.0.0.1:8000"
     serve_socket: Path | None = None
+    serve_grpc_socket: Path | None = None
     serve_mode: int = 0o660
     serve_shared_memory: bool = False
     serve_metrics: str = "127.0.0.1:8002"
@@ -146,6 +152,7 @@ def load_settings(
         serve_grpc=_address(*values["serve.grpc"]),
         serve_http=_address_or_off(*values["serve.http"]),
         serve_socket=_path_or_off(*values["serve.socket"]),
+        serve_grpc_socket=_path_or_off(*values["serve.grpc_socket"]),
         serve_mode=_mode(*values["serve.mode"]),
         serve_shared_memory=_choice(*values["serve.shared_memory"], choices=("on", OFF)) == "on",
         serve_metrics=_address_or_off(*values["serve.metrics"]),

@@ -66,8 +66,11 @@ def _tcp(family: int, address: tuple[object, ...], backlog: int) -> socket.socke
 class UnixListener:
     """A socket at a path. It is made beside it, given its permissions, and then moved there."""
 
-    def __init__(self, path: Path, mode: int) -> None:
+    def __init__(self, path: Path, mode: int, setting: str = "serve.socket") -> None:
+        """`setting` is what an error tells to change."""
         self._path = path
+        name = f"LIGHTERMAN_{setting.replace('.', '_').upper()}"
+        self._hint = f"choose another path with {setting} ({name})"
         self._mode = mode
         self._inode = 0
         self.socket: socket.socket | None = None
@@ -92,7 +95,7 @@ class UnixListener:
             made.close()
             raise UnavailableError(
                 f"cannot listen on {path}: {(error.strerror or str(error)).lower()}",
-                "choose another path with serve.socket (LIGHTERMAN_SERVE_SOCKET)",
+                self._hint,
             ) from error
         made.setblocking(False)
         self.socket = made
@@ -122,5 +125,5 @@ class UnixListener:
             taken = "belongs to another process"
         raise UnavailableError(
             f"cannot listen on {self._path}: what is there {taken}",
-            "choose another path with serve.socket (LIGHTERMAN_SERVE_SOCKET)",
+            self._hint,
         )

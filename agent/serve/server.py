@@ -10,6 +10,8 @@ told so.
         listen: str = "127.0.0.1:8001",        # port 0: a free one
         after: Callable[[], None],             # called by a serving thread that ended a task
         shares_memory: bool = False,           # whether clients may register shared memory
+        socket_path: Path | None = None,       # and a Unix socket
+        socket_mode: int = 0o660,
     )
     .ask()                                     # let a serving thread call `after` when it is free
     .start() -> str                            # the address it listens on; UnavailableError: taken
@@ -21,6 +23,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
@@ -34,6 +37,7 @@ from agent.serve.extensions import Extensions
 from agent.serve.grpc_infer import GrpcInfer
 from agent.serve.handlers import Behaviour, Parse, readable_handlers
 from agent.serve.http2.server import GrpcServer
+from agent.serve.http_socket import UnixListener
 from agent.serve.pool import TimedPool
 from lighterman.details import fitting
 from lighterman.oip import inference_pb2 as pb
@@ -58,8 +62,13 @@ class InferenceServer:
         after: Callable[[], None] = lambda: None,
         *,
         shares_memory: bool = False,
+        socket_path: Path | None = None,
+        socket_mode: int = 0o660,
     ) -> None:
         self._listen = listen
+        self._unix = (
+            UnixListener(socket_path, socket_mode, "serve.grpc_socket") if socket_path else None
+        )
         # The other roads have the same desk, so that all of them count together.
         self.desk = Desk(served, clock, version, shares_memory=shares_memory)
         self._pool = TimedPool(_WORKERS, clock, after)
@@ -91,6 +100,13 @@ class InferenceServer:
                 "another process may have it; choose another with serve.grpc"
                 " (LIGHTERMAN_SERVE_GRPC)",
             ) from error
+        try:
+            if self._unix is not None:
+                sockets.append(self._unix.listen(_BACKLOG))
+        except UnavailableError:
+            for sock in sockets:
+                sock.close()
+            raise
         for sock in sockets:
             self._server.listen(sock)
         self._server.start()
@@ -110,6 +126,8 @@ class InferenceServer:
         """Turn new requests away, answer those in flight for at most `grace_s` seconds."""
         self.desk.stop()
         self._server.stop(grace_s)
+        if self._unix is not None:
+            self._unix.remove()
         self._infer.stop()
         self._pool.shutdown(wait=False)
 

@@ -1,6 +1,7 @@
 """`ModelStreamInfer`: answers in order, errors in their place, and never a thread too many."""
 
 import queue
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
+from agent.errors import UnavailableError
 from agent.serve import extensions
+from agent.serve.server import InferenceServer
 from lighterman.oip import inference_pb2 as pb
 from lighterman.oip import inference_pb2_grpc as pb_grpc
 from tests.support.http_api import HttpApi
@@ -65,6 +68,19 @@ def test_answers_come_in_order_and_errors_in_their_place(api: HttpApi) -> None:
             (data,) = answer.infer_response.raw_output_contents
             assert memoryview(data).cast("f")[0] == 2.0 * i
     assert api.grpc.requests()["photo", "ok"] == 197
+
+
+def test_a_unix_socket_has_its_permissions_and_the_same_answers(api: HttpApi) -> None:
+    path = Path(api.grpc_path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with grpc.insecure_channel(f"unix:{path}") as channel:
+        stub = pb_grpc.GRPCInferenceServiceStub(channel)
+        assert stub.ModelInfer(asked(2), timeout=CALL_S).model_version == "1.0.0"
+    second = InferenceServer(api.bench.host, api.bench.clock, "x", "127.0.0.1:0", socket_path=path)
+    with pytest.raises(UnavailableError, match="LIGHTERMAN_SERVE_GRPC_SOCKET"):
+        second.start()
+    api.grpc.stop(grace_s=0)
+    assert not path.exists()
 
 
 def test_streams_have_a_most_and_leave_threads_for_others(api: HttpApi) -> None:

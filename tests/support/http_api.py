@@ -96,8 +96,15 @@ class HttpApi:
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.bench = Bench(folder, **options)
+        self.grpc_path = str(folder / "grpc")
         self.grpc = InferenceServer(
-            self.bench.host, self.bench.clock, "1.2.3", "127.0.0.1:0", shares_memory=True
+            self.bench.host,
+            self.bench.clock,
+            "1.2.3",
+            "127.0.0.1:0",
+            shares_memory=True,
+            socket_path=Path(self.grpc_path),
+            socket_mode=0o600,
         )
         self.grpc_address = self.grpc.start()
         self.path = str(folder / "sock")
