@@ -102,7 +102,7 @@ def measure(agent: AgentProcess, file: Path, rounds: int, seconds: float) -> dic
         turns.insert(2, Turn("plain", plain["pid"], sends))
         for one in (raw, *(turn.client for turn in turns)):
             one.round(0.5)
-        found = [_round(raw, turns, seconds) for _ in range(rounds)]
+        found = [take_round(raw, turns, seconds) for _ in range(rounds)]
     return _medians(found)
 
 
@@ -122,7 +122,7 @@ def _server(name: str, file: Path) -> Iterator[dict[str, Any]]:
         process.wait(20)
 
 
-def _round(raw: Peer, turns: list[Turn], seconds: float) -> dict[str, float]:
+def take_round(raw: Peer, turns: list[Turn], seconds: float) -> dict[str, float]:
     """The raw loop before and after each turn of a server: a machine gets faster and slower."""
     before = raw.round(seconds / 2)
     found = {"share": before["cpu_s"] / before["took_s"]}
