@@ -22,6 +22,7 @@ BAD_SHARE = 0.45
 SLOW_S = 0.2  # of computing; the policies' threshold is 0.1
 EATEN_BYTES = 1_600_000_000  # at once; `world.MODEL_MEMORY_BYTES` is what is allowed
 TROUBLE = (CtlError, subprocess.TimeoutExpired, TooLateError)
+AWAY = "ended with code 5"  # fleetctl's, where no controller answers
 Make = Callable[[models.Shape], bytes]
 BAD: dict[str, Make] = {
     "raises": models.raising,
@@ -106,10 +107,12 @@ class Operator:
             except TROUBLE as error:
                 words = str(error).split()
                 self._story.say(f"operator: {' '.join(words)[:150]}")
-                # Once more, but not for ever: perhaps it began and nobody heard the answer.
-                if self._ready and self._ready[0][0] == tried:
-                    self._ready.pop(0)
-                tried = self._ready[0][0] if self._ready else ""
+                # Nobody is there: try again. Else once more only: perhaps it began, and the answer
+                # was lost.
+                if self._ready and AWAY not in str(error):
+                    if self._ready[0][0] == tried:
+                        self._ready.pop(0)
+                    tried = self._ready[0][0] if self._ready else ""
                 self._stopping.wait(1.0)
 
     def _roll_out(self, version: str, illness: str) -> None:
