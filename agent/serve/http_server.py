@@ -25,7 +25,7 @@ from typing import Any
 import uvloop
 
 from agent.domain.tensor import Buffer
-from agent.errors import AgentError, UnavailableError
+from agent.errors import AgentError, InferenceError, UnavailableError
 from agent.serve.desk import MAX_MESSAGE_BYTES, Desk
 from agent.serve.http_answer import Answer, refuse
 from agent.serve.http_connection import Connection
@@ -181,11 +181,13 @@ class HttpServer:
         """See Front."""
         try:
             found = self._routes.find(head, body)
+            if isinstance(found, Answer):
+                return found
+            return self._infer.begin(found, head, body, ticket)
         except AgentError as error:
             return refuse(error)
-        if isinstance(found, Answer):
-            return found
-        return self._infer.begin(found, head, body, ticket)
+        except Exception as error:  # noqa: BLE001 - a client is owed an answer, whatever it is
+            return refuse(InferenceError(f"this agent failed: {type(error).__name__}: {error}"))
 
     def reserve(self, size: int) -> None:
         """See Front."""

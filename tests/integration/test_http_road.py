@@ -359,6 +359,19 @@ def test_bodies_together_have_a_bound(api: HttpApi, monkeypatch: pytest.MonkeyPa
         assert third.reply().status == 400
 
 
+def test_a_fault_of_the_agent_is_an_answer_too(
+    served: HttpApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served.wire() as wire, monkeypatch.context() as broken:
+        broken.setattr(served.grpc.desk, "index", lambda: 1 / 0)
+        wire.send(request("POST", "/v2/repository/index"))
+        reply = wire.reply()
+        assert (reply.status, "ZeroDivisionError" in reply.error) == (500, True)
+        broken.undo()
+        wire.send(request("POST", "/v2/repository/index"))
+        assert wire.reply().status == 200
+
+
 # -- beginning and end -----------------------------------------------------------------------------
 
 
