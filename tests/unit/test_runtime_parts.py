@@ -42,14 +42,15 @@ def test_a_gate_lets_in_by_order_of_arrival_and_ages_who_waits() -> None:
     assert gate.enter() < 0.1
     order: list[int] = []
 
-    def come(number: int) -> None:
-        gate.enter()
+    def come(number: int, waited_s: float = 0.0) -> None:
+        gate.enter(waited_s)
         order.append(number)
         gate.leave()
 
     threads = []
-    for number in range(5):
-        thread = threading.Thread(target=come, args=(number,))
+    # The last one has waited elsewhere already, longer than any other here.
+    for number, waited_s in ((0, 0.0), (1, 0.0), (2, 0.0), (3, 0.0), (4, 60.0)):
+        thread = threading.Thread(target=come, args=(number, waited_s))
         thread.start()
         threads.append(thread)
         wait_for(partial(_waits, gate, number + 1), 5, "the thread to wait")
@@ -57,10 +58,10 @@ def test_a_gate_lets_in_by_order_of_arrival_and_ages_who_waits() -> None:
     gate.leave()
     for thread in threads:
         thread.join()
-    assert order == [0, 1, 2, 3, 4]
+    assert order == [4, 0, 1, 2, 3]
     now = clock.monotonic()
     # Waits that are over count for a second more, so that a look once a second sees them.
-    assert 0 < gate.age_s(now) < 3.0
+    assert 60.0 <= gate.age_s(now) < 90.0
     assert gate.age_s(now + 5.0) == 0.0
 
 
