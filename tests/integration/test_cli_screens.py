@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +99,18 @@ def test_a_build_is_shown_whole_and_explained(home: Running) -> None:
     items = json.loads(run(home, "build", "explain", *which, "-o", "json"))
     assert items["kind"] == "build_explanation_list"
     assert {one["topic"] for one in items["items"][0]["facts"]} >= {"state", "gate", "used"}
+
+
+def test_a_report_compares_the_builds_and_writes_its_page(home: Running, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    said = run(home, "build", "report", "digits:1.0.0", "--html", str(page)).splitlines()
+    assert max(len(line) for line in said if str(page) not in line) <= 100
+    assert f"written: {page}" in "\n".join(said)
+    assert page.read_text(encoding="utf-8").count("<svg") == 2, "one plot a profile"
+    document = json.loads(run(home, "build", "report", "digits:1.0.0", "-o", "json"))
+    assert document["kind"] == "build_report_list"
+    assert {one["on_front"] for one in document["items"]} == {True}, "all of the same figures"
+    run(home, "build", "report", "digits:1.0.0", "--html", str(tmp_path / "no" / "x"), expect=1)
 
 
 def test_names_that_do_not_exist_are_errors_with_what_was_meant(home: Running) -> None:
