@@ -37,6 +37,7 @@ from controller.domain.comparison import (
     compare,
     first_wave,
     share_difference,
+    together,
 )
 from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts
 from controller.domain.health import SOAK_GAP_S, Judgement, judge
@@ -116,6 +117,7 @@ class Rollout:
         self.soak, self.verdict = Soak(), Verdict.PENDING
         self.errors_in_row = 0
         self.pauses: tuple[PauseReason, ...] = ()
+        self.earlier: tuple[Comparison, ...] = ()  # of waves that passed
         self.ghost = Ghost()
 
     def run(self) -> Outcome:
@@ -207,7 +209,7 @@ class Rollout:
 
     @property
     def now(self) -> datetime:
-        return START + timedelta(seconds=self.fleet.now_s)
+        return self._moment(self.fleet.now_s)
 
     def _moment(self, seconds: float) -> datetime:
         return START + timedelta(seconds=seconds)
@@ -253,11 +255,13 @@ class Rollout:
             last_change_at=self._moment(max(self.changed_s, self.opened_s)),
             passed=self.verdict is Verdict.PASSED,
             soak=self.soak,
-            compared=(
-                *(self._compared(np.flatnonzero(mine), untouched) if settled else ()),
-                *(self._first_wave(untouched) if settled and self._is_near_pass() else ()),
-            ),
+            compared=self._all_compared(np.flatnonzero(mine), untouched) if settled else (),
         )
+
+    def _all_compared(self, mine: Counts, untouched: Counts) -> tuple[Comparison, ...]:
+        found = self._compared(mine, untouched)
+        found += together(found, self.earlier)
+        return found + (self._first_wave(untouched) if self._is_near_pass() else ())
 
     def _compared(self, mine: Counts, untouched: Counts) -> tuple[Comparison, ...]:
         """What `controller.services.rollout_comparison` does with stored rows."""
@@ -318,9 +322,8 @@ class Rollout:
         counts = Counter({state: int(codes[CODE[state]]) for state in STATES})
         online = self.fleet.online()
         planned = np.flatnonzero(self._are(A.PLANNED) & online)[:100]
-        live = (self.wave == self.current) & self._are(
-            A.OFFERED, A.STAGED, A.PROBATION, A.COMMITTED
-        )
+        on = self._are(A.OFFERED, A.STAGED, A.PROBATION, A.COMMITTED)
+        live = (self.wave == self.current) & on
         return Facts(
             rollout_id=f"r-{self.seed}",
             phase=self.phase,
@@ -379,6 +382,7 @@ class Rollout:
         again = judge(WaveFacts.from_json(stored[0]), Rules.from_json(stored[1]), self.now)
         ghost.unstable += again != found
         if found.verdict is Verdict.PASSED:
+            self.earlier += facts.compared
             ghost.proven = max(ghost.proven, self.current)
             mine = (self.wave == self.current) & self._are(A.COMMITTED)
             shown = (self.answered >= self.rules.min_samples) & (

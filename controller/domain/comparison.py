@@ -18,6 +18,7 @@ from controller.domain.sequential import log_evidence, mean_half_width
 from controller.domain.spec import Spec
 from controller.errors import InvalidError
 
+ALL_WAVES = -1
 LEAST_COUNT = 20  # inferences of a device, before and after, or it is no witness
 # In a window that moves on and never fills: the slow first answers after pauses weigh much in few.
 LEAST_IN_WINDOW = 50
@@ -62,7 +63,8 @@ class Comparison:
     devices: int
     controls: int
     tests: int = 1
-    wave: int = 0  # of devices of an earlier wave as they are by now; 0: of the open one
+    # 0: devices of the open wave; 1: those of the first one as they are by now; ALL_WAVES: together
+    wave: int = 0
 
     @property
     def information(self) -> float:
@@ -111,7 +113,7 @@ class Comparison:
             spec.whole("devices"),
             spec.whole("controls"),
             spec.whole("tests", least=1),
-            spec.whole("wave", 0),
+            int(spec.number("wave", 0, least=ALL_WAVES)),
         )
 
 
@@ -191,6 +193,33 @@ def first_wave(
     if not changed or len(untouched) < CONTROLS_LEAST:
         return ()
     return (replace(_compare(Metric.LATENCY, "", changed, untouched, max(1, looks)), wave=1),)
+
+
+def together(now: Sequence[Comparison], earlier: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """All waves so far as one, by metric: what is a doubt in each of three is none in all.
+
+    Waves are of other devices, so their informations add, and so do their scores.
+    """
+    found: list[Comparison] = []
+    for one in now:
+        same = [it for it in earlier if it.metric is one.metric and not (it.wave or it.profile)]
+        if one.profile or one.wave or not same:
+            continue
+        every = [one, *same]
+        information = math.fsum(it.information for it in every)
+        score = math.fsum(it.estimate * it.information for it in every)
+        found.append(
+            Comparison(
+                one.metric,
+                "",
+                score / information,
+                1 / information,
+                sum(it.devices for it in every),
+                min(it.controls for it in every),
+                wave=ALL_WAVES,
+            )
+        )
+    return tuple(found)
 
 
 def _compare(

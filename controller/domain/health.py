@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from controller.domain.comparison import Comparison, Metric
+from controller.domain.comparison import ALL_WAVES, Comparison, Metric
 from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts, Worse
 from controller.domain.rollout import Verdict
 from controller.domain.sequential import share_bounds
@@ -190,7 +190,7 @@ def _doubt(facts: WaveFacts, rules: Rules, alpha: float = 1.0) -> str:
     """
     for one in facts.compared:
         limit = _limit(one, rules)
-        if limit is None or one.estimate <= limit or one.wave:
+        if limit is None or one.estimate <= limit or one.wave > 0:
             continue
         if alpha == 1.0 or one.is_above(0.0, alpha):
             return f"{compared_text(one)}, over the limit of {_limit_text(one, rules)}, not proven"
@@ -220,7 +220,8 @@ def compared_text(one: Comparison) -> str:
         mid, low, high = (100 * value for value in (one.estimate, low, high))
         text = f"answers below the heaviest rung {mid:+.1f} points ({low:+.0f} to {high:+.0f})"
     of = f" of {one.profile}" if one.profile else ""
-    of += f" of wave {one.wave} by now" if one.wave else ""
+    of += f" of wave {one.wave} by now" if one.wave > 0 else ""
+    of += " of all waves" if one.wave == ALL_WAVES else ""
     beside = f" beside {count_of(one.controls, 'untouched one')}" if one.controls else ""
     return f"{text} on {count_of(one.devices, 'device')}{of}{beside}"
 

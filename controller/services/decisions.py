@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from controller.domain.comparison import Comparison
 from controller.domain.evidence import Rules, WaveFacts
 from controller.domain.health import Judgement, compared_text, judge
 from controller.domain.rollout import Verdict
@@ -71,6 +72,16 @@ def decisions_of(evidence: Mapping[str, Any]) -> tuple[Decision, ...]:
         )
         for one in evidence.get("decisions") or ()
     )
+
+
+def compared_before(listed: Iterable[WaveRow]) -> list[Comparison]:
+    """What the newest decision of each of these waves compared."""
+    return [
+        Comparison.from_json(found)
+        for wave in listed
+        for one in (wave.evidence.get("decisions") or ())[-1:]
+        for found in one["facts"]["compared"]
+    ]
 
 
 def compared_texts(listed: Iterable[WaveRow]) -> Iterator[str]:

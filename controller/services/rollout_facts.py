@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from controller.domain.comparison import together
 from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts, Worse
 from controller.domain.health import SOAK_GAP_S
 from controller.domain.histogram import Histogram, merged
@@ -22,13 +23,14 @@ from controller.domain.rollout import (
     parse_rollout_spec,
 )
 from controller.errors import InvalidError
+from controller.services.decisions import compared_before
 from controller.services.desired import Composer
 from controller.services.rollout_comparison import (
     compare_first_wave,
     compare_wave,
     find_untouched,
 )
-from controller.store import assignments, devices
+from controller.store import assignments, devices, waves
 from controller.store.assignments import AssignmentRow
 from controller.store.rollouts import RolloutRow
 from controller.store.samples import SampleRow, is_of_build, list_samples
@@ -80,6 +82,9 @@ def wave_facts(conn: Connection, rollout: RolloutRow, wave: WaveRow, now: dateti
     )
     try:
         facts = _with_samples(conn, rollout, facts, mine, committed)
+        earlier = compared_before(waves.list_waves(conn, rollout.rollout_id)[: wave.number - 1])
+        more = together(facts.compared, earlier)
+        facts = replace(facts, compared=(*facts.compared, *more))
         return _with_first_wave(conn, rollout, wave, facts, now)
     except InvalidError as error:
         return replace(facts, unreadable=error.text())

@@ -1,11 +1,13 @@
 """Devices against themselves and untouched ones: what is found, and how rarely by chance."""
 
 import math
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from controller.domain.comparison import (
+    ALL_WAVES,
     Comparison,
     Difference,
     Metric,
@@ -13,6 +15,7 @@ from controller.domain.comparison import (
     latency_difference,
     log_moments,
     share_difference,
+    together,
 )
 from controller.domain.histogram import Histogram, histogram_of
 from controller.errors import InvalidError
@@ -125,6 +128,20 @@ def test_a_comparison_is_stored_and_read_again() -> None:
     assert Comparison.from_json(found.to_json()) == found
     with pytest.raises(InvalidError, match="variance"):
         Comparison.from_json({**found.to_json(), "variance": 0})
+
+
+def test_doubts_of_several_waves_add_up() -> None:
+    one = Comparison(Metric.LATENCY, "", 0.2, 0.05**2, 3, 10)
+    (both,) = together([one], [one, replace(one, profile="pi"), replace(one, wave=1)])
+    assert both.estimate == pytest.approx(0.2)
+    assert both.variance == pytest.approx(0.05**2 / 2)
+    assert (both.devices, both.controls, both.wave) == (6, 10, ALL_WAVES)
+    assert Comparison.from_json(both.to_json()) == both
+    limit = math.log(1.05)
+    assert not one.is_above(limit, 0.002)
+    (many,) = together([one], [one] * 3)
+    assert many.is_above(limit, 0.002)
+    assert together([one], []) == ()
 
 
 def test_without_a_device_there_is_nothing_to_compare() -> None:
