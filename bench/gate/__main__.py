@@ -8,8 +8,12 @@ import argparse
 import json
 import os
 import platform
+import subprocess
+import sys
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from bench.gate.outcome import Outcome, summarise
 from bench.gate.rollout import SLOWER_PCT, STEPPED_DOWN_PTS, Rollout
@@ -24,6 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.gate", description=__doc__)
     parser.add_argument("--rollouts", type=int, default=1000, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the first rollout")
+    parser.add_argument("--sim-seeds", type=int, default=40, metavar="N", help="0: no simulator")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
@@ -31,13 +36,14 @@ def main() -> int:
     seeds = range(options.seed, options.seed + options.rollouts)
     with ProcessPoolExecutor(options.processes) as pool:
         outcomes = list(pool.map(run_one, seeds, chunksize=4))
-    figures = {
+    figures: dict[str, Any] = {
         "schema_version": 1,
         "at": utc_now().isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         "slower_pct": SLOWER_PCT,
         "stepped_down_pts": STEPPED_DOWN_PTS,
         **summarise(outcomes),
+        **play_seeds(options.sim_seeds),
         "took_s": round(monotonic() - began, 1),
     }
     for name, value in figures.items():
@@ -51,6 +57,27 @@ def main() -> int:
     for text in missed:
         print(f"missed: {text} is wanted")
     return 1 if missed else 0
+
+
+def play_seeds(count: int) -> dict[str, Any]:
+    """How many seeds of the simulator a minute holds, and how many of these failed."""
+    if not count:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="bench-gate-") as folder:
+        file = Path(folder) / "sim.json"
+        command = [sys.executable, "-m", "tests.simulation", "--seeds", str(count)]
+        subprocess.run(
+            [*command, "--json", str(file)],
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            check=False,
+            stdout=subprocess.DEVNULL,
+        )
+        played = json.loads(file.read_text(encoding="utf-8"))
+    return {
+        "seeds_per_minute": played["seeds_per_minute"],
+        "seeds_played": played["seeds"],
+        "seeds_failed": played["failed"],
+    }
 
 
 def run_one(seed: int) -> Outcome:
