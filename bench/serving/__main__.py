@@ -147,12 +147,18 @@ def main() -> int:
         figures = _tiny(server.about)
         _say(f"swaps: {options.swaps} versions, heavy and light in turn, under load over HTTP")
         figures |= _swaps(server, options.swaps)
+    # What is known is said now: the rest starts a whole controller, and may fail.
+    _save(options.json, figures)
     figures |= _lite0(files)
     figures["took_s"] = round(monotonic() - began, 1)
     missed = _show(figures)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    _save(options.json, figures)
     return 1 if missed else 0
+
+
+def _save(path: Path | None, figures: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def _tiny(about: dict[str, Any]) -> dict[str, Any]:
