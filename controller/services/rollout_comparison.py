@@ -4,7 +4,7 @@ Reads what is stored of both; compares and decides nothing.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -29,6 +29,7 @@ from controller.store.samples import SampleRow, is_of_build, list_samples
 from controller.store.session import Connection
 
 CONTROLS = 200
+WITNESSES = 200  # of a profile in a wave: more would prove no more that matters
 FIRSTS = 50  # devices of the first wave that are looked at again
 
 
@@ -68,7 +69,7 @@ def compare_wave(
     mine: Iterable[AssignmentRow], after: Mapping[str, list[SampleRow]], untouched: Untouched
 ) -> tuple[Comparison, ...]:
     """Every metric of which enough was seen."""
-    known = [(row, after.get(row.device_id, [])) for row in mine if row.baseline]
+    known = [(row, after.get(row.device_id, [])) for row in _witnesses(mine)]
     tops = Counter(
         row.baseline["top"] for row, _ in known if row.baseline and row.baseline.get("top")
     )
@@ -94,6 +95,16 @@ def compare_wave(
         ),
     )
     return (*latency, *stepped)
+
+
+def _witnesses(mine: Iterable[AssignmentRow]) -> Iterator[AssignmentRow]:
+    """Of each profile the first so many with a past: a look's work does not grow with waves."""
+    taken: Counter[str] = Counter()
+    for row in mine:
+        profile = str((row.baseline or {}).get("profile") or "")
+        if row.baseline and taken[profile] < WITNESSES:
+            taken[profile] += 1
+            yield row
 
 
 def compare_first_wave(
