@@ -15,7 +15,7 @@ from agent.domain.events import Ending
 from agent.link.trust import ManifestVerifier
 from agent.sim.script import Script
 from controller.domain.histogram import histogram_of
-from controller.domain.rollout import OPEN, Intent, Phase, Verdict
+from controller.domain.rollout import OPEN, TERMINAL, UNDERWAY, Intent, Phase, Verdict
 from controller.errors import LightermanError
 from controller.services.objects import NewObject, apply_objects
 from controller.services.reports import accept_spools
@@ -308,6 +308,12 @@ class SimWorld(World):
                 if row.phase is Phase.SUCCEEDED and self.hows.get(row.version) in NEVER_GOOD:
                     ran = sum(row.rollout_id in one.ran for one in self.agents.values())
                     assert not ran, f"{row.version} ({self.hows[row.version]}) succeeded"
+                if row.phase in TERMINAL:
+                    under = assignments.list_assignments(
+                        conn, row.rollout_id, states=UNDERWAY, with_previous=False
+                    )
+                    names = ", ".join(one.device_id for one in under)
+                    assert not under, f"{row.rollout_id} is {row.phase}, and on its way to {names}"
                 passed = [wave for wave in listed if wave.verdict is Verdict.PASSED]
                 for wave in passed:
                     told = wave.evidence.get("samples", 0)
