@@ -8,17 +8,19 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from examples.fleet.clock import monotonic
 from tests.simulation.sim_planted import PLANTED, planted
-from tests.simulation.sim_run import Found, Stage
+from tests.simulation.sim_run import MEMORY, Found, Stage
 
 SHOWN = 3  # stories of failing seeds
 PORTION = 5  # seeds that one process plays in a row
 _stages: list[Stage] = []
+_places: list[Path] = []
 
 
 def main() -> int:
@@ -35,7 +37,12 @@ def main() -> int:
     seeds = range(options.first, options.first + options.seeds)
     if options.seed is not None:
         seeds = range(options.seed, options.seed + 1)
-    with ProcessPoolExecutor(options.processes, initializer=_open) as pool:
+    place = MEMORY if MEMORY.is_dir() else None
+    with (
+        tempfile.TemporaryDirectory(prefix="lighterman-sim-", dir=place) as folder,
+        ProcessPoolExecutor(options.processes, initializer=_open, initargs=(folder,)) as pool,
+    ):
+        _open(folder)
         if options.planted:
             jobs = [(name, seeds.start, seeds.stop) for name in PLANTED]
             figures = _planted_figures(list(pool.map(_hunt, jobs)))
@@ -43,7 +50,6 @@ def main() -> int:
             portions = [seeds[at : at + PORTION] for at in range(0, len(seeds), PORTION)]
             played = pool.map(_play_all, [(one.start, one.stop) for one in portions])
             figures = _figures([one for portion in played for one in portion])
-        list(pool.map(_close, range(options.processes * 4)))
     took_s = monotonic() - began
     figures |= {"took_s": round(took_s, 1)}
     if not options.planted:
@@ -60,8 +66,6 @@ def _figures(found: list[Found]) -> dict[str, Any]:
         _say(_stage().shrink(one).text())
     if len(broken) > SHOWN:
         _say(f"and seeds {', '.join(str(one.seed) for one in broken[SHOWN:])}")
-    if _stages:
-        _stages.pop().close()
     return {
         "seeds": len(found),
         "rollouts": sum(one.rollouts for one in found),
@@ -88,19 +92,16 @@ def _say(text: str) -> None:
 # -- in the processes -------------------------------------------------------------------------
 
 
-def _open() -> None:
+def _open(folder: str) -> None:
+    """Stages of this process stand there; who made the folder removes it."""
     _stages.clear()
+    _places[:] = [Path(folder)]
 
 
 def _stage() -> Stage:
     if not _stages:
-        _stages.append(Stage())
+        _stages.append(Stage(_places[0]))
     return _stages[0]
-
-
-def _close(_: int) -> None:
-    while _stages:
-        _stages.pop().close()
 
 
 def _play_all(seeds: tuple[int, int]) -> list[Found]:

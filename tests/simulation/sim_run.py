@@ -47,8 +47,8 @@ class Found:
 class Stage:
     """A folder, in memory where there is one, with a migrated database to copy."""
 
-    def __init__(self) -> None:
-        place = MEMORY if MEMORY.is_dir() else None
+    def __init__(self, place: Path | None = None) -> None:
+        place = place or (MEMORY if MEMORY.is_dir() else None)
         self.folder = Path(tempfile.mkdtemp(prefix="lighterman-sim-", dir=place))
         self.template = make_template(self.folder)
         self.signer = Signer.create()
