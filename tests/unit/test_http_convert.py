@@ -156,7 +156,7 @@ def test_lengths_that_lie_are_refused(
 def test_raw_inputs_are_views_of_the_body_in_order() -> None:
     head = binary(1, 0, 2)
     whole = bytearray(head + b"abc")
-    inputs = read_request(whole, len(head)).inputs
+    inputs = sent(read_request(whole, len(head)))
     assert [bytes(one.data) for one in inputs] == [b"a", b"", b"bc"]
     whole[len(head)] = ord("z")
     assert bytes(inputs[0].data) == b"z"
@@ -177,6 +177,11 @@ values = st.recursive(
 )  # fmt: skip
 
 
+def sent(request: HttpRequest) -> list[Tensor]:
+    """The inputs that came with the request itself."""
+    return [one for one in request.inputs if isinstance(one, Tensor)]
+
+
 def read(data: bytes, size: int | None) -> HttpRequest | str:
     """The request, or why it is none."""
     try:
@@ -191,7 +196,7 @@ def test_any_json_is_read_or_refused(value: Any, raw: bytes, lie: int) -> None:
     found = read(head + raw, max(0, len(head) + lie))
     # Nothing is left over and nothing invented: all that followed the JSON is in the inputs.
     if not isinstance(found, str) and not any("data" in one for one in value["inputs"]):
-        assert b"".join(bytes(one.data) for one in found.inputs) == raw
+        assert b"".join(bytes(one.data) for one in sent(found)) == raw
     assert found
 
 
@@ -209,7 +214,7 @@ def test_inputs_that_nearly_fit_are_read_or_refused(inputs: list[Any], raw: byte
     found = read(head + raw, len(head))
     if isinstance(found, str):
         return
-    for one, asked in zip(found.inputs, inputs, strict=True):
+    for one, asked in zip(sent(found), inputs, strict=True):
         if "data" in asked:
             assert is_whole(one)
         else:

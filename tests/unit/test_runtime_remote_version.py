@@ -90,7 +90,7 @@ class Foreign(pb_grpc.GRPCInferenceServiceServicer):
 @contextmanager
 def foreign_with(version: str) -> Iterator[tuple[Foreign, str]]:
     server = grpc.server(ThreadPoolExecutor(2))
-    servicer = Foreign(version)
+    servicer = Foreign(version)  # type: ignore[abstract]  # it has no extensions
     pb_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
