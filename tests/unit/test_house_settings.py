@@ -17,9 +17,15 @@ SIDES = [
 ]
 
 
-def as_written(value: Any) -> str:
+def as_written(name: str, value: Any) -> str:
     """A field's default as the table writes it."""
     match value:
+        case None | False:
+            return "off"
+        case True:
+            return "on"
+        case int() if name.endswith("_mode"):
+            return f"{value:o}"
         case tuple():
             return ",".join(value)
         case float() if value.is_integer():
@@ -34,7 +40,7 @@ def test_every_field_has_a_row_with_its_default(
 ) -> None:
     table = {row.name.replace(".", "_"): row.default for row in rows}
     code = {
-        field.name: as_written(field.default)
+        field.name: as_written(field.name, field.default)
         for field in dataclasses.fields(fields)  # type: ignore[arg-type]
     }
     assert table == code
