@@ -5,6 +5,7 @@ infer itself: the desk does; and to know frames: a `Call` brings the request and
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import grpc
 
@@ -19,7 +20,15 @@ from lighterman.details import fitting
 
 
 class _Turn(Ticket):
-    """A call in a lane; its answer was sent by the call itself."""
+    """A call in a lane with what it asks; its answer is sent by the call itself."""
+
+    __slots__ = ("asked", "call", "received")
+
+    def __init__(self, call: Call, received: convert.Received, asked: Asked) -> None:
+        super().__init__()
+        self.call = call
+        self.received: convert.Received | None = received
+        self.asked: Asked | None = asked
 
     def deliver(self, answer: object) -> None:
         """Nothing is left to do."""
@@ -43,17 +52,16 @@ class GrpcInfer:
         """In the reading thread."""
         received = call.prepare()
         if not isinstance(received, convert.Received):
-            self._server.submit(call)  # no request: the handler says what is wrong with it
+            self._server.submit(call)  # packed, or no request: the handler says what is wrong
             return
         model = received.request.model_name
         try:
             asked = convert.to_asked(received, call.begun_at)
             result = self._desk.infer_now(asked)
             if result is None:
-                width = self._desk.served.width(model)
-                self._lanes.offer(
-                    model, width, _Turn(), lambda: self._in_turn(call, received, asked)
-                )
+                turn = _Turn(call, received, asked)
+                del received, asked
+                self._queue(turn, model)
                 return
             answer = convert.to_response(received, result).SerializeToString()
         except AgentError as error:
@@ -65,24 +73,43 @@ class GrpcInfer:
         self._server.left(call)
         self._after()
 
-    def _in_turn(self, call: Call, received: convert.Received, asked: Asked) -> None:
+    def _queue(self, turn: _Turn, model: str) -> None:
+        def cancelled() -> None:
+            turn.gone = True
+            turn.received = turn.asked = None
+
+        width = self._desk.served.width(model)
+        turn.call.add_callback(cancelled)
+        self._lanes.offer(model, width, turn, partial(self._in_turn, turn))
+
+    def _in_turn(self, turn: _Turn) -> None:
         """In a lane's thread; raises nothing."""
+        call = turn.call
+        model = ""
         try:
-            if not call.is_wanted():
+            received, asked = turn.received, turn.asked
+            # A buffer of which a view is left is not used again: nothing here may keep one.
+            turn.received = turn.asked = None
+            if not call.is_wanted() or received is None or asked is None:
                 return
-            waited_s = self._desk.clock.monotonic() - asked.since_s
-            result = self._desk.infer(asked, waited_s)
-            answer = convert.to_response(received, result).SerializeToString()
+            model = asked.model
+            answer = self._infer(received, asked)
         except AgentError as error:
-            self._fail(call, asked.model, error)
-        except Exception as error:  # noqa: BLE001 - a thread that ends would leave others waiting
+            self._fail(call, model, error)
+        except Exception as error:  # noqa: BLE001 - its place and its bytes must not be lost
             failure = InferenceError(f"this agent failed: {type(error).__name__}: {error}")
-            self._fail(call, asked.model, failure)
+            self._fail(call, model, failure)
         else:
+            del received, asked
             call.release()
             call.reply(answer, grpc.StatusCode.OK)
         finally:
             self._server.left(call)
+
+    def _infer(self, received: convert.Received, asked: Asked) -> bytes:
+        waited_s = self._desk.clock.monotonic() - asked.since_s
+        result = self._desk.infer(asked, waited_s)
+        return convert.to_response(received, result).SerializeToString()
 
     def _fail(self, call: Call, model: str, error: AgentError) -> None:
         self._desk.failed(model, error, call.begun_at)

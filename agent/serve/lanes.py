@@ -72,6 +72,9 @@ class Lanes(Generic[T]):
         with self._lock:
             lane = self._lanes.setdefault(model, _Lane())
             if len(lane.waiting) >= MOST_WAITING:
+                # Nobody waits for these any more.
+                lane.waiting = deque(one for one in lane.waiting if not one[1].gone)
+            if len(lane.waiting) >= MOST_WAITING:
                 left_s = lane.each_s * len(lane.waiting) / width
                 raise BusyError(
                     f"{len(lane.waiting)} requests wait for model {model} already",

@@ -18,7 +18,6 @@ told so.
     .stop(grace_s=10.0)                        # no new requests, those in flight are answered
 """
 
-import contextlib
 import errno
 import os
 import socket
@@ -118,9 +117,7 @@ class InferenceServer:
 
     def ask(self) -> None:
         """Queue an empty task among the requests: `after` is called when its turn has come."""
-        # A pool that has just been shut down takes nothing, and needs no watching either.
-        with contextlib.suppress(RuntimeError):
-            self._pool.submit(lambda: None)
+        self._server.ask(lambda: None)
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Turn new requests away, answer those in flight for at most `grace_s` seconds."""

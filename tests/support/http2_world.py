@@ -112,7 +112,8 @@ def _count(request: bytes, context: Any) -> Iterator[bytes]:
 def world(root: Path, **options: Any) -> Iterator[World]:
     """Serve on a free port and on a Unix socket."""
     pool = ThreadPoolExecutor(4)
-    server = GrpcServer(pool, clock=SystemClock().monotonic, **{"limit": LIMIT, **options})
+    defaults = {"limit": LIMIT, "clock": SystemClock().monotonic}
+    server = GrpcServer(pool, **{**defaults, **options})
     listener = socket.create_server(("127.0.0.1", 0))
     server.listen(listener)
     unix = root / "grpc.sock"

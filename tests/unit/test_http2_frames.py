@@ -48,7 +48,7 @@ BAD = {
     ),
     "a header bomb": (
         frames.frame(Kind.HEADERS, WHOLE, 1, frames.literal(b"a", bytes(15_000)) * 2),
-        Code.COMPRESSION_ERROR,
+        Code.ENHANCE_YOUR_CALM,
     ),
     "headers without an end": (continued(20, 16_000), Code.ENHANCE_YOUR_CALM),
     "empty continuations": (continued(1, 0), Code.ENHANCE_YOUR_CALM),

@@ -7,7 +7,8 @@ to hold more than a bound in all, and knows nothing of what is read.
 import threading
 from contextlib import suppress
 
-_KEPT = 4
+_KEPT = 16
+_KEPT_BYTES = 8 * 1024 * 1024
 _LEAST_BYTES = 4096
 
 
@@ -29,6 +30,11 @@ class Buffers:
     def kept(self) -> int:
         """How many are kept for the next requests."""
         return len(self._kept)
+
+    @property
+    def kept_bytes(self) -> int:
+        """How many bytes they are."""
+        return sum(map(len, self._kept))
 
     def take(self, size: int) -> bytearray:
         """At least `size` bytes of anything. FullError beyond the bound."""
@@ -55,4 +61,22 @@ class Buffers:
                 buffer.pop()
                 buffer.append(0)
                 self._kept.append(buffer)
-                del self._kept[:-_KEPT]
+                while len(self._kept) > _KEPT or self.kept_bytes > _KEPT_BYTES:
+                    del self._kept[0]
+
+    def reserve(self, size: int) -> None:
+        """Count so many bytes as out, which are somewhere else; FullError beyond the bound."""
+        with self._lock:
+            if self.out_bytes + size > self._most:
+                raise FullError
+            self.out_bytes += size
+
+    def free(self, size: int) -> None:
+        """Count them in again."""
+        with self._lock:
+            self.out_bytes -= size
+
+    def trim(self) -> None:
+        """Keep nothing: nobody has asked for a while."""
+        with self._lock:
+            self._kept.clear()

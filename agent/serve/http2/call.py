@@ -72,6 +72,8 @@ class Call:
         self._status: tuple[grpc.StatusCode, str] = (grpc.StatusCode.OK, "")
         self._callbacks: list[Callable[[], None]] = []
         self._held: Message | None = None  # what `prepare` has read the request from
+        self._unpacked = 0  # bytes that are counted as out besides
+        self._claimed = False
         self._request: Any = None
         self.begun_at = clock()  # when it was complete, or began to come
 
@@ -107,11 +109,19 @@ class Call:
             left = list(self._messages)
             self._messages.clear()
             self._come.notify_all()
+            claimed = self._claimed
         for message in left:
             self._buffers.give(message.buffer)
+        if not claimed:
+            self.release()
         for callback in callbacks:
             callback()
         return True
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a thread works on it, which gives back what the call holds."""
+        return self._claimed
 
     # -- the context -------------------------------------------------------------------------------
 
@@ -157,22 +167,20 @@ class Call:
     def prepare(self) -> Any:
         """Read the request of a unary call before it is run. None: there is none, `run` says so.
 
-        For who decides by it where it is run; `run` or `release` has to come afterwards.
+        For who decides by it where it is run, in the thread that cancels: a packed one is not read
+        there. `run`, or `is_wanted`, `release` and `reply`, have to come afterwards.
         """
         self.begun_at = self._clock()
         with self._come:
-            if not self._messages:
+            if not self._messages or self._messages[0].compressed:
                 return None
             message = self._messages[0]
         try:
-            self._request = self._read(message.view(self.encoding, self._limit))
+            self._request = self._read(message.view())
         except MessageFault:
             return None  # once more in `run`, which tells
         with self._come:
-            # Given back by who cancelled it meanwhile.
-            self._held = self._messages.popleft() if self._messages else None
-        if self._held is None:
-            self._request = None
+            self._held = self._messages.popleft()
         return self._request
 
     def release(self) -> None:
@@ -180,16 +188,19 @@ class Call:
         held, self._held, self._request = self._held, None, None
         if held is not None:
             self._buffers.give(held.buffer)
+        unpacked, self._unpacked = self._unpacked, 0
+        self._buffers.free(unpacked)
 
     def reply(self, message: bytes | None, code: grpc.StatusCode, details: str = "") -> None:
         """Answer without a handler; the request was released or never prepared."""
         self._end(message, code, details)
 
     def is_wanted(self) -> bool:
-        """Whether an answer still is; a call whose time is over is ended."""
-        if self._over:
-            self.release()
-            return False
+        """Whether an answer still is: then it is the caller's. One whose time is over is ended."""
+        with self._come:
+            if self._over:
+                return False
+            self._claimed = True
         if self._deadline is not None and self._clock() >= self._deadline:
             self.release()
             self._end(None, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
@@ -210,16 +221,14 @@ class Call:
             code, details = error.code, str(error)
         except Exception as error:  # noqa: BLE001 - a handler's fault must not end the thread of others
             code, details = grpc.StatusCode.UNKNOWN, f"Exception calling application: {error}"
+        self.release()
         self._end(message if code is grpc.StatusCode.OK else None, code, details)
 
     def _end(self, message: bytes | None, code: grpc.StatusCode, details: str) -> None:
         if message is not None and len(message) > self._limit:
             fault = too_large(len(message), self._limit)
-            message, code, details = (
-                None,
-                fault.code,
-                str(fault).replace("received", "an answer is a"),
-            )
+            message, code = None, fault.code
+            details = str(fault).replace("received", "an answer is a")
         if not self._over:
             self._line.end(self.stream, message, code, details)
         self.cancel()
@@ -237,10 +246,7 @@ class Call:
 
     def _respond_unary(self, handler: Any) -> bytes | None:
         if self._held is not None:
-            try:
-                return self._packed(handler.unary_unary(self._request, self))
-            finally:
-                self.release()
+            return self._packed(handler.unary_unary(self._request, self))
         message = self._next()
         if message is None:
             self.abort(grpc.StatusCode.INTERNAL, "the request ended before its message")
@@ -256,7 +262,7 @@ class Call:
 
     def _ask(self, handler: Any, message: Message) -> Any:
         """In a frame of its own, so that no name here holds a view of the buffer afterwards."""
-        request = self._read(message.view(self.encoding, self._limit))
+        request = self._read(self._data(message))
         if handler.response_streaming:
             return handler.unary_stream(request, self)
         return self._packed(handler.unary_unary(request, self))
@@ -272,18 +278,26 @@ class Call:
         while (message := self._next()) is not None:
             try:
                 # A stream's handler may keep what it was given longer than until the next one.
-                data = bytes(message.view(self.encoding, self._limit))
+                data = bytes(self._data(message))
             finally:
                 self._buffers.give(message.buffer)
             self._line.refill(self.stream, message.size)
             yield self._read(data)
+            self.release()
+
+    def _data(self, message: Message) -> memoryview | bytearray:
+        if not message.compressed:
+            return message.view()
+        found = message.unpacked(self.encoding, self._limit, self._buffers)
+        self._unpacked += len(found)
+        return found
 
     def _packed(self, answer: Any) -> bytes:
         pack = self.handler.response_serializer
         found: bytes = answer if pack is None else pack(answer)
         return found
 
-    def _read(self, data: memoryview | bytes) -> Any:
+    def _read(self, data: memoryview | bytearray | bytes) -> Any:
         read = self.handler.request_deserializer
         if read is None:
             return data

@@ -7,68 +7,28 @@ ending the stream.
 
 import socket
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
-from hpack import Decoder, HPACKError
+from hpack import Decoder, HPACKError, OversizedHeaderListError
 
 from agent.serve.http2 import frames
-from agent.serve.http2.buffers import Buffers
 from agent.serve.http2.call import Call
 from agent.serve.http2.frames import Code, ConnectionFault, Kind, Setting
 from agent.serve.http2.headers import Request, read_request
 from agent.serve.http2.messages import PREFIX_BYTES, Assembler, MessageFault
 from agent.serve.http2.outbox import Outbox
 from agent.serve.http2.reader import FRAME_BYTES, MOST_HEADER_BYTES, FrameReader
+from agent.serve.http2.stream import LEAST_S, Host, Stream
 
 STREAMS = 512
 _PING_BYTES = 8
+_SILENT_S = 30.0  # with something begun
 # A header field that is one number of the table is a byte from here to before there.
 _FIRST_NUMBER, _LONG_NUMBER = 0x81, 0xFF
 _MOST_KNOWN = 64
 _TOO_MANY = "as many calls as are allowed wait here already; try again later"
 _MOST_RESETS = 1000  # of calls that had not been answered, between two answers
-
-
-class Host(Protocol):
-    """What a connection needs of its server."""
-
-    buffers: Buffers
-    limit: int
-    scratch: memoryview
-    clock: Callable[[], float]
-
-    def handler(self, path: str) -> Any | None:
-        """The handler of a method; None where there is none."""
-        ...
-
-    def admit(self, call: Call) -> bool:
-        """Count a call in; False beyond the most."""
-        ...
-
-    def start_call(self, call: Call) -> None:
-        """Have it run."""
-        ...
-
-    def left(self, call: Call) -> None:
-        """Count it out."""
-        ...
-
-    def wants_write(self, connection: "Connection") -> None:
-        """Its socket takes no more now. From any thread."""
-        ...
-
-
-class Stream:
-    """The reading half of one stream."""
-
-    __slots__ = ("assembler", "call", "complete", "started")
-
-    def __init__(self, call: Call, assembler: Assembler) -> None:
-        self.call = call
-        self.assembler = assembler
-        self.started = self.complete = False
 
 
 class Connection(FrameReader):
@@ -77,7 +37,7 @@ class Connection(FrameReader):
     def __init__(self, sock: socket.socket, peer: str, host: Host) -> None:
         super().__init__(sock, host.scratch)
         self.peer = peer
-        self.heard_at = host.clock()
+        self.heard_at = self.opened_at = host.clock()
         self.writes = False  # whether the server waits for the socket to take more
         self._host = host
         self._out = Outbox(sock, lambda: host.wants_write(self))
@@ -115,6 +75,19 @@ class Connection(FrameReader):
                 for stream in self._streams.values()
             )
         )  # fmt: skip
+
+    def is_late(self, now: float) -> bool:
+        """Whether the peer takes too long for what it has begun."""
+        if not self._prefaced:
+            return now - self.opened_at > LEAST_S
+        if now - self.heard_at > _SILENT_S and self.is_waiting:
+            return True
+        return any(stream.is_late(now) for stream in self._streams.values())
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._streams and not self.is_waiting
 
     @property
     def is_done(self) -> bool:
@@ -161,6 +134,8 @@ class Connection(FrameReader):
         if self._reading and self._reading.complete:
             raise ConnectionFault(Code.STREAM_CLOSED, "data after the end of its stream")
         self._ends = bool(flags & frames.END_STREAM)
+        if self._reading and self._reading.assembler.is_between:
+            self._reading.began_at = self.heard_at
         # What is held is bounded by the buffers, not by this window: it never closes.
         self._debt += size
         if self._debt * 2 >= self._host.limit:
@@ -169,7 +144,14 @@ class Connection(FrameReader):
 
     def room(self) -> memoryview | None:
         """See `FrameReader`."""
-        return self._reading.assembler.room() if self._reading else None
+        stream = self._reading
+        if stream is None:
+            return None
+        try:
+            return stream.assembler.room()
+        except MessageFault as error:
+            self._refuse(stream, error.code, str(error))
+            return None
 
     def filled(self, count: int) -> None:
         """See `FrameReader`."""
@@ -209,7 +191,13 @@ class Connection(FrameReader):
     def _start(self, stream: Stream) -> None:
         if not stream.started:
             stream.started = True
-            self._host.start_call(stream.call)
+            call = stream.call
+            try:
+                self._host.start_call(call)
+            except Exception as error:  # noqa: BLE001 - its place and its bytes must not be lost
+                call.reply(None, grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+                call.release()
+                self._host.left(call)
 
     def _half_closed(self, stream: Stream) -> None:
         stream.complete = True
@@ -303,6 +291,10 @@ class Connection(FrameReader):
             return known
         try:
             found = read_request(self._decoder.decode(block, raw=True))
+        except OversizedHeaderListError as error:
+            raise ConnectionFault(
+                Code.ENHANCE_YOUR_CALM, f"headers of more than {MOST_HEADER_BYTES} bytes"
+            ) from error
         except HPACKError as error:
             raise ConnectionFault(Code.COMPRESSION_ERROR, "headers are damaged") from error
         if all(_FIRST_NUMBER <= byte < _LONG_NUMBER for byte in block):
@@ -348,10 +340,11 @@ class Connection(FrameReader):
             self._start(stream)
 
     def _give_up(self, stream: Stream) -> bool:
-        """Cancel a call; one that runs is counted until it has come back."""
-        if not stream.started:
+        """Cancel a call; one that a thread works on is counted until it has come back."""
+        cancelled = stream.call.cancel()
+        if not stream.call.is_claimed:
             self._host.left(stream.call)
-        return stream.call.cancel()
+        return cancelled
 
     def _drop_finished(self) -> None:
         """Forget what other threads have answered."""

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-_OWN = (b":", b"grpc-", b"te", b"content-type", b"user-agent")
+_OWN = (b"te", b"content-type", b"user-agent")
+_OWN_PREFIXES = (b":", b"grpc-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ def read_request(fields: Iterable[tuple[bytes, bytes]]) -> Request:
             timeout_s = _seconds(value)
         elif name == b"grpc-encoding":
             encoding = value.decode("latin-1")
-        elif not name.startswith(_OWN):
+        elif name not in _OWN and not name.startswith(_OWN_PREFIXES):
             metadata.append(_pair(name, value))
     if method != b"POST":
         return Request(http_status=405)

@@ -13,6 +13,9 @@ import grpc
 from agent.serve.http2.buffers import Buffers, FullError
 
 PREFIX_BYTES = 5
+# As much as is believed of a length before its bytes come.
+_FIRST_BYTES = 1024 * 1024
+_STEP_BYTES = 1024 * 1024
 ENCODINGS = ("identity", "deflate", "gzip")
 _WINDOW_BITS = {"deflate": zlib.MAX_WBITS, "gzip": zlib.MAX_WBITS | 16}
 
@@ -25,6 +28,13 @@ class MessageFault(Exception):  # noqa: N818 - ends a call, never a program
         self.code = code
 
 
+def _full() -> MessageFault:
+    return MessageFault(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "too many bytes of requests wait here already; try again later",
+    )
+
+
 @dataclass(slots=True)
 class Message:
     """The first `size` bytes of a buffer that goes back to its pool."""
@@ -33,11 +43,12 @@ class Message:
     size: int
     compressed: bool
 
-    def view(self, encoding: str, limit: int) -> memoryview:
-        """What was sent, unpacked where it was packed. MessageFault where that fails."""
-        sent = memoryview(self.buffer)[: self.size]
-        if not self.compressed:
-            return sent
+    def view(self) -> memoryview:
+        """What was sent."""
+        return memoryview(self.buffer)[: self.size]
+
+    def unpacked(self, encoding: str, limit: int, buffers: Buffers) -> bytearray:
+        """What was packed, counted as out of `buffers` by its length. MessageFault."""
         bits = _WINDOW_BITS.get(encoding)
         if bits is None:
             raise MessageFault(
@@ -45,17 +56,32 @@ class Message:
                 f"messages packed as {encoding!r} are not taken; use one of {', '.join(ENCODINGS)}",
             )
         unpacker = zlib.decompressobj(bits)
+        found = bytearray()
+        data: memoryview | bytes = self.view()
         try:
-            found = unpacker.decompress(sent, limit + 1)
+            while data and not unpacker.eof:
+                piece = unpacker.decompress(data, _STEP_BYTES)
+                data = unpacker.unconsumed_tail
+                if not piece:
+                    break
+                buffers.reserve(len(piece))
+                found += piece
+                if len(found) > limit:
+                    raise too_large(len(found), limit)
+            if not unpacker.eof:
+                raise MessageFault(grpc.StatusCode.INTERNAL, "a packed message is cut off")
         except zlib.error as error:
+            buffers.free(len(found))
             raise MessageFault(
                 grpc.StatusCode.INTERNAL, f"a message is not packed as {encoding}: {error}"
             ) from error
-        if len(found) > limit:
-            raise too_large(len(found), limit)
-        if not unpacker.eof:
-            raise MessageFault(grpc.StatusCode.INTERNAL, "a packed message is cut off")
-        return memoryview(found)
+        except FullError:
+            buffers.free(len(found))
+            raise _full() from None
+        except BaseException:
+            buffers.free(len(found))
+            raise
+        return found
 
 
 def too_large(size: int, limit: int) -> MessageFault:
@@ -84,10 +110,17 @@ class Assembler:
         """Whether no message has begun and not ended."""
         return self._body is None and not self._prefix
 
+    @property
+    def size(self) -> int:
+        """Bytes of the message that is being read, as far as it has said."""
+        return self._size if self._body is not None else 0
+
     def room(self) -> memoryview | None:
-        """Where the next bytes of the body belong, when a body is being read."""
+        """Where the next bytes of the body belong, when a body is being read. MessageFault."""
         if self._body is None:
             return None
+        if self._filled == len(self._body) < self._size:
+            self._grow(self._body)
         return memoryview(self._body)[self._filled : self._size]
 
     def filled(self, count: int) -> Message | None:
@@ -133,9 +166,15 @@ class Assembler:
         if self._size > self._limit:
             raise too_large(self._size, self._limit)
         try:
-            self._body = self._buffers.take(self._size)
+            self._body = self._buffers.take(min(self._size, _FIRST_BYTES))
         except FullError:
-            raise MessageFault(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "too many bytes of requests wait here already; try again later",
-            ) from None
+            raise _full() from None
+
+    def _grow(self, body: bytearray) -> None:
+        """Twice as much as has come: who announces megabytes has to send them."""
+        more = min(self._size, 2 * len(body)) - len(body)
+        try:
+            self._buffers.reserve(more)
+        except FullError:
+            raise _full() from None
+        body.extend(bytes(more))

@@ -25,6 +25,7 @@ class FrameReader:
         self._at = self._end = 0
         self._rest = b""  # what came of a frame that is not whole
         self._left = 0  # bytes to come of the DATA frame that is being read
+        self._skip = 0  # and of the padding behind them
         self._prefaced = False
         # The stream whose headers are not complete, the flags they began with, and what came.
         self._block: tuple[int, int, bytearray] | None = None
@@ -61,7 +62,8 @@ class FrameReader:
     def is_amid(self) -> bool:
         """Whether something has begun and not ended."""
         return (
-            not self._prefaced or bool(self._rest) or bool(self._left) or bool(self._block)
+            not self._prefaced or bool(self._rest) or bool(self._left) or bool(self._skip)
+            or bool(self._block)
         )  # fmt: skip
 
     def read(self) -> bool:
@@ -102,6 +104,10 @@ class FrameReader:
         while self._at < self._end:
             if self._left:
                 self._feed()
+            elif self._skip:
+                count = min(self._skip, self._end - self._at)
+                self._skip -= count
+                self._at += count
             elif not (self._next_frame() if self._prefaced else self._check_preface()):
                 break
         if self._at == self._end:
@@ -143,13 +149,8 @@ class FrameReader:
             raise ConnectionFault(Code.FRAME_SIZE_ERROR, "a frame is larger than allowed")
         if self._block and (kind != Kind.CONTINUATION or number != self._block[0]):
             raise ConnectionFault(Code.PROTOCOL_ERROR, "headers were not continued")
-        if kind == Kind.DATA and not flags & frames.PADDED:
-            self._at = body
-            self.begin_data(number, size, flags)
-            self._left = size
-            if not size:
-                self.data_ended()
-            return True
+        if kind == Kind.DATA:
+            return self._begin_data(number, size, flags, body)
         if size > MOST_HEADER_BYTES + frames.LEAST_FRAME_BYTES:
             raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "a frame is larger than it needs to be")
         if self._end - body < size:
@@ -158,13 +159,25 @@ class FrameReader:
         self._whole(kind, flags, number, bytes(self._scratch[body : self._at]))
         return True
 
-    def _whole(self, kind: int, flags: int, number: int, payload: bytes) -> None:
-        if kind == Kind.DATA:
-            content = frames.unpadded(flags, payload)
-            self.begin_data(number, len(payload), flags)
-            self.take(memoryview(content))
+    def _begin_data(self, number: int, size: int, flags: int, body: int) -> bool:
+        pad = 0
+        if flags & frames.PADDED:
+            if self._end == body and size:
+                return False  # how much padding there is comes first
+            pad = self._scratch[body] + 1 if size else 1
+            if pad > size:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "more padding than there is frame")
+            body += 1
+        self._at = body
+        self.begin_data(number, size, flags)
+        self._left = size - pad
+        self._skip = max(0, pad - 1)
+        if not self._left:
             self.data_ended()
-        elif kind == Kind.HEADERS:
+        return True
+
+    def _whole(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        if kind == Kind.HEADERS:
             payload = frames.unpadded(flags, payload)
             if flags & frames.PRIORITY_GIVEN:
                 payload = payload[5:]

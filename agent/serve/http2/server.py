@@ -13,6 +13,7 @@ the device itself) and knows nothing of models.
 
 import errno
 import os
+import resource
 import selectors
 import socket
 import threading
@@ -30,8 +31,9 @@ from agent.serve.http2.frames import ConnectionFault
 from agent.serve.http2.reader import SCRATCH_BYTES
 
 _MOST_STREAMING = 64
-_MOST_CONNECTIONS = 4096
-_STALLED_S = 30.0  # a peer that began something and says nothing more
+_MOST_CONNECTIONS = 1024
+_FILES_SHARE = 4  # one in so many files of the process may be a connection here
+_QUIET_S = 10.0  # then memory is not kept for the next request
 _LOOK_EVERY_S = 1.0
 _NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -75,9 +77,12 @@ class GrpcServer:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._wanting: deque[Connection] = deque()
         self._stopping: float | None = None
-        self._closed = False
+        self._closed = self._told = False
+        self._asked: deque[Callable[[], None]] = deque()
         self._paused: list[socket.socket] = []
-        self._looked_at = 0.0
+        self._looked_at = self._busy_at = 0.0
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_connections = max(1, min(_MOST_CONNECTIONS, files // _FILES_SHARE))
         self._thread = threading.Thread(target=self._loop, name="grpc", daemon=True)
 
     # -- from outside ------------------------------------------------------------------------------
@@ -104,6 +109,11 @@ class GrpcServer:
         for sock in self._listeners:
             self._selector.register(sock, selectors.EVENT_READ)
         self._thread.start()
+
+    def ask(self, task: Callable[[], None]) -> None:
+        """Have the reading thread give the pool a task: its end shows that both work."""
+        self._asked.append(task)
+        self._wake()
 
     def stop(self, grace_s: float = 0.0) -> None:
         """Take no new calls, wait for those that run at most `grace_s`, close everything."""
@@ -187,22 +197,30 @@ class GrpcServer:
     # -- the reading thread ------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        told = False
         try:
-            while True:
+            while not self._is_over():
                 for key, events in self._selector.select(self._wait_s()):
                     self._handle(key, events)
                 self._serve_wanting()
+                self._serve_asked()
                 self._look()
-                if self._stopping is not None:
-                    if not told:
-                        told = True
-                        self._go_away()
-                    self._close_done()
-                    if not self._connections or self.clock() >= self._stopping:
-                        return
         finally:
             self._close_all()
+
+    def _is_over(self) -> bool:
+        if self._stopping is None:
+            return False
+        if not self._told:
+            self._told = True
+            self._go_away()
+        self._close_done()
+        return not self._connections or self.clock() >= self._stopping
+
+    def _serve_asked(self) -> None:
+        while self._asked:
+            # A pool that has just been shut down takes nothing, and needs no watching either.
+            with suppress(RuntimeError):
+                self._pool.submit(self._asked.popleft())
 
     def _wait_s(self) -> float | None:
         if self._stopping is not None:
@@ -225,9 +243,8 @@ class GrpcServer:
             if events & selectors.EVENT_READ and not connection.readable():
                 self._close(connection)
         except ConnectionFault as fault:
-            connection.fault(fault)
-            self._close(connection)
-        except OSError:
+            with suppress(ConnectionFault):  # who reads nothing is not told either
+                connection.fault(fault)
             self._close(connection)
         except Exception:  # noqa: BLE001 - one peer's bytes must not end the thread of all
             self._close(connection)
@@ -240,7 +257,7 @@ class GrpcServer:
                 self._selector.unregister(listener)
                 self._paused.append(listener)
             return
-        if len(self._connections) >= _MOST_CONNECTIONS:
+        if len(self._connections) >= self._most_connections and not self._make_room():
             sock.close()
             return
         sock.setblocking(False)
@@ -253,6 +270,14 @@ class GrpcServer:
         connection = Connection(sock, peer, self)
         self._connections[sock.fileno()] = connection
         self._selector.register(sock, selectors.EVENT_READ, connection)
+
+    def _make_room(self) -> bool:
+        """Close who has rested longest."""
+        resting = [one for one in self._connections.values() if one.is_resting]
+        if not resting:
+            return False
+        self._close(min(resting, key=lambda one: one.heard_at))
+        return True
 
     def _watch(self, connection: Connection, *, writes: bool) -> None:
         if connection.writes != writes:
@@ -275,8 +300,12 @@ class GrpcServer:
         while self._paused:
             self._selector.register(self._paused.pop(), selectors.EVENT_READ)
         for connection in list(self._connections.values()):
-            if now - connection.heard_at > _STALLED_S and connection.is_waiting:
+            if connection.is_late(now):
                 self._close(connection)
+        if self._calls:
+            self._busy_at = now
+        elif now - self._busy_at > _QUIET_S:
+            self.buffers.trim()
 
     def _go_away(self) -> None:
         for listener in self._listeners:
@@ -292,8 +321,10 @@ class GrpcServer:
 
     def _close_done(self) -> None:
         for connection in list(self._connections.values()):
-            if connection.is_done:
-                self._close(connection)
+            with suppress(ConnectionFault):
+                if not connection.is_done:
+                    continue
+            self._close(connection)
 
     def _close(self, connection: Connection) -> None:
         number = connection.sock.fileno()
