@@ -4,7 +4,7 @@ Takes gRPC's own generic handlers, speaks to any client of gRPC. Built for few c
 messages: what comes is read into the memory that the handler gets a view of. Refuses TLS (it is for
 the device itself) and knows nothing of models.
 
-    GrpcServer(pool, most_calls=256, limit=64 MiB, most_bytes=512 MiB)
+    GrpcServer(pool, most_calls=256, limit=64 MiB, most_bytes=256 MiB)
     .add_generic_rpc_handlers((handlers,))
     .listen(sock)          # a listening socket, TCP or Unix; as many as wanted
     .start()
@@ -56,7 +56,7 @@ class GrpcServer:
         clock: Callable[[], float],
         most_calls: int = 256,
         limit: int = 64 * 1024 * 1024,
-        most_bytes: int = 512 * 1024 * 1024,
+        most_bytes: int = 256 * 1024 * 1024,
     ) -> None:
         """`limit` is of one message, `most_bytes` of all that wait, in bytes."""
         self.buffers = Buffers(most_bytes)
