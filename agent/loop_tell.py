@@ -135,6 +135,7 @@ class Teller:
         try:
             self._spool.append(kind, payload)
         except StoreError as error:
-            log.error("a %s could not be kept for the controller: %s", kind, error)
+            article = "an" if kind == "event" else "a"
+            log.error("%s %s could not be kept for the controller: %s", article, kind, error)
             return
         self._wake()

@@ -36,43 +36,51 @@ class HttpInfer:
         since_s = self._desk.clock.monotonic()
         try:
             if head.encoding or _json_bytes(head, body) > _SMALL_BYTES:
-                return self._later(
-                    infer.model, ticket, partial(self._whole, infer, head, body, since_s)
-                )
+                whole = partial(self._whole, infer, head, body, since_s)
+                return self._later(infer.model, ticket, whole, since_s)
             request = read_request(body, head.json_bytes)
             asked = _asked(infer, request, since_s)
             result = self._desk.infer_now(asked)
             if result is None:
-                return self._later(infer.model, ticket, partial(self._infer, asked, request))
+                wait = partial(self._infer, asked, request)
+                return self._later(infer.model, ticket, wait, since_s)
             if _is_small(request, result):
                 return _answer(infer.model, request, result)
-            return self._later(infer.model, ticket, partial(_answer, infer.model, request, result))
+            write = partial(_answer, infer.model, request, result)
+            return self._later(infer.model, ticket, write, since_s)
         except AgentError as error:
             return self._failed(infer.model, error, since_s)
 
-    def _later(self, model: str, ticket: Ticket, work: Work) -> Answer | None:
+    def _later(self, model: str, ticket: Ticket, work: Work, since_s: float) -> Answer | None:
         """Always None: in a lane, if there is room."""
-        self._lanes.offer(model, self._desk.served.width(model), ticket, work)
+        safe = partial(self._safely, model, work, since_s)
+        self._lanes.offer(model, self._desk.served.width(model), ticket, safe)
         return None
+
+    def _safely(self, model: str, work: Work, since_s: float) -> Answer:
+        """The answer in any case: who waits is owed one, and the lane its thread."""
+        try:
+            return work()
+        except AgentError as error:
+            failure = error
+        except MemoryError:
+            failure = InferenceError(
+                "this agent has no memory for this request", "send less at once, or ask again later"
+            )
+        except BaseException as error:  # noqa: BLE001 - whatever a runtime's own code raises
+            failure = InferenceError(f"this agent failed: {type(error).__name__}: {error}")
+        # Only now: what the failed work held is free again.
+        return self._failed(model, failure, since_s)
 
     def _whole(self, infer: Infer, head: Head, body: Buffer, since_s: float) -> Answer:
         """All of it in one lane's thread."""
-        try:
-            request = read_request(inflate(body, head.encoding), head.json_bytes)
-        except AgentError as error:
-            return self._failed(infer.model, error, since_s)
+        request = read_request(inflate(body, head.encoding), head.json_bytes)
         return self._infer(_asked(infer, request, since_s), request)
 
     def _infer(self, asked: Asked, request: HttpRequest) -> Answer:
-        try:
-            waited_s = self._desk.clock.monotonic() - asked.since_s
-            result = self._desk.infer(asked, waited_s)
-            return _answer(asked.model, request, result)
-        except AgentError as error:
-            return self._failed(asked.model, error, asked.since_s)
-        except Exception as error:  # noqa: BLE001 - a thread that ends would leave others waiting
-            failure = InferenceError(f"this agent failed: {type(error).__name__}: {error}")
-            return self._failed(asked.model, failure, asked.since_s)
+        waited_s = self._desk.clock.monotonic() - asked.since_s
+        result = self._desk.infer(asked, waited_s)
+        return _answer(asked.model, request, result)
 
     def _failed(self, model: str, error: AgentError, since_s: float) -> Answer:
         self._desk.failed(model, error, since_s)

@@ -102,5 +102,12 @@ class Lanes(Generic[T]):
                 continue
             ticket.started = True
             began = self._clock.monotonic()
-            self._finished(ticket, work())
+            try:
+                self._finished(ticket, work())
+            except BaseException as error:  # noqa: BLE001 - the lane goes on, whatever it was
+                # The pool would keep it to itself.
+                kind, trace = type(error), error.__traceback__
+                threading.excepthook(
+                    threading.ExceptHookArgs((kind, error, trace, threading.current_thread()))
+                )
             lane.each_s += _SHARE * (self._clock.monotonic() - began - lane.each_s)

@@ -10,6 +10,7 @@ One request at a time and at most one page a second: whoever scrapes takes nothi
     .stop()
 """
 
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,6 +156,8 @@ class MetricsServer:
 class _Server(HTTPServer):
     def server_bind(self) -> None:
         """Without asking the network for this host's name: a device may have no resolver."""
+        # Else connections of the last minute keep a restarted agent from its own port.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "", int(self.server_address[1])

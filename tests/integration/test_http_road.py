@@ -11,7 +11,7 @@ import pytest
 
 from agent.domain.probation import Trial, begin
 from agent.errors import UnavailableError
-from agent.serve import http_connection, http_server, lanes
+from agent.serve import http_connection, http_infer, http_server, lanes
 from agent.serve.desk import MAX_MESSAGE_BYTES
 from agent.serve.http_server import HttpServer
 from tests.support.http_api import PATH, HttpApi, binary_request, json_body, request
@@ -499,3 +499,44 @@ def test_negative_control_without_a_deadline_a_slow_client_stays(
             wire.reply()
         other.send(request("GET", "/v2"))
         assert other.reply().status == 200
+
+
+@pytest.mark.parametrize("failure", [MemoryError, SystemExit, RecursionError])
+def test_a_lane_outlives_whatever_ends_its_work(
+    api: HttpApi, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
+) -> None:
+    api.bench.serve("1.0.0", RUNGS)
+    large = json_body(data=[1.0] * 20_000)
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    with monkeypatch.context() as patched:
+        patched.setattr(http_infer, "read_request", fail)
+        for _ in range(2):
+            reply = api.ask("POST", PATH, large)
+            assert reply.status == 500
+            assert "this agent" in reply.error
+    assert api.ask("POST", PATH, large).status == 400  # its turn comes: four values were wanted
+    assert api.grpc.requests() == {("photo", "failed"): 2, ("photo", "invalid"): 1}
+
+
+def test_a_lane_goes_on_when_an_answer_cannot_be_handed_on(
+    api: HttpApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda said: told.append(said.exc_value))
+    got: list[str] = []
+
+    def finished(_: lanes.Ticket, answer: str) -> None:
+        if answer == "bad":
+            raise MemoryError
+        got.append(answer)
+
+    lane: lanes.Lanes[str] = lanes.Lanes(api.bench.clock, finished)
+    lane.offer("photo", 1, lanes.Ticket(), lambda: "bad")
+    lane.offer("photo", 1, lanes.Ticket(), lambda: "good")
+    wait_for(lambda: got, 20, "the answer after the one that failed")
+    lane.stop()
+    assert got == ["good"]
+    assert [type(one) for one in told] == [MemoryError]

@@ -160,6 +160,20 @@ def test_the_listener_tells_its_page_and_nothing_else(monkeypatch: pytest.Monkey
         server.stop()
 
 
+def test_a_restarted_listener_has_its_port_again() -> None:
+    server = MetricsServer(lambda: EMPTY, SystemClock(), "127.0.0.1:0")
+    address = server.start()
+    try:  # HTTP/1.0: the server closes first, and the kernel keeps its end for a minute
+        urllib.request.urlopen(f"http://{address}/metrics", timeout=20).read()
+    finally:
+        server.stop()
+    again = MetricsServer(lambda: EMPTY, SystemClock(), address)
+    try:
+        assert again.start() == address
+    finally:
+        again.stop()
+
+
 def test_the_setting_takes_an_address_or_off() -> None:
     assert load_settings({}, None, {}).serve_metrics == "127.0.0.1:8002"
     assert load_settings({}, None, {"LIGHTERMAN_SERVE_METRICS": "off"}).serve_metrics == "off"
