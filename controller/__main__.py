@@ -1,6 +1,7 @@
 """`lighterman-controller serve | migrate | worker | operator`. Parses, prints, and nothing else."""
 
 import argparse
+import errno
 import os
 import resource
 import signal
@@ -82,6 +83,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
+# What whoever runs the host must put right; a traceback would not help them.
+_OF_THE_HOST = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     return with_output(lambda: _command(arguments))
@@ -104,6 +109,13 @@ def _command(arguments: Sequence[str] | None) -> int:
         print(f"error: {error.message}", file=sys.stderr)
         for line in error.lines:
             print(f"  {line}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in _OF_THE_HOST:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{where}", file=sys.stderr)
+        print("  make room there, or let the user of this process write there", file=sys.stderr)
         return 1
 
 

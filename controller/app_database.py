@@ -22,7 +22,8 @@ from controller.services.operators import (
 )
 from controller.services.samples import SampleWindow
 from controller.settings import Settings
-from controller.store.session import Store, lock_data_dir, migrate
+from controller.store.folder import lock_data_dir
+from controller.store.session import Store, migrate
 from controller.trust.names import Role
 
 

@@ -1,10 +1,8 @@
-"""Opens the database: transactions, one writer, the lock on the data directory, migrations.
+"""Opens the database: transactions, one writer, migrations.
 
 What a constraint refuses becomes a named error here. Knows no noun and writes no row itself.
 """
 
-import fcntl
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -35,6 +33,7 @@ from controller.errors import (
     UnavailableError,
 )
 from controller.store.fair import FairLock
+from controller.store.folder import lock_data_dir
 from controller.store.sole import SoleHold
 from controller.store.tables import metadata
 
@@ -231,29 +230,6 @@ def _begin_sqlite(conn: Connection) -> None:
     conn.exec_driver_sql(f"PRAGMA query_only={'OFF' if write else 'ON'}")
     # IMMEDIATE takes the writer's place now: a deferred one could fail in the middle of the verb.
     conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def lock_data_dir(data_dir: Path) -> IO[str]:
-    """Take the lock of ``data_dir``; closing the file gives it back, as does the process's end.
-
-    Raises RefusedError with the pid of the holder.
-    """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = (data_dir / "lock").open("a+", encoding="ascii")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.seek(0)
-        holder = lock.read().strip() or "unknown"
-        lock.close()
-        raise RefusedError(
-            f"data directory {data_dir} is in use by another controller (pid {holder})",
-            "stop that one, or give this one another --data-dir",
-        ) from error
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
-    return lock
 
 
 def fresh_id(conn: Connection, column: Column[Any], new: Callable[[], str]) -> str:
