@@ -182,9 +182,20 @@ class Kills:
                 30,
                 f"the report of {told} after a kill at {name}\n{self.agent.tail()}",
             )
+            # Told before, perhaps: a version that was fetched again is on trial again.
+            wait_for(
+                lambda: told != "COMMITTED" or self.is_committed(),
+                30,
+                f"a proven version after a kill at {name}\n{self.agent.tail()}",
+            )
         assert client.failures == []
         assert settle(self.controller, self.agent) == ended, f"{name}\n{self.agent.tail()}"
         self.factor = ended
+
+    def is_committed(self) -> bool:
+        """Whether what runs is proven, by the disk of the device."""
+        current, _, _ = FileSlots(self.agent.state_dir).slots("photo")
+        return current is not None and current.committed
 
     def last_state(self, rollout: str) -> str:
         """What is stored of it."""
