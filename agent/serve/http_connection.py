@@ -66,6 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         self._front = front
         self._transport: asyncio.Transport | None = None
         self._read = b""
+        self._bodiless = False
         self._head: Head | None = None
         self._body: bytearray | None = None
         self._got = 0
@@ -211,6 +212,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _answer(self, head: Head, body: Buffer) -> None:
         self._keep_alive = head.keep_alive
+        self._bodiless = head.method == "HEAD"
         self.deadline = _FOREVER
         turn = self._turn = _Turn(self)
         answer = self._front.begin(head, body, turn)
@@ -232,6 +234,8 @@ class Connection(asyncio.BufferedProtocol):
         if transport is None or transport.is_closing():
             return
         parts = answer.render(self._keep_alive)
+        if self._bodiless:
+            del parts[1:]  # its length is told all the same; a body would be read as the next head
         if sum(map(len, parts)) <= _JOINED_BYTES:
             transport.write(b"".join(parts))
         else:
@@ -306,5 +310,9 @@ class _Turn(Ticket):
 
     def deliver(self, answer: Answer) -> None:
         """See Ticket."""
-        if not self.gone:
+        if self.gone:
+            return
+        try:
             self._connection.finish(answer)
+        except Exception:  # noqa: BLE001 - others wait behind this answer for theirs
+            self._connection.abort()

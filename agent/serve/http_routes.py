@@ -154,7 +154,7 @@ def _version(rest: Sequence[str]) -> str:
 
 
 def _must_be(head: Head, method: str) -> None:
-    if head.method != method:
+    if head.method != method and (head.method, method) != ("HEAD", "GET"):
         raise WireError(405, f"{head.method} is not for {_short(head.target)}", f"use {method}")
 
 

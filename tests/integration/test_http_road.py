@@ -4,6 +4,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from agent.domain.probation import Trial, begin
 from agent.errors import UnavailableError
 from agent.serve import http_connection, http_infer, http_server, lanes
 from agent.serve.desk import MAX_MESSAGE_BYTES
+from agent.serve.http_answer import Answer
 from agent.serve.http_server import HttpServer
 from tests.support.http_api import PATH, HttpApi, binary_request, json_body, request
 from tests.support.serving import make_release, products_for, scaled, slow, tensor
@@ -116,6 +118,36 @@ def test_every_path_says_what_it_knows(
     assert reply.status == status
     assert found.items() <= reply.json.items()
     assert status == 200 or reply.error
+
+
+def test_head_tells_as_get_does_and_sends_no_body(served: HttpApi) -> None:
+    """By a client that keeps the connection: a body would be taken for the next answer."""
+    client = HTTPConnection(served.address, timeout=10)
+    try:
+        for path, status in (("/v2/health/live", 200), (PATH, 405), ("/nowhere", 404)):
+            client.request("HEAD", path)
+            reply = client.getresponse()
+            assert (reply.status, reply.read()) == (status, b"")
+            assert int(reply.headers["Content-Length"]) > 0
+        client.request("GET", "/v2/health/live")
+        assert client.getresponse().read() == b'{"live":true}'
+    finally:
+        client.close()
+
+
+def test_an_answer_that_cannot_be_sent_keeps_nobody_else_waiting(
+    api: HttpApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.bench.serve("1.0.0", RUNGS)
+
+    def no_memory(answer: Answer, keep_alive: bool) -> list[Any]:
+        raise MemoryError
+
+    with api.wire() as wire, monkeypatch.context() as patched:
+        patched.setattr(Answer, "render", no_memory)
+        wire.send(request("POST", PATH, json_body()))
+        assert wire.ended()
+    assert api.good().status == 200
 
 
 def test_the_index_and_statistics_tell_what_was_asked(api: HttpApi) -> None:
