@@ -148,13 +148,15 @@ class Controller:
             ).encode("ascii"),
             0o644,
         )
-        worker_file = write_contexts(
+        worker_file, told = write_contexts(
             self._deps,
             self.new_ctx("controller"),
             settings.data_dir,
             listening.grpc,
             register=self._contexts,
         )
+        if told:
+            log.warning("%s", told)
         if settings.workers:
             self._start_worker(grpc.port, worker_file)
         return listening

@@ -5,8 +5,9 @@ Makes the authority and the signing key once; what it finds damaged is an error,
 
 import json
 import os
+import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from controller.trust.signing import Signer
 SERVER_LIFE_S = 90 * 86400.0
 CLIENT_LIFE_S = 10 * 365 * 86400.0  # the controller's own client: never leaves the process
 CONTEXT_NAME = "local"
+_MOST_CONTEXTS = 100  # of controllers that run on one machine at the same time
+_ANSWER_S = 1.0
 _END = b"-----END CERTIFICATE-----\n"
 
 
@@ -191,7 +194,33 @@ def config_dir(environ: dict[str, str]) -> Path:
     return Path(given).expanduser() if given else Path.home() / ".config" / "lighterman"
 
 
-def register_context(folder: Path, context: ContextFile) -> None:
-    """Make a context the current one of this user."""
-    write_file(folder / "contexts" / f"{context.name}.json", context.to_json())
-    write_file(folder / "current", context.name.encode("ascii") + b"\n", 0o644)
+def register_context(folder: Path, context: ContextFile) -> str:
+    """Make a context the current one of this user; gives the name it got.
+
+    What belongs to another controller that answers is left: then this one gets a number behind its
+    name, and is not the current one where that is another's.
+    """
+    names = (context.name, *(f"{context.name}-{number}" for number in range(2, _MOST_CONTEXTS)))
+    name = next((n for n in names if not _is_of_another(folder, n, context)), context.name)
+    named = replace(context, name=name)
+    write_file(folder / "contexts" / f"{name}.json", named.to_json())
+    try:
+        current = (folder / "current").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        current = ""
+    if not _is_of_another(folder, current, context):
+        write_file(folder / "current", name.encode("ascii") + b"\n", 0o644)
+    return name
+
+
+def _is_of_another(folder: Path, name: str, context: ContextFile) -> bool:
+    """Whether a context is that of another controller, which is there."""
+    known = read_context(folder / "contexts" / f"{name}.json") if name else None
+    if known is None or known.ca_pem == context.ca_pem:
+        return False
+    host, _, port = known.controller.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+    except (OSError, ValueError):
+        return False
+    return True

@@ -28,8 +28,8 @@ STDOUT = Path("-")
 
 def write_contexts(
     deps: Deps, ctx: Ctx, data_dir: Path, controller: str, *, register: bool
-) -> Path:
-    """Write ``operator.json`` and ``worker.json``; returns the worker's file.
+) -> tuple[Path, str]:
+    """Write ``operator.json`` and ``worker.json``; returns the worker's file, and what to tell.
 
     Certificates that are still good are kept. With `register` the operator's context becomes the
     current one of this user.
@@ -37,11 +37,17 @@ def write_contexts(
     operator = _context(
         deps, ctx, data_dir / "operator.json", user_name(), Role.OPERATOR, controller
     )
+    told = ""
     if register:
-        register_context(config_dir(dict(os.environ)), operator)
+        name = register_context(config_dir(dict(os.environ)), operator)
+        if name != operator.name:
+            told = (
+                f"the context {operator.name!r} is that of another controller that runs here;"
+                f" this one is {name!r}: fleetctl --context {name}"
+            )
     worker_file = data_dir / "worker.json"
     _context(deps, ctx, worker_file, WORKER_NAME, Role.WORKER, controller)
-    return worker_file
+    return worker_file, told
 
 
 def check_out(role: str, out: Path) -> None:
