@@ -20,6 +20,7 @@ from controller.domain.rollout import (
 from controller.services.context import Ctx, Deps
 from controller.services.desired import Change, Composer, DesiredBook, Member, load_members
 from controller.services.rollout_checks import RungCauses, differs
+from controller.services.ways_back import ways_back
 from controller.store import assignments, events
 from controller.store.assignments import AssignmentRow
 from controller.store.events import NewEvent
@@ -231,10 +232,11 @@ def restore_previous(
     Devices are left out where a newer order stands or nothing was said.
     """
     book = DesiredBook(conn, {row.device_id for row in rows})
+    named = [row for row in rows if _names(book, row)]
+    back = ways_back(conn, {row.device_id: row.previous_entry for row in named})
     generations = {
-        row.device_id: book.change(Change(row.device_id, row.model, row.previous_entry))
-        for row in rows
-        if _names(book, row)
+        row.device_id: book.change(Change(row.device_id, row.model, back[row.device_id]))
+        for row in named
     }
     book.write(deps, ctx)
     return generations

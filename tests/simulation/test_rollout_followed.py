@@ -12,16 +12,18 @@ A = AssignmentState
 MakeWorld = Callable[..., World]
 
 
-def start(world: World, version: str, waves: list[str] | None = None) -> str:
+def start(world: World, version: str, waves: list[str] | None = None, selector: str = "all") -> str:
     spec: dict[str, object] = {
         "model": MODEL,
         "version": version,
-        "selector": "all",
+        "selector": selector,
         "waves": waves or ["1", "100%"],
         "min_samples": 5,
         "soak_s": 0.0,
+        "override_first_wave_reason": "a lab",
     }
-    return start_rollout(world.deps, world.ctx(), spec, len(world.devices)).rollout_id
+    devices = len(world.devices) if selector == "all" else 1
+    return start_rollout(world.deps, world.ctx(), spec, devices).rollout_id
 
 
 def state(world: World, rollout_id: str, device_id: str) -> AssignmentState:
@@ -81,3 +83,26 @@ def test_an_older_rollout_is_rolled_back_while_a_newer_one_waits(make_world: Mak
     set_intent(world.deps, world.ctx(), newer, Intent.RUN)
     assert world.run(Random(3), 300, world.is_over(newer))
     world.check_settled()
+
+
+def test_who_gets_an_order_taken_back_does_not_return_to_what_was_called_back_meanwhile(
+    make_world: MakeWorld,
+) -> None:
+    """A newer order over a version that turned out bad; both are taken back, the older first."""
+    world = make_world(4)
+    world.add_version("1.2.0")
+    assert world.run(Random(1), 300, world.is_over(start(world, "1.0.0")))
+    older = start(world, "1.1.0", ["1", "50%", "100%"])
+    assert world.run(Random(1), 300, lambda: world.rollout(older).current_wave == 2)
+    one = next(one for one in world.devices if state(world, older, one) is A.COMMITTED)
+    newer = start(world, "1.2.0", ["100%"], f"device={one}")
+    world.tick()
+    assert state(world, newer, one) is A.OFFERED
+    set_intent(world.deps, world.ctx(), older, Intent.ROLL_BACK, "it is bad")
+    world.tick()
+    set_intent(world.deps, world.ctx(), newer, Intent.ABORT, "not now")
+    world.tick()
+    world.run(Random(2), 60)
+    entry = world.devices[one].serving
+    assert entry is not None
+    assert entry["version"] == "1.0.0", "it was ordered back to what is bad"
