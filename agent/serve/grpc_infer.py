@@ -30,9 +30,6 @@ class _Turn(Ticket):
         self.received: convert.Received | None = received
         self.asked: Asked | None = asked
 
-    def deliver(self, answer: object) -> None:
-        """Nothing is left to do."""
-
 
 class GrpcInfer:
     """Every unary inference of the gRPC road. `after` is called when one was answered."""

@@ -32,8 +32,8 @@ from agent.serve.http_connection import Connection
 from agent.serve.http_head import Head
 from agent.serve.http_infer import HttpInfer
 from agent.serve.http_routes import Routes
-from agent.serve.http_socket import UnixListener, tcp_listeners
 from agent.serve.lanes import Lanes, Ticket
+from agent.serve.sockets import UnixListener, tcp_listeners
 
 MOST_CONNECTIONS = 1000
 # Files that others of this process need: models, the controller's connections, gRPC's.
@@ -81,7 +81,7 @@ class HttpServer:
 
     def start(self) -> str:
         """Listen; gives HOST:PORT, or nothing without TCP. UnavailableError: cannot be had."""
-        listeners = tcp_listeners(self._listen, _BACKLOG) if self._listen else []
+        listeners = tcp_listeners(self._listen, _BACKLOG, "serve.http") if self._listen else []
         address = ""
         if self._listen:
             host = self._listen.rpartition(":")[0]

@@ -32,8 +32,7 @@ class Ticket:
         self.started = False
 
     def deliver(self, answer: Answer) -> None:
-        """Take the answer; in the thread of the connections."""
-        raise NotImplementedError
+        """Take the answer, where the work has not sent it; in the thread of the connections."""
 
 
 Work = Callable[[], Answer]

@@ -18,9 +18,6 @@ told so.
     .stop(grace_s=10.0)                        # no new requests, those in flight are answered
 """
 
-import errno
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,8 +33,8 @@ from agent.serve.extensions import Extensions
 from agent.serve.grpc_infer import GrpcInfer
 from agent.serve.handlers import Behaviour, Parse, readable_handlers
 from agent.serve.http2.server import GrpcServer
-from agent.serve.http_socket import UnixListener
-from agent.serve.pool import TimedPool
+from agent.serve.pool import ServingPool
+from agent.serve.sockets import UnixListener, tcp_listeners
 from lighterman.details import fitting
 from lighterman.oip import inference_pb2 as pb
 
@@ -70,7 +67,7 @@ class InferenceServer:
         )
         # The other roads have the same desk, so that all of them count together.
         self.desk = Desk(served, clock, version, shares_memory=shares_memory)
-        self._pool = TimedPool(_WORKERS, clock, after)
+        self._pool = ServingPool(_WORKERS, after)
         self._server = GrpcServer(
             self._pool, clock=clock.monotonic, most_calls=_MAX_REQUESTS, limit=MAX_MESSAGE_BYTES
         )
@@ -89,16 +86,7 @@ class InferenceServer:
 
     def start(self) -> str:
         """Listen; gives HOST:PORT. UnavailableError when the address cannot be had."""
-        host, _, number = self._listen.rpartition(":")
-        try:
-            sockets = listeners(host.strip("[]"), int(number))
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise UnavailableError(
-                f"cannot listen on {self._listen}: {why.lower()}",
-                "another process may have it; choose another with serve.grpc"
-                " (LIGHTERMAN_SERVE_GRPC)",
-            ) from error
+        sockets = tcp_listeners(self._listen, _BACKLOG, "serve.grpc")
         try:
             if self._unix is not None:
                 sockets.append(self._unix.listen(_BACKLOG))
@@ -109,6 +97,7 @@ class InferenceServer:
         for sock in sockets:
             self._server.listen(sock)
         self._server.start()
+        host = self._listen.rpartition(":")[0]
         return f"{host}:{sockets[0].getsockname()[1]}"
 
     def requests(self) -> dict[tuple[str, str], int]:
@@ -194,36 +183,6 @@ class Servicer(Extensions):
         except AgentError as error:
             self._desk.failed(request.model_name, error, since_s)
             _abort(context, error)
-
-
-def listeners(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets, one for each address of a name that can be had; OSError: none can."""
-    found: list[socket.socket] = []
-    failed = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-    for family, kind, protocol, _, address in socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    ):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            # Port 0 is one port, whatever the number of addresses.
-            chosen = found[0].getsockname()[1] if found else port
-            sock.bind((address[0], chosen, *address[2:]))
-            sock.listen(_BACKLOG)
-        except OSError as error:
-            sock.close()
-            failed = error
-            if error.errno == errno.EADDRINUSE:
-                for one in found:
-                    one.close()
-                raise
-        else:
-            found.append(sock)
-    if not found:
-        raise failed
-    return found
 
 
 def _abort(context: grpc.ServicerContext, error: AgentError) -> NoReturn:

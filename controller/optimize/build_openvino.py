@@ -31,7 +31,7 @@ def compile_build(source: Source, order: Order, target: Path) -> None:
     """Write the container that ships. InvalidError in plain words."""
     file = source.onnx()
     precision = order.recipe.precision
-    core = ir.library().Core()
+    core = ir.import_openvino().Core()
     try:
         model = core.read_model(str(file))
     except Exception as error:
@@ -63,7 +63,7 @@ class OpenVinoSession:
         self._inputs = [spec.name for spec in signature.inputs]
         # The library reads the weights where they lie: they have to live as long as the model.
         precision, xml, self._weights = ir.read(path)
-        core = ir.library().Core()
+        core = ir.import_openvino().Core()
         try:
             model = core.read_model(model=xml, weights=self._weights)
             self._model = core.compile_model(model, "CPU", ir.properties(precision))

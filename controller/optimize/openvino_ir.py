@@ -24,7 +24,7 @@ MAX_XML_BYTES = 64 * 1024**2
 PRECISIONS = ("f32", "bf16")
 
 
-def library() -> Any:
+def import_openvino() -> Any:
     """The library, without what reports its use to its makers: that is for people to decide."""
     for name in ("openvino_telemetry", "openvino.tools.ovc"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
@@ -56,7 +56,9 @@ def tidy(model: Any, signature: Signature) -> Any:
         for port, spec in zip(ports, specs, strict=True):
             port.get_tensor().add_names({spec.name})
     # A new model has none of the notes that tools left on the old one.
-    made = library().Model(model.get_results(), model.get_sinks(), model.get_parameters(), "build")
+    made = import_openvino().Model(
+        model.get_results(), model.get_sinks(), model.get_parameters(), "build"
+    )
     check_names(made, signature)
     return made
 
@@ -75,7 +77,7 @@ def check_names(model: Any, signature: Signature) -> None:
 def write(model: Any, target: Path, precision: str, *, half: bool) -> None:
     """Write the container; ``half`` stores float weights in 16 bits."""
     xml, weights = target.with_name(f"{target.name}.xml"), target.with_name(f"{target.name}.bin")
-    library().save_model(model, str(xml), compress_to_fp16=half)
+    import_openvino().save_model(model, str(xml), compress_to_fp16=half)
     graph, length = xml.read_bytes(), weights.stat().st_size
     if len(graph) > MAX_XML_BYTES:
         raise InvalidError(f"OpenVINO's graph takes {len(graph)} bytes", f"at most {MAX_XML_BYTES}")
@@ -107,4 +109,4 @@ def read(path: Path) -> tuple[str, bytes, Any]:
         # Read where they lie, as devices do; the library wants memory that it could write.
         whole_file = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
     weights = np.frombuffer(whole_file, dtype=np.uint8)[start:]
-    return precision, xml, library().Tensor(weights, shared_memory=True)
+    return precision, xml, import_openvino().Tensor(weights, shared_memory=True)

@@ -13,7 +13,7 @@ import numpy as np
 from controller.domain.model import Signature
 from controller.errors import InvalidError
 from controller.optimize.builder import Order
-from controller.optimize.openvino_ir import library
+from controller.optimize.openvino_ir import import_openvino
 from controller.optimize.raw import first_words, keep_raw
 from controller.optimize.rows import Array, Rows
 
@@ -38,7 +38,7 @@ def quantize_nncf(model: Any, signature: Signature, order: Order) -> Any:
     kept = list(KEPT_FLOAT) if order.caution else []
     if any(op.get_type_name() in kept for op in model.get_ops()):
         order.notes.append("depthwise convolutions kept in float")
-    library()  # before NNCF, which would load what reports its use
+    import_openvino()  # before NNCF, which would load what reports its use
     try:
         import nncf
 

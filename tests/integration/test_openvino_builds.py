@@ -17,7 +17,7 @@ from controller.domain.build import Evidence, Precision, Recipe
 from controller.errors import InvalidError
 from controller.optimize import build_openvino
 from controller.optimize.builder import LackingError, Order, find_builder, require_builder
-from controller.optimize.openvino_ir import library, read
+from controller.optimize.openvino_ir import import_openvino, read
 from controller.optimize.rows import load_rows
 from controller.optimize.spec import read_spec
 from controller.worker.worker import outputs_of, read_result
@@ -163,7 +163,7 @@ def test_depthwise_convolutions_stay_float(
     recipe = Recipe(INT8, "openvino", Precision.INT8)
     build_openvino.compile_build(source, Order(recipe, rows), tmp_path / "made")
     _, graph, weights_of = read(tmp_path / "made")
-    found = library().Core().read_model(graph, weights_of)
+    found = import_openvino().Core().read_model(graph, weights_of)
     fed: dict[str, set[str]] = {}
     for op in found.get_ops():
         if op.get_type_name() in ("Convolution", "GroupConvolution"):

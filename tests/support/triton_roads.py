@@ -24,12 +24,12 @@ class Asker:
 
     def __init__(self, road: str, address: str, model: str) -> None:
         self.road, self.model = road, model
-        self.library: Any = importlib.import_module(f"tritonclient.{road}")
-        self.client: Any = self.library.InferenceServerClient(address)
+        self.module: Any = importlib.import_module(f"tritonclient.{road}")
+        self.client: Any = self.module.InferenceServerClient(address)
 
     def given(self, array: Any = ARRAY, **options: Any) -> Any:
         """The input `x`."""
-        made = self.library.InferInput("x", array.shape, np_to_triton_dtype(array.dtype))
+        made = self.module.InferInput("x", array.shape, np_to_triton_dtype(array.dtype))
         made.set_data_from_numpy(array, **options)
         return made
 
@@ -76,7 +76,7 @@ def over_http(asker: Asker) -> dict[str, Any]:
         ("json", False, False), ("binary", True, True),
         ("json_binary", False, True), ("binary_json", True, False),
     ):  # fmt: skip
-        outputs = [asker.library.InferRequestedOutput("y", binary_data=wanted)]
+        outputs = [asker.module.InferRequestedOutput("y", binary_data=wanted)]
         found[name] = asker.infer(asker.given(binary_data=sent), outputs=outputs)
     for how in ("gzip", "deflate"):
         found[how] = asker.infer(asker.given(), request_compression_algorithm=how)
@@ -107,15 +107,15 @@ def over_memory(asker: Asker, key: str) -> dict[str, Any]:
     try:
         shm.set_shared_memory_region(handle, [ARRAY])
         client.register_system_shared_memory("both", key, 2 * size)
-        given = asker.library.InferInput("x", ARRAY.shape, "FP32")
+        given = asker.module.InferInput("x", ARRAY.shape, "FP32")
         given.set_shared_memory("both", size)
-        output = asker.library.InferRequestedOutput("y")
+        output = asker.module.InferRequestedOutput("y")
         output.set_shared_memory("both", size, offset=size)
         result = client.infer(asker.model, [given], outputs=[output])
         there = shm.get_contents_as_numpy(handle, np.float32, [1, 4], offset=size).tolist()
         again = partial(client.register_system_shared_memory, "both", key, 2 * size)
         too_large = partial(client.register_system_shared_memory, "large", key, 2 * size + 1)
-        beyond = asker.library.InferInput("x", ARRAY.shape, "FP32")
+        beyond = asker.module.InferInput("x", ARRAY.shape, "FP32")
         beyond.set_shared_memory("both", size, offset=size + 1)
         as_json = {} if asker.road == "http" else {"as_json": True}
         status = client.get_system_shared_memory_status(**as_json)

@@ -13,7 +13,7 @@ from agent.clock import SystemClock
 from agent.domain.ports import Clock
 from agent.host.notify import Notifier
 from agent.host.watchdog import Vitals, Watchdog
-from agent.serve.pool import TimedPool
+from agent.serve.pool import ServingPool
 from tests.support.wait import wait_for
 
 HANG_S = 20.0
@@ -109,7 +109,7 @@ class Bench:
         self.silent_s = 0.0
         vitals = Vitals(lambda: self.running, self._ask, lambda: self.silent_s)
         self.watchdog = Watchdog(manager.notifier, clock, vitals, HANG_S)
-        self.pool = TimedPool(workers, clock, self.watchdog.served)
+        self.pool = ServingPool(workers, self.watchdog.served)
         self.asked = 0
 
     def _ask(self) -> None:

@@ -79,11 +79,6 @@ class Call:
 
     # -- what the connection tells -----------------------------------------------------------------
 
-    @property
-    def waiting(self) -> int:
-        """Messages that nobody has read yet."""
-        return len(self._messages)
-
     def received(self, message: Message) -> None:
         """A message came."""
         with self._come:
@@ -129,14 +124,6 @@ class Call:
         """End the call with this status."""
         self._status = (code, details)
         raise AbortedError
-
-    def set_code(self, code: grpc.StatusCode) -> None:
-        """The status that a handler ends with when it returns."""
-        self._status = (code, self._status[1])
-
-    def set_details(self, details: str) -> None:
-        """The words beside it."""
-        self._status = (self._status[0], details)
 
     def is_active(self) -> bool:
         """Whether somebody still waits for an answer."""

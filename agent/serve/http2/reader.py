@@ -5,6 +5,7 @@ mean (`control`).
 """
 
 import socket
+from abc import ABC, abstractmethod
 
 from agent.serve.http2 import frames
 from agent.serve.http2.frames import Code, ConnectionFault, Kind
@@ -15,7 +16,7 @@ SCRATCH_BYTES = 64 * 1024
 _READS_AT_ONCE = 16  # then others have their turn
 
 
-class FrameReader:
+class FrameReader(ABC):
     """The reading half of a connection, for one thread."""
 
     def __init__(self, sock: socket.socket, scratch: memoryview) -> None:
@@ -32,29 +33,29 @@ class FrameReader:
 
     # -- for who inherits --------------------------------------------------------------------------
 
+    @abstractmethod
     def room(self) -> memoryview | None:
         """Where the data of this frame can be read to directly, when it can."""
-        raise NotImplementedError
 
+    @abstractmethod
     def filled(self, count: int) -> None:
         """So many bytes were read to `room`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, piece: memoryview) -> None:
         """Data of this frame, to be copied."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin_data(self, number: int, size: int, flags: int) -> None:
         """A DATA frame begins, `size` bytes with its padding."""
-        raise NotImplementedError
 
+    @abstractmethod
     def data_ended(self) -> None:
         """It is over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         """Any other frame; headers come whole, as one frame of theirs."""
-        raise NotImplementedError
 
     # -- reading -----------------------------------------------------------------------------------
 

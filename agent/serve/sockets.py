@@ -18,8 +18,11 @@ _LONGEST_PATH = 107
 _ASK_S = 1.0
 
 
-def tcp_listeners(listen: str, backlog: int) -> list[socket.socket]:
-    """Sockets on the addresses of HOST:PORT, one at least. UnavailableError says why not."""
+def tcp_listeners(listen: str, backlog: int, setting: str) -> list[socket.socket]:
+    """Sockets on the addresses of HOST:PORT, one at least. UnavailableError says why not.
+
+    `setting` is what an error tells to change.
+    """
     host, _, number = listen.rpartition(":")
     made: list[socket.socket] = []
     failed = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
@@ -43,7 +46,7 @@ def tcp_listeners(listen: str, backlog: int) -> list[socket.socket]:
             one.close()
         raise UnavailableError(
             f"cannot listen on {listen}: {(error.strerror or str(error)).lower()}",
-            "another process may have it; choose another with serve.http (LIGHTERMAN_SERVE_HTTP)",
+            f"another process may have it; choose another with {_named(setting)}",
         ) from error
     return made
 
@@ -63,14 +66,17 @@ def _tcp(family: int, address: tuple[object, ...], backlog: int) -> socket.socke
     return made
 
 
+def _named(setting: str) -> str:
+    return f"{setting} (LIGHTERMAN_{setting.replace('.', '_').upper()})"
+
+
 class UnixListener:
     """A socket at a path. It is made beside it, given its permissions, and then moved there."""
 
     def __init__(self, path: Path, mode: int, setting: str = "serve.socket") -> None:
         """`setting` is what an error tells to change."""
         self._path = path
-        name = f"LIGHTERMAN_{setting.replace('.', '_').upper()}"
-        self._hint = f"choose another path with {setting} ({name})"
+        self._hint = f"choose another path with {_named(setting)}"
         self._mode = mode
         self._inode = 0
         self.socket: socket.socket | None = None
