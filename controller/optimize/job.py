@@ -81,6 +81,7 @@ class Job:
         calibration, evaluation = self._rows("calibration"), self._rows("evaluation")
         source = self._load()
         for outcome in outcomes:
+            outcome.notes = source.notes
             with failing(outcome):
                 self._make_float(outcome, source, evaluation)
         self._report(25, "timing the source", "")
@@ -163,7 +164,7 @@ class Job:
                 spec = replace(self._spec, source_format=ModelFormat.TORCH_EXPORT)
                 found[passes] = LoadedSource(spec, work / "source.pt2", work, lambda *_: None)
                 for outcome in those:
-                    outcome.notes = notes
+                    outcome.notes = (*source.notes, *notes)
         return found
 
     def _going(self) -> Callable[[float, str], bool]:

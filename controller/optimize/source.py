@@ -3,7 +3,6 @@
 Judges nothing. A form that it cannot take is told to whoever asks for it; the other runtimes go on.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from controller.optimize.builder import Runner
 from controller.optimize.export_onnx import check_exported, export_onnx
 from controller.optimize.import_torch import TorchModel
 from controller.optimize.import_torch import versions as torch_versions
+from controller.optimize.raise_opset import raise_opset
 from controller.optimize.rows import Feed, Rows, sample_feeds, sample_inputs
 from controller.optimize.spec import JobSpec
 from controller.optimize.stopwatch import Stopwatch
@@ -34,8 +34,9 @@ class LoadedSource:
         """Load it. Raises InvalidError when it does not load."""
         self.signature: Signature = spec.signature
         self.versions: dict[str, str] = {}
+        self.notes: tuple[str, ...] = ()  # what was done to the source, for each build's findings
         self._format, self._seed = spec.source_format, spec.seed
-        self._onnx = work / "fp32.onnx"
+        self._onnx = self._pushed = work / "fp32.onnx"
         self._why_not = ""
         self._tell = tell
         self._program: TorchModel | None = None
@@ -46,8 +47,10 @@ class LoadedSource:
                 self.versions |= torch_versions()
             case ModelFormat.ONNX:
                 tell(5, "loading")
-                shutil.copyfile(path, self._onnx)
-                check_exported(self._onnx, spec.signature)
+                check_exported(path, spec.signature)
+                self._pushed = path
+                note = raise_opset(path, self._onnx, spec.signature)
+                self.notes = (note,) if note else ()
 
     def onnx(self) -> Path:
         """See `builder.Source`: exported once, also where that fails."""
@@ -76,7 +79,8 @@ class LoadedSource:
 
     def is_float_of(self, runtime: str) -> bool:
         """Whether the source itself is what this runtime's float build consists of."""
-        return self._format is ModelFormat.ONNX and runtime == "onnxruntime"
+        as_pushed = self._format is ModelFormat.ONNX and not self.notes
+        return as_pushed and runtime == "onnxruntime"
 
     def forget(self) -> None:
         """Free PyTorch's program: quantising takes memory of its own."""
@@ -84,7 +88,7 @@ class LoadedSource:
 
     def runner(self) -> Runner:
         """What answers for the source itself."""
-        return self._program or OnnxSession(self._onnx, self.signature)
+        return self._program or OnnxSession(self._pushed, self.signature)
 
     def likeness(
         self, built: Runner, rows: Rows | None, go_on: Callable[[int], bool]

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from controller.domain.model import ModelFormat
 from controller.errors import InvalidError
 from controller.intake.models import check_one_signature, parse_model
-from controller.intake.onnx_model import MAX_IR, MAX_OPSET, RUNTIME
+from controller.intake.onnx_model import MAX_IR, MAX_NODES, MAX_OPSET, RUNTIME
 from controller.services.context import Limits
 
 
@@ -74,12 +74,19 @@ def _local_function() -> ModelProto:
     return model
 
 
+def _nested_functions() -> ModelProto:
+    model = build()
+    _growing(5)(model)
+    return model
+
+
 VALID: dict[str, Callable[[], ModelProto]] = {
     "fixed batch": lambda: build(1),
     "opset 11": lambda: build(opset=11),
     "domains that nothing uses": _quantised,
     "operator of the runtime": _contrib,
     "function of the exporter": _local_function,
+    "functions that call functions": _nested_functions,
 }
 
 
@@ -167,7 +174,52 @@ def _no_inputs(model: ModelProto) -> None:
     del model.graph.input[:]
 
 
+def _cycle(model: ModelProto) -> None:
+    model.graph.node.extend(
+        [helper.make_node("Relu", ["b"], ["a"]), helper.make_node("Relu", ["a"], ["b"])]
+    )
+
+
+def _call(model: ModelProto, name: str, *called: str) -> None:
+    """A function that calls others of the same domain, one after another."""
+    domain, opsets = "pkg.mine", [helper.make_opsetid("", 17), helper.make_opsetid("pkg.mine", 1)]
+    names = ["a", *(f"{place}" for place in range(len(called)))]
+    body = [
+        helper.make_node(one, [before], [after], domain=domain if one.startswith("f") else "")
+        for one, before, after in zip(called, names, names[1:], strict=False)
+    ]
+    model.functions.append(helper.make_function(domain, name, ["a"], [names[-1]], body, opsets))
+
+
+def _growing(levels: int) -> Callable[[ModelProto], None]:
+    def change(model: ModelProto) -> None:
+        _call(model, "f0", "Relu", "Relu")
+        for level in range(1, levels):
+            _call(model, f"f{level}", *[f"f{level - 1}"] * 4)
+        model.graph.node.add(
+            op_type=f"f{levels - 1}", domain="pkg.mine", input=["image"], output=["unused"]
+        )
+        model.opset_import.append(helper.make_opsetid("pkg.mine", 1))
+
+    return change
+
+
+def _calls_itself(model: ModelProto) -> None:
+    _call(model, "f0", "f1")
+    _call(model, "f1", "f0")
+
+
+def _many(model: ModelProto) -> None:
+    node = helper.make_node("Relu", ["image"], [""])
+    model.graph.node.extend([node] * (MAX_NODES + 1))
+
+
 HOSTILE: dict[str, Callable[[ModelProto], None]] = {
+    "cyclic graph": _cycle,
+    "a billion operators by functions": _growing(15),
+    "functions nested deep": _growing(30),
+    "functions that call each other": _calls_itself,
+    "more operators than are read": _many,
     "operator of a foreign domain": _foreign_operator,
     "function of a foreign domain": _foreign_function,
     "foreign operator in a function": _foreign_in_function,
