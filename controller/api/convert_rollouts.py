@@ -6,7 +6,8 @@ from controller.api.convert_device import time_to_wire
 from controller.domain.compatibility import tensors_text
 from controller.domain.rollout import Intent, Phase, RolloutSpec
 from controller.errors import InvalidError
-from controller.services.explain import Fact, RolloutExplanation
+from controller.services.explain import Fact
+from controller.services.rollout_explanations import RolloutExplanation
 from controller.services.rollout_plans import PlanView
 from controller.services.rollout_views import AssignmentView, RolloutView, WaveView
 from lighterman.v1 import fleet_pb2

@@ -11,7 +11,7 @@ from controller.api.convert_rollouts import (
     spec_from_wire,
 )
 from controller.services import rollouts
-from controller.services.explain import explain_rollout
+from controller.services.rollout_explanations import explain_rollout
 from controller.services.rollout_plans import plan_rollout
 from lighterman.v1 import fleet_pb2
 

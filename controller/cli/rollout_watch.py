@@ -116,6 +116,9 @@ def _footer(item: fleet_pb2.Rollout) -> list[str]:
         )
     if phase_name(item) == "PAUSED":
         lines.append(f"next       fleetctl rollout resume {item.rollout_id}, or rollback, or abort")
+    if phase_name(item) == "FAILED" and not item.exposed:
+        again = f"fleetctl rollout start {item.spec.model}:{item.spec.version}"
+        lines.append(f"next       mend the cause, then {again} --to {item.spec.selector}")
     return lines
 
 

@@ -73,6 +73,7 @@ class Facts:
     not_returned: int = 0  # could not roll back
     taken_over: int = 0  # committed, then gone on to a newer version: nothing more to see of them
     superseded: str = ""  # why devices were superseded
+    refused: str = ""  # who refused last, and why
 
     def count(self, states: frozenset[AssignmentState]) -> int:
         """Devices in any of these states."""
@@ -225,11 +226,22 @@ def _nothing_left(facts: Facts) -> Plan | None:
         why = facts.superseded or "superseded by a newer rollout"
         return Plan(Phase.ABORTED, why + keep, facts.current_wave)
     if committed == 0:
-        return Plan(Phase.ABORTED, f"no device took it: {_finished(facts)}", facts.current_wave)
+        return _nobody_took_it(facts)
     if facts.phase is Phase.PROGRESSING:
         # The waves before passed, and all that this one could have exposed is closed.
         return Plan(Phase.SUCCEEDED, _finished(facts), facts.current_wave)
     return None
+
+
+def _nobody_took_it(facts: Facts) -> Plan:
+    """Refused or failed everywhere: it did not do what it was started for, and nobody stopped it.
+
+    Only where every device was taken from it (retired, say) is ABORTED the word.
+    """
+    tried = facts.counts.get(_A.REFUSED, 0) + facts.counts.get(_A.FAILED, 0)
+    phase = Phase.FAILED if tried and facts.phase is not Phase.PENDING else Phase.ABORTED
+    why = f"; {facts.refused}" if facts.refused else ""
+    return Plan(phase, f"no device took it: {_finished(facts)}{why}", facts.current_wave)
 
 
 def _abort(facts: Facts) -> Plan:
@@ -283,16 +295,18 @@ def _keep(count: int) -> str:
 
 
 def _finished(facts: Facts) -> str:
-    parts = [f"{count_of(facts.counts.get(_A.COMMITTED, 0), 'device')} committed"]
+    committed = facts.counts.get(_A.COMMITTED, 0)
+    parts = [f"{count_of(committed, 'device')} committed"] if committed else []
     for state, text in (
         (_A.REFUSED, "refused"),
         (_A.FAILED, "failed"),
+        (_A.WITHDRAWN, "withdrawn"),
         (_A.SUPERSEDED, "superseded"),
     ):
         count = facts.counts.get(state, 0)
         if count:
             parts.append(f"{count} {text}")
-    return ", ".join(parts)
+    return ", ".join(parts) or "no device is left"
 
 
 def _said(what: str, facts: Facts) -> str:

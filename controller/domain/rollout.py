@@ -83,8 +83,9 @@ _A = AssignmentState
 
 PHASE_LEGAL: Mapping[Phase, frozenset[Phase]] = {
     _P.PENDING: frozenset({_P.PROGRESSING, _P.ABORTED}),
-    _P.PROGRESSING: frozenset({_P.PAUSED, _P.SUCCEEDED, _P.ROLLING_BACK, _P.ABORTED}),
-    _P.PAUSED: frozenset({_P.PROGRESSING, _P.ROLLING_BACK, _P.ABORTED}),
+    # FAILED without a way back: no device took it.
+    _P.PROGRESSING: frozenset({_P.PAUSED, _P.SUCCEEDED, _P.ROLLING_BACK, _P.FAILED, _P.ABORTED}),
+    _P.PAUSED: frozenset({_P.PROGRESSING, _P.ROLLING_BACK, _P.FAILED, _P.ABORTED}),
     _P.ROLLING_BACK: frozenset({_P.ROLLED_BACK, _P.FAILED, _P.ABORTED}),
     _P.SUCCEEDED: frozenset(),
     _P.ROLLED_BACK: frozenset(),

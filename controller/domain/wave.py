@@ -42,7 +42,7 @@ def split_waves(text: str) -> tuple[str, ...]:
 def parse_waves(entries: Sequence[str], total: int, override_reason: str = "") -> Waves:
     """The waves over ``total`` devices.
 
-    Shares are rounded up. An entry equal to the one before is dropped with a note, a smaller one is
+    Shares are rounded up. An entry that adds no device is dropped with a note, a smaller one is
     an InvalidError, and the last has to reach every device. The first wave is at most
     max(1, 1 % rounded up): more is a RefusedError unless ``override_reason`` is given.
     """
@@ -52,6 +52,7 @@ def parse_waves(entries: Sequence[str], total: int, override_reason: str = "") -
         raise InvalidError("no waves", "for example 1,10%,50%,100%")
     waves: list[Wave] = []
     notes: list[str] = []
+    dropped: list[str] = []
     before = 0
     for entry in entries:
         cumulative, note = _cumulative(entry, total)
@@ -63,7 +64,7 @@ def parse_waves(entries: Sequence[str], total: int, override_reason: str = "") -
                 "each entry is the number or share exposed in all, so it cannot go down",
             )
         if cumulative == before:
-            notes.append(f"wave {entry} of {count_of(total, 'device')} adds none and was dropped")
+            dropped.append(entry)
             continue
         waves.append(Wave(len(waves) + 1, entry, cumulative - before, cumulative))
         before = cumulative
@@ -73,7 +74,21 @@ def parse_waves(entries: Sequence[str], total: int, override_reason: str = "") -
             "the last entry is 100%",
         )
     _check_first(waves[0], total, override_reason)
+    notes += _dropped(dropped, entries[-1], total)
     return Waves(tuple(waves), tuple(notes))
+
+
+def _dropped(dropped: Sequence[str], last: str, total: int) -> list[str]:
+    """One note for all of them. Nobody misses the last: all devices are reached before it."""
+    missed = [entry for entry in dropped if entry != last]
+    of = f"of {count_of(total, 'device')}"
+    match missed:
+        case []:
+            return []
+        case [one]:
+            return [f"wave {one} {of} adds none and was dropped"]
+        case _:
+            return [f"waves {', '.join(missed)} {of} add none and were dropped"]
 
 
 def first_wave_limit(total: int) -> int:

@@ -1,10 +1,10 @@
-"""Answers "why is it so": facts about a device or a rollout, from what is stored.
+"""Answers "why is it so" about a device: facts from what is stored.
 
 Guesses nothing: what was not reported or stored is not said.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,6 @@ from controller.domain.rollout import LIVE, OPEN, AssignmentState
 from controller.domain.words import count_of, moment, ms, times_ms
 from controller.errors import NotFoundError
 from controller.services.context import Ctx, Deps
-from controller.services.decisions import compared_texts
-from controller.services.rollout_views import (
-    AssignmentView,
-    RolloutView,
-    view_assignments,
-    view_rollout,
-)
 from controller.services.running import (
     ON_PROBATION,
     Running,
@@ -28,7 +21,7 @@ from controller.services.running import (
     what_runs,
 )
 from controller.services.suggestions import suggest_names
-from controller.store import assignments, devices, events, rollouts, waves
+from controller.store import assignments, devices, events
 from controller.store.assignments import AssignmentRow
 from controller.store.builds import SeenRow, list_seen
 from controller.store.desired import get_desired
@@ -39,7 +32,6 @@ from controller.store.session import Connection
 Json = dict[str, Any]
 _A = AssignmentState
 LAST_SHOWN = 6
-DEVICES_SHOWN = 5
 _TIMES = re.compile(r"\([\d.]+(?: [\d.]+)*(?: ms)?\)")  # as a device names them in its reason
 
 
@@ -50,15 +42,6 @@ class Fact:
     topic: str
     text: str
     event_ids: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutExplanation:
-    """A rollout, why it is where it is, and each of its devices."""
-
-    rollout: RolloutView
-    facts: tuple[Fact, ...]
-    assignments: tuple[AssignmentView, ...]
 
 
 def explain_device(deps: Deps, ctx: Ctx, device_id: str) -> tuple[Fact, ...]:
@@ -75,42 +58,20 @@ def explain_device(deps: Deps, ctx: Ctx, device_id: str) -> tuple[Fact, ...]:
         entries: dict[str, Json] = {} if desired is None else dict(desired.models)
         running = what_runs(conn, ctx.project, row)
         facts = _quarantine(conn, ctx, row)
-        for model in sorted({*entries, *running}):
+        tried = {row.model for row in assignments.list_assignments(conn, device_id=device_id)}
+        for model in sorted({*entries, *running, *tried}):
             facts += _model(conn, ctx, row, model, entries.get(model), running.get(model))
         if desired is not None and row.applied_generation < desired.generation:
             facts.append(_generation(conn, row, desired.generation))
         if not entries and not running:
-            facts.append(Fact("runs", "nothing: no rollout has reached it yet"))
-        return (*facts, *_last(events.list_events(conn, ctx.project, device_id=device_id, limit=6)))
+            facts.insert(0, Fact("runs", _nothing_runs(facts)))
+        said = events.list_events(conn, ctx.project, device_id=device_id, limit=LAST_SHOWN)
+        return (*facts, *last_events(said))
 
 
-def explain_rollout(deps: Deps, ctx: Ctx, rollout_id: str) -> RolloutExplanation:
-    """Why the rollout is where it is: verdicts, devices that left, what people said."""
-    with deps.store.read() as conn:
-        row = rollouts.get_rollout(conn, ctx.project, rollout_id)
-        if row is None:
-            known = [one.rollout_id for one in rollouts.list_rollouts(conn, ctx.project, limit=50)]
-            raise NotFoundError(
-                f"no rollout {rollout_id}",
-                *suggest_names(rollout_id, known, "none was started yet"),
-            )
-        view = view_rollout(conn, ctx, row)
-        rows = assignments.list_assignments(conn, rollout_id)
-        said = events.list_events(conn, ctx.project, rollout_id=rollout_id, limit=500)
-        facts = (
-            Fact("why", f"{view.phase}: {view.phase_reason}", _ids(said, "rollout_phase")),
-            Fact("exposed", _exposure(view, rows)),
-            *_verdicts(view, said),
-            *(
-                Fact("compared", text)
-                for text in compared_texts(waves.list_waves(conn, rollout_id))
-            ),
-            *_devices_that_left(rows, said),
-            *_refusals(rows),
-            *(Fact("people", _by(one), (str(one.number),)) for one in said if _by_people(one)),
-            *_last(said, names=True),
-        )
-        return RolloutExplanation(view, facts, view_assignments(conn, rollout_id))
+def _nothing_runs(told: list[Fact]) -> str:
+    came = any(one.topic in ("left", "refused", "version") for one in told)
+    return "nothing" if came else "nothing: no rollout has reached it yet"
 
 
 def _quarantine(conn: Connection, ctx: Ctx, row: DeviceRow) -> list[Fact]:
@@ -208,23 +169,25 @@ def _generation(conn: Connection, row: DeviceRow, desired: int) -> Fact:
 
 
 def _was_left_last(row: AssignmentRow, rows: list[AssignmentRow]) -> bool:
-    """Whether this was the newest order of its model and the device left it."""
-    newest = max((one.offered_at for one in rows if one.offered_at), default=None)
-    left = row.state in (_A.ROLLING_BACK, _A.ROLLED_BACK, _A.FAILED)
-    return left and row.offered_at is not None and row.offered_at == newest
+    """Whether this was the newest order of its model and the device left or refused it."""
+    came = [one for one in rows if one.offered_at or one.state is _A.REFUSED]
+    newest = max(came, key=lambda one: one.offered_at or one.updated_at, default=None)
+    gone = (_A.ROLLING_BACK, _A.ROLLED_BACK, _A.FAILED, _A.REFUSED)
+    return row is newest and row.state in gone
 
 
 def _left(row: AssignmentRow) -> Fact:
-    """The version that was tried last and is not what runs."""
-    text = f"{row.version}: rollout {row.rollout_id}, {_state(row)} {moment(row.updated_at)}"
-    return Fact("left", text + (f", {row.reason}" if row.reason else "") + _times(row))
+    """The version that was tried or refused last and is not what runs."""
+    text = f"{row.model}:{row.version}: rollout {row.rollout_id}, {state_text(row)}"
+    text += f" {moment(row.updated_at)}" + (f", {row.reason}" if row.reason else "")
+    return Fact("refused" if row.state is _A.REFUSED else "left", text + times_text(row))
 
 
-def _state(row: AssignmentRow) -> str:
+def state_text(row: AssignmentRow) -> str:
     return row.state.lower().replace("_", " ")
 
 
-def _times(row: AssignmentRow) -> str:
+def times_text(row: AssignmentRow) -> str:
     """The slow service times, where they are the cause and the device's reason lacks them."""
     times = row.evidence.get("last_service_s") or ()
     if not times or _TIMES.search(row.reason) or "bad inference" in row.reason:
@@ -244,7 +207,7 @@ def _version(
     if row.state in ON_PROBATION:
         parts.append(probation_text(conn, row, entry, ctx.now))
     else:
-        parts.append(f"{_state(row)} {moment(row.finished_at or row.updated_at)}")
+        parts.append(f"{state_text(row)} {moment(row.finished_at or row.updated_at)}")
         inferences = int(row.evidence.get("inferences") or 0)
         if inferences:
             parts[-1] += f" after {count_of(inferences, 'inference')}"
@@ -298,80 +261,7 @@ def _speed(one: SeenRow) -> str:
     return f" {ms(float(p50), 2)} ms" if p50 else ""
 
 
-def _exposure(view: RolloutView, rows: list[AssignmentRow]) -> str:
-    parts = [f"{view.exposed} of {count_of(view.devices, 'device')} (cap {view.exposed_cap})"]
-    back = [row for row in rows if row.state is _A.ROLLED_BACK]
-    for version in sorted({row.previous_version or "nothing" for row in back}):
-        count = sum((row.previous_version or "nothing") == version for row in back)
-        parts.append(f"{count} back on {version}")
-    keep = sum(row.state in LIVE for row in rows)
-    if keep:
-        parts.append(f"{keep} {'runs' if keep == 1 else 'run'} it")
-    never = sum(not row.exposed for row in rows)
-    parts.append(f"{never} never saw it")
-    return " · ".join(parts)
-
-
-def _verdicts(view: RolloutView, said: list[EventRow]) -> list[Fact]:
-    facts: list[Fact] = []
-    for wave in view.waves:
-        if not wave.verdict:
-            continue
-        judged = [
-            str(one.number)
-            for one in said
-            if one.kind == "wave_judged" and one.reason.startswith(f"wave {wave.number} ")
-        ]
-        reason = f": {wave.verdict_reason}" if wave.verdict_reason else ""
-        facts.append(
-            Fact(f"wave {wave.number}", f"{wave.verdict}{reason}", tuple(judged[-LAST_SHOWN:]))
-        )
-    return facts
-
-
-def _devices_that_left(rows: list[AssignmentRow], said: list[EventRow]) -> list[Fact]:
-    left = [row for row in rows if row.state in (_A.ROLLED_BACK, _A.ROLLING_BACK, _A.FAILED)]
-    facts: list[Fact] = []
-    for row in left[:DEVICES_SHOWN]:
-        text = f"{row.device_id} {_state(row)}: {row.reason}{_times(row)}"
-        ids = [str(one.number) for one in said if one.device_id == row.device_id]
-        facts.append(Fact("device", text, tuple(ids[-LAST_SHOWN:])))
-    if len(left) > DEVICES_SHOWN:
-        facts.append(Fact("device", f"and {len(left) - DEVICES_SHOWN} more"))
-    return facts
-
-
-def _refusals(rows: list[AssignmentRow]) -> list[Fact]:
-    refused = [row for row in rows if row.state is _A.REFUSED]
-    facts = [Fact("refused", f"{row.device_id}: {row.reason}") for row in refused[:DEVICES_SHOWN]]
-    if len(refused) > DEVICES_SHOWN:
-        facts.append(Fact("refused", f"and {len(refused) - DEVICES_SHOWN} more"))
-    return facts
-
-
-def _by_people(event: EventRow) -> bool:
-    return event.kind in (
-        "rollout_intent",
-        "first_wave_override",
-        "rolled_back_override",
-        "signature_override",
-        "missing_rung_override",
-        "rollout_supersedes",
-    )
-
-
-def _by(event: EventRow) -> str:
-    """What a person did; an order's own reason names it already."""
-    match event.kind:
-        case "rollout_intent":
-            return event.reason
-        case "rollout_supersedes":
-            return f"supersedes {event.reason}"
-        case _:
-            return f"{event.kind.replace('_', ' ')} by {event.actor}: {event.reason}"
-
-
-def _last(said: list[EventRow], names: bool = False) -> list[Fact]:
+def last_events(said: list[EventRow], names: bool = False) -> list[Fact]:
     """The newest events in one fact; with `names` each says whose it is."""
     newest = said[-LAST_SHOWN:][::-1]
     if not newest:
@@ -393,7 +283,3 @@ def _what(event: EventRow) -> str:
     words = event.kind.replace("_", " ")
     phase = event.details.get("to", "") if event.kind == "rollout_phase" else ""
     return f"{words} {phase}".rstrip()
-
-
-def _ids(said: Iterable[EventRow], kind: str) -> tuple[str, ...]:
-    return tuple(str(one.number) for one in said if one.kind == kind)

@@ -216,6 +216,7 @@ def plan_facts(
         else f"superseded by {gone[-1][1]}"
         if gone
         else "",
+        refused=assignments.refused_reason(conn, rollout.rollout_id) if counts[_A.REFUSED] else "",
     )
 
 

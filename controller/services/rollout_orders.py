@@ -204,7 +204,7 @@ def close_left(conn: Connection, deps: Deps, ctx: Ctx) -> frozenset[str]:
     assignments.move_many(
         conn,
         [
-            (row, _A.REFUSED if row.state is _A.PLANNED else _A.SUPERSEDED, RETIRED, ended)
+            (row, _A.WITHDRAWN if row.state is _A.PLANNED else _A.SUPERSEDED, RETIRED, ended)
             for row in retired
         ],
         ctx.now,

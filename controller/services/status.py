@@ -25,7 +25,7 @@ from controller.services.rollouts import list_rollouts
 from controller.services.suggestions import size_text
 from controller.store import rollouts as rollout_store
 from controller.store.assignments import AssignmentRow
-from controller.store.reported import list_left_last
+from controller.store.reported import list_left_last, list_refused_last
 from controller.store.rollouts import RolloutRow
 
 NAMED = 3
@@ -85,6 +85,7 @@ def get_status(deps: Deps, ctx: Ctx, process: ProcessFacts) -> StatusView:
         recent = tuple(view_rollout(conn, ctx, row) for row in _ended_badly(ctx, ended))
         succeeded = [row.rollout_id for row in ended if row.phase is Phase.SUCCEEDED]
         left = list_left_last(conn, succeeded[:LOOKED_BACK])
+        refused = list_refused_last(conn, succeeded[:LOOKED_BACK])
     running = Counter(
         (one.model, one.version)
         for view in devices
@@ -98,6 +99,7 @@ def get_status(deps: Deps, ctx: Ctx, process: ProcessFacts) -> StatusView:
         *_build_problems(_failures(deps, ctx, built, ended)),
         *_device_problems(ctx, devices),
         *_left_problems(devices, left),
+        *_refused_problems(devices, refused),
         *_rollout_problems(rollouts),
         *(
             f"rollout {one.rollout_id} {_failed(one)}"
@@ -292,17 +294,29 @@ def _devices(views: Sequence[DeviceView], text: str) -> str:
 
 def _left_problems(devices: Sequence[DeviceView], left: Sequence[AssignmentRow]) -> list[str]:
     """Devices that went back by themselves after the rollout's end, which does not tell of it."""
+    mine = [row for row in left if left_by_itself(row)]
+    return _by_version(devices, mine, "left", "after the rollout had succeeded")
+
+
+def _refused_problems(devices: Sequence[DeviceView], refused: Sequence[AssignmentRow]) -> list[str]:
+    """Devices that a rollout which succeeded was to reach, and did not: its phase hides them."""
+    return _by_version(devices, refused, "refused", "in a rollout that succeeded elsewhere")
+
+
+def _by_version(
+    devices: Sequence[DeviceView], rows: Sequence[AssignmentRow], did: str, when: str
+) -> list[str]:
     active = {view.device_id for view in devices if view.state == DeviceState.ACTIVE}
     found: dict[str, list[str]] = {}
-    for row in left:
-        if row.device_id in active and left_by_itself(row):
+    for row in rows:
+        if row.device_id in active:
             found.setdefault(f"{row.model}:{row.version}", []).append(row.device_id)
     problems = []
     for ref, ids in found.items():
         more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-        who = f"{count_of(len(ids), 'device')} left {ref}"
+        who = f"{count_of(len(ids), 'device')} {did} {ref}"
         problems.append(
-            f"{who} after the rollout had succeeded; `fleetctl device explain {ids[0]}` says why: "
+            f"{who} {when}; `fleetctl device explain {ids[0]}` says why: "
             f"{', '.join(ids[:NAMED])}{more}"
         )
     return problems

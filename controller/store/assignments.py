@@ -298,6 +298,18 @@ def superseded_reason(conn: Connection, rollout_id: str) -> str:
     return str(conn.execute(query).scalar() or "")
 
 
+def refused_reason(conn: Connection, rollout_id: str) -> str:
+    """Who refused last, and why, in the first place those who were asked; empty where none did."""
+    query = (
+        select(assignment.c.device_id, assignment.c.reason)
+        .where(assignment.c.rollout_id == rollout_id, assignment.c.state == _A.REFUSED.value)
+        .order_by(assignment.c.position < 0, assignment.c.updated_at.desc(), assignment.c.position)
+        .limit(1)
+    )
+    row = conn.execute(query).first()
+    return "" if row is None else f"{row.device_id}: {row.reason}"
+
+
 def taken_over(conn: Connection, rollout_id: str) -> list[tuple[int, str]]:
     """Wave and newer rollout of each device that committed this one and, since, the newer one."""
     newer = assignment.alias("newer")

@@ -101,6 +101,33 @@ def list_left_last(conn: Connection, rollout_ids: Iterable[str]) -> list[Assignm
     return [read_row(row) for row in conn.execute(query)]
 
 
+def list_refused_last(conn: Connection, rollout_ids: Iterable[str]) -> list[AssignmentRow]:
+    """Who was to get the version of one of these rollouts, refused, and was planned for none since.
+
+    Without those that the plan left out before the start. Newest first, as brief as
+    `list_spoken_of`.
+    """
+    newer = assignment.alias("newer")
+    followed = select(newer.c.device_id).where(
+        newer.c.device_id == assignment.c.device_id,
+        newer.c.model == assignment.c.model,
+        newer.c.rollout_id != assignment.c.rollout_id,
+        newer.c.position >= 0,
+        newer.c.updated_at > assignment.c.updated_at,
+    )
+    query = (
+        select(*_BRIEF)
+        .where(
+            assignment.c.rollout_id.in_(sorted(rollout_ids)),
+            assignment.c.state == _A.REFUSED.value,
+            assignment.c.position >= 0,
+            ~followed.exists(),
+        )
+        .order_by(assignment.c.updated_at.desc())
+    )
+    return [read_row(row) for row in conn.execute(query)]
+
+
 def take_report(
     row: AssignmentRow,
     reported: AssignmentState,

@@ -93,6 +93,7 @@ class SimDevice:
     told: set[str] = field(default_factory=set)  # rollouts whose manifest was fetched
     bad: set[str] = field(default_factory=set)  # rollouts left
     silent: bool = False
+    full: bool = False  # no room for what it is offered
     since: datetime | None = None  # of a leaky version
     seq: int = 0
     spool: list[DeviceEnvelope] = field(default_factory=list)
@@ -295,9 +296,10 @@ class World:
             return
         how = self.bad_versions.get(device.order["version"], "")
         if how == "refuses to load" and device.state is A.STAGED:
-            self._report(device, A.FAILED, device.order, reason="the runtime refused it")
-            device.bad.add(device.order["rollout"])
-            device.state = None
+            self._end(device, A.FAILED, "the runtime refused it")
+            return
+        if device.full and device.state is A.OFFERED:
+            self._end(device, A.REFUSED, "needs 9 MB, 1 MB is free")
             return
         if device.state is A.PROBATION and how == "slow":
             self._roll_back(device)
@@ -317,6 +319,12 @@ class World:
         self._report(device, device.state, device.order, applied=done, evidence=evidence)
         if done:
             device.state = None
+
+    def _end(self, device: SimDevice, state: A, reason: str) -> None:
+        assert device.order is not None
+        self._report(device, state, device.order, reason=reason)
+        device.bad.add(device.order["rollout"])
+        device.state = None
 
     def _roll_back(self, device: SimDevice) -> None:
         assert device.order is not None

@@ -11,8 +11,8 @@ from controller.domain.rollout import AssignmentState, Intent, Phase
 from controller.errors import RefusedError
 from controller.services import rollout_orders
 from controller.services.events import EventFilter, list_events
-from controller.services.explain import explain_rollout
 from controller.services.objects import NewObject, apply_objects
+from controller.services.rollout_explanations import explain_rollout
 from controller.services.rollout_plans import plan_rollout
 from controller.services.rollouts import list_rollouts, set_intent, start_rollout
 from controller.store import assignments, devices

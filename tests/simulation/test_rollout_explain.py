@@ -11,8 +11,9 @@ from sqlalchemy import update
 
 from controller.domain.rollout import AssignmentState, Phase
 from controller.services.device_sessions import LATE_S, check_live_boot
-from controller.services.explain import Fact, explain_device, explain_rollout
+from controller.services.explain import Fact, explain_device
 from controller.services.reports import DeviceEnvelope, EventBody, accept_reports
+from controller.services.rollout_explanations import explain_rollout
 from controller.services.rollouts import start_rollout
 from controller.store import assignments, boots, devices
 from controller.store.builds import GateKey, GateRow, put_gate
@@ -85,7 +86,7 @@ def test_after_a_rollback_the_report_is_newer_than_the_telemetry(make_world: Mak
     told = explained(world)
     assert told["runs"].startswith(f"{MODEL}:1.0.0 since 2026-11-24T09:"), told
     assert told["version"].startswith("1.0.0: rollout "), told
-    assert told["left"].startswith(f"1.1.0: rollout {rollout_id}, rolled back 2026-"), told
+    assert told["left"].startswith(f"{MODEL}:1.1.0: rollout {rollout_id}, rolled back 2026-"), told
     assert "5 in a row over 100 ms (131 118 124 140 122 ms)" in told["left"]
     assert "desired" not in told
     # The next telemetry is newer again, and its recipe is that of the version that runs.

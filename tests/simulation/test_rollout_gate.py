@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from controller.domain.rollout import Intent, Phase
-from controller.services.explain import explain_rollout
 from controller.services.objects import NewObject, apply_objects
+from controller.services.rollout_explanations import explain_rollout
 from controller.services.rollouts import set_intent, start_rollout
 from tests.simulation.rollout_world import MODEL, POLICY, World
 

@@ -7,7 +7,8 @@ from random import Random
 import pytest
 
 from controller.domain.rollout import AssignmentState, Intent, Phase
-from controller.services.explain import explain_device, explain_rollout
+from controller.services.explain import explain_device
+from controller.services.rollout_explanations import explain_rollout
 from controller.services.rollouts import get_rollout, set_intent, start_rollout
 from controller.store import assignments
 from tests.simulation.rollout_world import MODEL, KilledError, World

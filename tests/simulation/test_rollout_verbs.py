@@ -18,8 +18,9 @@ from controller.api.convert_rollouts import (
 from controller.domain.rollout import BY_ORDER, CALLED_BACK, AssignmentState, Intent, Phase
 from controller.errors import InvalidError, NotFoundError, RefusedError
 from controller.services.events import EventFilter, list_events
-from controller.services.explain import explain_device, explain_rollout
+from controller.services.explain import explain_device
 from controller.services.objects import NewObject, apply_objects
+from controller.services.rollout_explanations import explain_rollout
 from controller.services.rollout_plans import plan_rollout
 from controller.services.rollouts import list_rollouts, set_intent, start_rollout
 from controller.services.status import ProcessFacts, StatusView, get_status
@@ -270,7 +271,7 @@ def test_a_retired_device_does_not_hold_the_rollout(make_world: MakeWorld) -> No
     del world.devices["pi-01"]
     assert world.run(Random(2), 300, world.is_over(view.rollout_id))
     assert world.phase(view.rollout_id) is Phase.SUCCEEDED
-    assert _states(world, view.rollout_id)["pi-01"] is A.REFUSED
+    assert _states(world, view.rollout_id)["pi-01"] is A.WITHDRAWN
 
 
 def test_what_people_see_travels(make_world: MakeWorld) -> None:

@@ -84,6 +84,19 @@ def test_who_waits_for_a_person_says_what_the_person_can_do() -> None:
     assert not [line for line in _footer(item) if line.startswith("next")]
 
 
+def test_a_rollout_that_nobody_took_says_how_to_go_on() -> None:
+    item = fleet_pb2.Rollout(
+        rollout_id="r-1",
+        phase=fleet_pb2.ROLLOUT_PHASE_FAILED,
+        phase_reason="no device took it: 1 refused; pi-1: no room",
+        spec=fleet_pb2.RolloutSpec(model="digits", version="1.0.0", selector="all"),
+    )
+    again = "next       mend the cause, then fleetctl rollout start digits:1.0.0 --to all"
+    assert _footer(item)[-1] == again
+    item.exposed = 1  # one could not return: starting anew is not the cure
+    assert again not in _footer(item)
+
+
 def test_nobody_looks_again_once_it_is_over() -> None:
     wave = fleet_pb2.WaveStatus(number=1, verdict="PENDING", samples=3)
     wave.next_look_at.FromDatetime(NOW)

@@ -37,6 +37,14 @@ def test_an_empty_wave_is_dropped_with_a_note() -> None:
     assert [wave.entry for wave in waves.waves] == ["1", "50%", "100%"]
 
 
+def test_small_fleets_get_one_note_and_none_about_the_last_wave() -> None:
+    assert parse_waves(DEFAULT_WAVES, 1).notes == (
+        "waves 10%, 50% of 1 device add none and were dropped",
+    )
+    assert parse_waves(("1", "100%"), 1).notes == ()
+    assert parse_waves(("1", "2", "100%"), 2).notes == ()
+
+
 def test_a_number_above_the_selection_is_cut_with_a_note() -> None:
     waves = parse_waves(("1", "50", "100%"), 6)
     assert [wave.cumulative for wave in waves.waves] == [1, 6]
