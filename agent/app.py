@@ -18,6 +18,7 @@ from agent.domain.ports import Decision, Fetcher, Identity
 from agent.errors import AgentError, IdentityError, StoreError
 from agent.host.capabilities import detect, installed_runtimes
 from agent.host.notify import Notifier
+from agent.host.other_python import OtherPython
 from agent.host.sensors import Sensors, memory_available_bytes, memory_total_bytes
 from agent.host.watchdog import Vitals, Watchdog
 from agent.link.seals import Apart
@@ -28,7 +29,8 @@ from agent.loop_tell import Teller
 from agent.loop_work import Means
 from agent.process import Tidy, kernel_boot_id, limit_memory, rss_bytes, trim_memory, version
 from agent.runtime.host import ModelHost
-from agent.runtime.registry import Keeping
+from agent.runtime.hosting import Hosting, plain_runtimes
+from agent.runtime.registry import Keeping, open_backend
 from agent.runtime.remote import LinkProber
 from agent.serve.server import InferenceServer
 from agent.settings import Settings
@@ -79,11 +81,12 @@ class Agent:
         self._teller = Teller(
             self._spool, self._clock, self._boot.boot_id, self._wake_sender, self._publish
         )
+        self._other_python = OtherPython(settings.runtime_python)
         self._host = ModelHost(
             self._clock,
             self._decided,
             lambda: memory_available_bytes(settings.host_root),
-            open_backend=Keeping(root / "compiled"),
+            open_backend=Keeping(root / "compiled", Hosting(open_backend, settings.runtime_python)),
         )
         self._loop = AgentLoop(self._loop_parts())
         self._hung = ""
@@ -152,7 +155,7 @@ class Agent:
             host=self._host,
             store=self._store,
             fetcher=self._fetcher,
-            runtimes=lambda: frozenset(installed_runtimes()),
+            runtimes=lambda: frozenset({*installed_runtimes(), *self._elsewhere()}),
             memory_bytes=memory_total_bytes(root) or 0,
         )
         return LoopParts(
@@ -182,6 +185,10 @@ class Agent:
         )
 
     # -- doors between parts that are built one after the other ------------------------------------
+
+    def _elsewhere(self) -> dict[str, str]:
+        """Runtimes that run under another Python."""
+        return self._other_python.versions(plain_runtimes())
 
     def _fetcher(self) -> Fetcher | None:
         return self._connection.fetcher() if self._connection else None
@@ -271,7 +278,9 @@ class Agent:
                 spool=self._spool,
                 loop=self._loop,
                 teller=self._teller,
-                capabilities=lambda: detect(settings.host_root, settings.state_dir),
+                capabilities=lambda: detect(
+                    settings.host_root, settings.state_dir, self._elsewhere()
+                ),
                 show=self._board.update,
                 poll_s=settings.poll_s,
                 seals=Apart(),
@@ -296,7 +305,7 @@ class Agent:
         )
 
     def _model_facts(self, state: ModelState) -> dict[str, object]:
-        status = self._loop.status(state)
+        status, serving = self._loop.status(state), self._host.serving(state.model)
         return {
             "model": state.model,
             "version": status.version if status else "",
@@ -304,6 +313,7 @@ class Agent:
             "rung_reason": status.rung_reason if status else "nothing answers",
             "phase": state.phase.value,
             "reason": state.reason,
+            "remarks": serving.remarks if serving else (),
             "previous": state.previous.release.version if state.previous else "",
         }
 

@@ -13,10 +13,12 @@ from agent.errors import AgentError, IdentityError
 from agent.finding import Finding, Verdict
 from agent.host.capabilities import absent_runtimes, installed_runtimes
 from agent.host.clockquality import is_synchronized
+from agent.host.other_python import OtherPython
 from agent.host.sensors import disk_free_bytes, memory_available_bytes, temperature_c, thermal_zones
 from agent.link.errors import LinkFault
 from agent.link.keys import read_certificate
 from agent.process import BusyError, only_one
+from agent.runtime.hosting import plain_runtimes
 from agent.settings import Settings
 from agent.status import Facts, answers, is_running, read_facts
 from agent.store.identity import FileIdentityStore
@@ -39,7 +41,7 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
         found.append(look_at_controller(who))
         found.append(look_at_broker(who))
     found.append(_clock())
-    found.append(_runtimes())
+    found.append(_runtimes(settings.runtime_python))
     found.append(_heat(settings.host_root))
     found.append(_memory(settings.host_root))
     found.append(_running(settings))
@@ -122,11 +124,13 @@ def _clock() -> Finding:
     )  # fmt: skip
 
 
-def _runtimes() -> Finding:
-    runtimes = installed_runtimes()
+def _runtimes(other_python: str) -> Finding:
+    elsewhere = OtherPython(other_python).versions(plain_runtimes())
+    runtimes = {**elsewhere, **installed_runtimes()}
     if runtimes:
         text = ", ".join(f"{name} {version}" for name, version in sorted(runtimes.items()))
-        if absent := absent_runtimes():
+        absent = {k: why for k, why in absent_runtimes().items() if k not in elsewhere}
+        if absent:
             text += f" ({'; '.join(f'{name}: {why}' for name, why in absent.items())})"
         return Finding("runtimes", Verdict.OK, text)
     return Finding(

@@ -287,6 +287,9 @@ class Workers:
         except LoadError:
             self._load(release)
             host.swap(release.model, release.slot_id, trial, row, fallback)
+        serving = host.serving(release.model)
+        for said in serving.remarks if serving is not None else ():
+            log.warning("%s:%s rung %s", release.model, release.version, said)
 
     def _trial(self, state: ModelState, release: DesiredModel) -> tuple[Trial, RowState]:
         now = self._means.clock.monotonic()

@@ -82,6 +82,11 @@ SETTINGS = (
         " fails instead of the device. 0 means four fifths of the machine's.",
     ),
     Setting(
+        "runtime_python", "LIGHTERMAN_RUNTIME_PYTHON", "", "path",
+        "Another Python of this device, for runtimes that this one lacks: TensorRT on a Jetson is"
+        " bound to /usr/bin/python3. They run in a process of their own there.",
+    ),
+    Setting(
         "log", "LIGHTERMAN_LOG", "text", "",
         "Log lines on stderr: text or json.",
     ),
@@ -96,7 +101,7 @@ _TEXTS = frozenset(
         "state_dir", "serve.grpc", "serve.http", "serve.socket", "serve.grpc_socket",
         "serve.mode",
         "serve.shared_memory", "serve.metrics",
-        "host_root", "log",
+        "host_root", "log", "runtime_python",
     }
 )  # fmt: skip
 _OLD_ENV = ("LIGHTERMAN_LISTEN_GRPC", "LIGHTERMAN_SERVE_GRPC")
@@ -124,6 +129,7 @@ class Settings:
     spool_bytes: int = 16 * 1024 * 1024
     hang_s: float = 20.0
     model_memory_bytes: int = 0
+    runtime_python: str = ""
     log: str = "text"
 
 
@@ -161,6 +167,7 @@ def load_settings(
         poll_s=_number(*values["poll_s"], least=0.05, most=86400.0),
         spool_bytes=int(_number(*values["spool_bytes"], least=64 * 1024.0, most=float(1 << 40))),
         model_memory_bytes=_memory(*values["model_memory_bytes"]),
+        runtime_python=_program(*values["runtime_python"]),
         hang_s=_number(*values["hang_s"], least=0.1, most=86400.0),
         log=_choice(*values["log"], choices=("text", "json")),
     )
@@ -246,6 +253,12 @@ def _path_or_off(text: str, source: str) -> Path | None:
     if not text.startswith("/"):
         raise SettingsError(f"{source}: {text!r} is neither an absolute path nor {OFF}")
     return Path(text)
+
+
+def _program(text: str, source: str) -> str:
+    if text and not (text.startswith("/") and os.access(text, os.X_OK)):
+        raise SettingsError(f"{source}: {text!r} is no absolute path of a program")
+    return text
 
 
 def _mode(text: str, source: str) -> int:

@@ -131,7 +131,7 @@ def show(facts: Facts, now: datetime) -> list[str]:
             f"runs       {model['model']}:{model['version'] or '–'} {model['rung'] or '–'}"
             f"   {model['phase']}   can return to {model['previous'] or '–'}"
         )
-        for reason in (model["reason"], model["rung_reason"]):
+        for reason in (model["reason"], model["rung_reason"], *model.get("remarks", ())):
             if reason:
                 lines.append(f"           {reason}")
     if not facts.models:

@@ -136,7 +136,8 @@ class Serving:
     """What serves one model now; `row` are the counters of the running trial.
 
     `resident` rungs answer at once; `usable` ones also count those that `set_rung` would load
-    first, remote ones and off: they are the rungs to choose from, heavy to light.
+    first, remote ones and off: they are the rungs to choose from, heavy to light. `remarks` say
+    what runs otherwise than its profile asks, as on the CPU for want of an accelerator.
     """
 
     model: str
@@ -149,6 +150,7 @@ class Serving:
     position: LadderPosition
     p95_s: float | None = None
     usable: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -33,8 +34,11 @@ _TEGRA = {"nvidia,tegra234": "orin", "nvidia,tegra194": "xavier", "nvidia,tegra2
 _INTEL = "0x8086"
 
 
-def detect(root: Path, state_dir: Path) -> Capabilities:
-    """Read the facts a profile is matched by; unknown text stays empty, unknown sizes 0."""
+def detect(root: Path, state_dir: Path, elsewhere: Mapping[str, str] | None = None) -> Capabilities:
+    """Read the facts a profile is matched by; unknown text stays empty, unknown sizes 0.
+
+    `elsewhere`: runtimes of another Python that can be run, and their versions.
+    """
     cpuinfo = read_text(root / "proc/cpuinfo") or ""
     try:
         disk = disk_free_bytes(state_dir)
@@ -46,7 +50,7 @@ def detect(root: Path, state_dir: Path) -> Capabilities:
         cpu_model=_cpu_model(cpuinfo),
         device_model=_device_model(root),
         accelerators=_accelerators(root),
-        runtimes=installed_runtimes(),
+        runtimes={**(elsewhere or {}), **installed_runtimes()},
         memory_bytes=memory_total_bytes(root) or 0,
         disk_bytes=disk,
         agent_version=_version_of("lighterman") or "",

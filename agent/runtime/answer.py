@@ -4,6 +4,7 @@ Refuses to lose a request: what failed on a remote, on a new version or on a run
 who is left. Knows nothing of loading; which slot answers is `served`'s.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -122,7 +123,7 @@ class Answerer:
         except Exception as failure:  # noqa: BLE001 - a runtime may raise anything: it is the sample
             error = str(failure).strip().partition("\n")[0] or type(failure).__name__
         finally:
-            ended, cpu_ended = self._running.leave(), self._thread_cpu()
+            ended, cpu_ended = self._running.leave(), self._thread_cpu() + _elsewhere_s(backend)
             served.leave(rung)
         if not error:
             try:
@@ -187,6 +188,12 @@ class Answerer:
     def _tell(self, decision: Decision | None) -> None:
         if decision is not None:
             self._on_decision(decision)
+
+
+def _elsewhere_s(backend: Backend) -> float:
+    """See `backend.Elsewhere`; no isinstance, which is slow for protocols."""
+    spent_s = getattr(backend, "spent_s", None)
+    return 0.0 if spent_s is None else float(spent_s(threading.get_ident()))
 
 
 def _was_starved(ran: Ran, policy: Policy) -> bool:

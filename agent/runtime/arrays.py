@@ -24,6 +24,8 @@ _NUMPY = {
     DType.FP32: "<f4",
     DType.FP64: "<f8",
 }
+# numpy has no bfloat16: it travels as its bits.
+_BITS = {**_NUMPY, DType.BF16: "<u2"}
 
 
 def numpy_type(dtype: DType) -> str:
@@ -39,7 +41,7 @@ def arrays_of(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     import numpy
 
     return {
-        name: numpy.frombuffer(tensor.data, dtype=_NUMPY[tensor.dtype]).reshape(tensor.shape)
+        name: numpy.frombuffer(tensor.data, dtype=_BITS[tensor.dtype]).reshape(tensor.shape)
         if tensor.dtype is not DType.BYTES
         else numpy.array(texts_of(tensor.data), dtype=object).reshape(tensor.shape)
         for name, tensor in inputs.items()

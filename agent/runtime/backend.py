@@ -42,3 +42,25 @@ class Rests(Protocol):
     def rest(self) -> None:
         """Give that back; the next inference takes it again. May infer once; raises nothing."""
         ...
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """A backend whose work is not done by the thread that asks: by a child, by an accelerator."""
+
+    def spent_s(self, thread: int) -> float:
+        """Seconds of work, elsewhere, of the last `run` of this thread; asked once, after it.
+
+        Together with the thread's own CPU time they tell a version that is slow from one that
+        was starved: what an accelerator computes is work for as long as it takes.
+        """
+        ...
+
+
+@runtime_checkable
+class Remarks(Protocol):
+    """A backend that runs otherwise than it was asked to: on the CPU for want of an accelerator."""
+
+    def remarks(self) -> tuple[str, ...]:
+        """For operators, in plain words; empty where all is as asked."""
+        ...

@@ -327,6 +327,7 @@ class ModelHost:
                 position=slot.position,
                 p95_s=slot.since_swap.quantile(0.95),
                 usable=tuple(spec.name for spec in slot.usable),
+                remarks=slot.remarks,
             )
 
     def measure(self, model: str) -> Measured:

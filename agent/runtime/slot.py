@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from agent.domain import probation
-from agent.domain.desired import DesiredModel, RungKind, RungSpec
+from agent.domain.desired import DesiredModel, RungKind, RungSpec, Target
 from agent.domain.histogram import Histogram
 from agent.domain.ladder import position_of
 from agent.domain.ports import RemoteModel
@@ -25,6 +25,8 @@ MemoryAvailable = Callable[[], int | None]
 # Kept free when a rung is loaded: the outputs, the wire and the rest of the device.
 _RESERVE_BYTES = 64 * 1024 * 1024
 _RECENT_KEPT = 2048
+# A child may take more than its build took where it was measured: libraries map more than they use.
+_CHILD_TIMES, _CHILD_MORE_BYTES = 2, 512 * 1024 * 1024
 # A remote answer that takes four thresholds is worth less than a local one now.
 _REMOTE_DEADLINE_THRESHOLDS = 4.0
 _REMOTE_DEADLINE_MIN_S = 0.25
@@ -95,6 +97,12 @@ class LoadedSlot:
     def position(self) -> LadderPosition:
         """Where the current rung stands, for the rollback rule."""
         return position_of(self.rung, self.usable)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What of its rungs runs otherwise than it was asked to."""
+        asked = ((r.spec.name, getattr(r.backend, "remarks", None)) for r in self.local)
+        return tuple(f"{name}: {said}" for name, tell in asked if tell for said in tell())
 
     def lower(self) -> RungSpec | None:
         """The next local rung below the current one, resident or not; None at the bottom."""
@@ -185,8 +193,9 @@ def open_local(
     """Load one local rung and hold what its file says against the release. LoadError."""
     if spec.target is None or spec.runtime is None or spec.target.digest not in paths:
         raise LoadError(f"rung {spec.name!r} of {release.model}:{release.version} has no file")
-    options: Options = {"intra_op_threads": 1, "digest": spec.target.digest}
-    backend = loader.open_backend(spec.runtime, paths[spec.target.digest], options)
+    backend = loader.open_backend(
+        spec.runtime, paths[spec.target.digest], options_of(spec, spec.target)
+    )
     found = backend.signature()
     where = f"{release.model}:{release.version} rung {spec.name!r}"
     if found is not None:
@@ -200,6 +209,17 @@ def open_local(
                 backend.close()
                 raise LoadError(f"{where}: {kind}s of the file are {have}, signed are {expect}")
     return backend
+
+
+def options_of(spec: RungSpec, target: Target) -> Options:
+    """What the profile wants of this build, as it was signed, and what the agent decides."""
+    wanted = target.custom.get("options")
+    told = wanted.items() if isinstance(wanted, dict) else ()
+    options: dict[str, str | int | float | bool] = {"intra_op_threads": 1}
+    options |= {key: value for key, value in told if isinstance(value, str | int | float | bool)}
+    if spec.memory_bytes:
+        options["host_memory_bytes"] = _CHILD_TIMES * spec.memory_bytes + _CHILD_MORE_BYTES
+    return {**options, "digest": target.digest}
 
 
 def platform_of(rung: RungSpec) -> str:

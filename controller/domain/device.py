@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
+from controller.domain.hosting import Hosting, parse_hosting
 from controller.domain.spec import Spec, parse_size
 
 
@@ -90,7 +91,7 @@ class Profile:
     memory_budget_bytes: int | None = None
     latency_budget_ms: float | None = None
     throttle_c: float | None = None
-    runtime_python: str | None = None
+    hosting: Hosting = field(default_factory=Hosting)
 
 
 def parse_profile(name: str, spec: Mapping[str, object]) -> Profile:
@@ -98,11 +99,11 @@ def parse_profile(name: str, spec: Mapping[str, object]) -> Profile:
     top = Spec(spec, f"Profile {name}: spec").only(
         "description", "verified", "container_only", "match", "priority", "runtimes", "recipes",
         "memory_budget_bytes", "latency_budget_ms", "thermal", "runtime_python",
+        "model_host", "runtime_options",
     )  # fmt: skip
     match = top.sub("match").only("arch", "device_model", "cpu_model", "accelerators")
     thermal = top.sub("thermal").only("throttle_c")
     budget = spec.get("memory_budget_bytes")
-    python = spec.get("runtime_python")
     return Profile(
         name=name,
         description=top.text("description", ""),
@@ -120,7 +121,7 @@ def parse_profile(name: str, spec: Mapping[str, object]) -> Profile:
         else parse_size(budget, f"{top.where}.memory_budget_bytes"),
         latency_budget_ms=top.optional("latency_budget_ms"),
         throttle_c=thermal.optional("throttle_c"),
-        runtime_python=None if python is None else top.text("runtime_python"),
+        hosting=parse_hosting(top),
     )
 
 

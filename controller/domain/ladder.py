@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from controller.domain.build import PassedBuild
 from controller.domain.evidence import Worse
+from controller.domain.hosting import Hosting
 from controller.domain.selection import EVERYTHING, Selector, Subject, matches
 from controller.domain.selector import parse_filter
 from controller.domain.spec import Spec
@@ -119,9 +120,11 @@ class Rung:
     build: PassedBuild | None = None
     endpoint: str = ""
 
-    def to_manifest(self, profile: str) -> dict[str, object]:
+    def to_manifest(self, profile: str, hosting: Hosting | None = None) -> dict[str, object]:
         """The entry of a manifest's ``ladder``."""
         build = self.build
+        options = hosting.of(build.runtime) if build and hosting else {}
+        custom = {"profile": profile, "build": build.build_id if build else ""}
         return {
             "rung": self.rung,
             "kind": self.kind.value,
@@ -136,7 +139,7 @@ class Rung:
                 "digest": build.digest,
                 "length": build.length,
                 "media_type": build.media_type,
-                "custom": {"profile": profile, "build": build.build_id},
+                "custom": {**custom, "options": options} if options else custom,
                 "sources": [],
             },
         }

@@ -12,7 +12,9 @@ from hashlib import sha256
 from typing import Any
 
 from controller.domain.build import PassedBuild
+from controller.domain.device import parse_profile
 from controller.domain.group import resolve
+from controller.domain.hosting import Hosting
 from controller.domain.ladder import Ladder, Policy, compose_ladder, parse_policy, pick_policy
 from controller.domain.selection import Selector, Subject
 from controller.errors import InvariantError, NotFoundError
@@ -91,6 +93,7 @@ class Composer:
     policies: tuple[Policy, ...]
     pinned: bool = False
     _passed: dict[str, list[PassedBuild]] = field(default_factory=dict)
+    _hosting: dict[str, Hosting] = field(default_factory=dict)
 
     @property
     def models(self) -> frozenset[str]:
@@ -123,6 +126,15 @@ class Composer:
                 return Ladder((), f"the device has no runtime {' or '.join(needed)}")
         return ladder
 
+    def _host(self, profile: str) -> Hosting:
+        """How devices of the profile run builds; one that is gone by now says nothing."""
+        if not self._hosting:
+            self._hosting = {
+                row.name: parse_profile(row.name, row.spec).hosting
+                for row in list_objects(self.conn, self.project, "Profile")
+            }
+        return self._hosting.get(profile, Hosting())
+
     def entry(self, member: Member, ladder: Ladder, rollout_id: str) -> Json:
         """The manifest's entry of this version on this device."""
         return {
@@ -133,7 +145,10 @@ class Composer:
             "signature": self.version.signature,
             "labels": list(self.version.labels),
             "params": dict(self.version.params),
-            "ladder": [rung.to_manifest(member.subject.profile) for rung in ladder.rungs],
+            "ladder": [
+                rung.to_manifest(member.subject.profile, self._host(member.subject.profile))
+                for rung in ladder.rungs
+            ],
             "policy": self.policy(member.subject).to_manifest(),
         }
 

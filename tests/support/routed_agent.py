@@ -23,7 +23,7 @@ from agent.domain.ports import SpoolEntry
 from agent.domain.tensor import Tensor
 from agent.link.spooler import SpoolSender
 from agent.runtime.host import ModelHost
-from agent.runtime.onnxruntime import OnnxRuntimeBackend
+from agent.runtime.plain import PlainBackend
 from agent.store.slots import FileSlots
 
 DEADLY = 666.0
@@ -46,15 +46,15 @@ def _segfault() -> None:
 
     No model makes the runtime crash on purpose.
     """
-    run = OnnxRuntimeBackend.run
+    run = PlainBackend.run
 
-    def fragile(self: OnnxRuntimeBackend, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def fragile(self: PlainBackend, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = run(self, inputs)
         if any((np.frombuffer(t.data, np.float32) == DEADLY).any() for t in found.values()):
             ctypes.string_at(0)
         return found
 
-    type.__setattr__(OnnxRuntimeBackend, "run", fragile)
+    type.__setattr__(PlainBackend, "run", fragile)
 
 
 def _drop_reports() -> None:

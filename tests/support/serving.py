@@ -69,6 +69,23 @@ def slow(factor: float, products: int) -> bytes:
     return _model(nodes, [k, axes, side, zero])
 
 
+def hungry(factor: float, wanted_bytes: int) -> bytes:
+    """y = factor · x, with so much memory in between."""
+    constants = [
+        numpy_helper.from_array(np.array([factor], np.float32), "k"),
+        numpy_helper.from_array(np.array([wanted_bytes // 4], np.int64), "many"),
+    ]
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], keepdims=0),
+        helper.make_node("Expand", ["mean", "many"], ["wide"]),
+        helper.make_node("ReduceMean", ["wide"], ["narrow"], keepdims=0),
+        helper.make_node("Sub", ["narrow", "narrow"], ["nothing"]),
+        helper.make_node("Mul", ["x", "k"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "nothing"], ["y"]),
+    ]
+    return _model(nodes, constants)
+
+
 def not_a_number() -> bytes:
     """y = NaN, but 0 for an input of zeros."""
     zero = numpy_helper.from_array(np.array([0.0], np.float32), "zero")

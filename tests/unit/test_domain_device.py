@@ -103,7 +103,7 @@ def test_a_full_profile_is_read() -> None:
         },
     )
     assert (profile.throttle_c, profile.memory_budget_bytes) == (85.0, 512 * 1024**2)
-    assert profile.runtime_python is None
+    assert profile.hosting.runtime_python == ""
 
 
 @pytest.mark.parametrize(
@@ -119,3 +119,36 @@ def test_a_full_profile_is_read() -> None:
 def test_a_wrong_profile_is_refused(spec: dict[str, object]) -> None:
     with pytest.raises(InvalidError, match="Profile x: spec"):
         parse_profile("x", spec)
+
+
+def test_a_profile_says_how_builds_run() -> None:
+    spec = {
+        "runtimes": ["onnxruntime"],
+        "recipes": [],
+        "model_host": "child",
+        "runtime_python": "3.10",
+        "runtime_options": {"openvino": {"device": "NPU"}, "of-others": {"odd": 1.5}},
+    }
+    hosting = parse_profile("box", spec).hosting
+    child = {"model_host": "child", "runtime_python": "3.10"}
+    assert hosting.of("openvino") == {**child, "device": "NPU"}
+    assert hosting.of("of-others") == {**child, "odd": 1.5}
+    assert parse_profile("box", {"runtimes": [], "recipes": []}).hosting.of("openvino") == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"model_host": "moon"}, "model_host is 'moon'"),
+        ({"runtime_options": {"openvino": {"devise": "GPU"}}}, "did you mean device"),
+        ({"runtime_options": {"openvino": {"device": 1}}}, "a text is needed"),
+        ({"runtime_options": {"onnxruntime": {"device_id": True}}}, "a whole number is needed"),
+        ({"runtime_options": {"of-others": {"cache_dir": "/etc"}}}, "is the agent's own"),
+        ({"runtime_options": {"of-others": {"list": [1]}}}, "a text, number or flag"),
+        ({"runtime_options": {"openvino": 3}}, "is not a mapping"),
+    ],
+)
+def test_a_slip_in_how_builds_run_is_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidError) as refused:
+        parse_profile("box", {"runtimes": ["onnxruntime"], "recipes": [], **wrong})
+    assert said in refused.value.text()
