@@ -17,7 +17,9 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # The channel's own waits stay short: how long to wait is decided by link.backoff.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
+    # Not a wait, whatever its name: the time that connecting and the TLS handshake may take. A slow
+    # link, or a controller to which a fleet returns, needs seconds.
+    ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 2000),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -74,7 +76,7 @@ def link_error(error: grpc.RpcError, endpoint: Endpoint) -> LinkError:
     details = (error.details() if isinstance(error, grpc.Call) else None) or str(code)
     fault = _FAULTS.get(code, LinkFault.REFUSED)
     if fault is LinkFault.UNREACHABLE:
-        what = "did not answer in time" if code is grpc.StatusCode.DEADLINE_EXCEEDED else details
+        what = "no answer in time" if code is grpc.StatusCode.DEADLINE_EXCEEDED else details
         if code is grpc.StatusCode.UNAVAILABLE:
             what = _short(details)
         message, hint = f"controller at {endpoint} does not answer ({what})", ""
@@ -98,6 +100,7 @@ def _short(details: str) -> str:
         ("socket closed", "it hangs up; `lighterman-agent doctor` may say why"),
         ("timed out", "no answer in time"),
         ("timeout", "no answer in time"),
+        ("endpoint closing", "no answer in time"),  # our side gave the handshake up
         ("dns", "the name is unknown"),
         ("handshake", "the TLS handshake failed"),
     ):

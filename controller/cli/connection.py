@@ -1,5 +1,6 @@
 """The connection to the controller: mutual TLS, a deadline on every call, clear refusals."""
 
+import contextlib
 import hashlib
 import socket
 import ssl
@@ -16,6 +17,7 @@ from lighterman.v1 import fleet_pb2, fleet_pb2_grpc
 
 CONNECT_TRIES = 3
 CONNECT_TRY_S = 2.0
+LOOK_S = 2.0  # for finding out why nobody answered
 CALL_S = 60.0
 CHUNK_BYTES = 1024 * 1024
 CLOCK = SystemClock()
@@ -78,7 +80,7 @@ class Connection:
     def _cause(self) -> str:
         host, _, port = self.context.controller.rpartition(":")
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=2) as open_port:
+            with socket.create_connection((host.strip("[]"), int(port)), LOOK_S) as open_port:
                 return self._refusal(open_port, host.strip("[]"))
         except socket.gaierror:
             return f"no address for {host}"
@@ -92,11 +94,19 @@ class Connection:
         tls = ssl.create_default_context(cadata=self.context.ca_pem)
         tls.set_alpn_protocols(["h2"])
         try:
-            with tls.wrap_socket(open_port, server_hostname=host):
+            with tls.wrap_socket(open_port, server_hostname=host) as secure:
+                # Without a certificate a controller that lives hangs up at once.
+                with contextlib.suppress(ConnectionError, ssl.SSLError):
+                    secure.recv(1)
                 return (
                     "it does not take this context's certificate: expired, or one of the two"
                     " clocks is wrong"
                 )
+        except TimeoutError:
+            return (
+                f"the port is open, and nothing answered there in {LOOK_S:.0f} s: the controller"
+                " hangs or is overloaded, or the network drops what is sent"
+            )
         except ssl.SSLCertVerificationError as error:
             said = _CERTIFICATE.get(error.verify_code)
             if said is not None:

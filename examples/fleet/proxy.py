@@ -94,7 +94,6 @@ class Proxy:
         self._held.bind(("127.0.0.1", 0))
         self.port: int = self._held.getsockname()[1]
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -187,27 +186,27 @@ class Proxy:
         listener.listen(1024)
         listener.setblocking(False)
         self._listener = listener
-        self._accepting = self._loop.create_task(self._accept(listener))
+        self._loop.add_reader(listener, self._accept, listener)
 
     async def _close_door(self) -> None:
-        if self._accepting is not None:
-            self._accepting.cancel()
-            await asyncio.gather(self._accepting, return_exceptions=True)
-            self._accepting = None
         if self._listener is not None:
+            self._loop.remove_reader(self._listener)
             self._listener.close()
             self._listener = None
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            client, _ = await self._loop.sock_accept(listener)
-            if self._door is Door.CLOSE:
-                client.close()
-                continue
-            self._connections += 1
-            task = self._loop.create_task(self._relay(client, self._connections))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:  # gone again
+            return
+        if self._door is Door.CLOSE:
+            client.close()
+            return
+        self._connections += 1
+        task = self._loop.create_task(self._relay(client, self._connections))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: client.close())  # also where it never began
 
     async def _relay(self, client: socket.socket, number: int) -> None:
         upstream = socket.socket()
