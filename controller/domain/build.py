@@ -41,6 +41,7 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
     INT8 = "int8"
 
 
@@ -50,8 +51,12 @@ _QUANTIZATION: Mapping[str, tuple[str, ...]] = {
         *("kind", "format", "activation", "weight"),
         *("calibration", "calibration_rows", "fallback_steps"),
     ),
-    "openvino": ("kind", "preset", "calibration_rows", "fallback_steps"),
+    "openvino": (
+        *("kind", "by", "preset"),
+        *("calibration", "calibration_rows", "fallback_steps"),
+    ),
 }
+DYNAMIC = "dynamic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +82,13 @@ class Recipe:
 
     @property
     def needs_dataset(self) -> bool:
-        """Quantising needs calibration rows, training needs something to learn from."""
+        """Quantising needs calibration rows, training needs something to learn from.
+
+        Dynamic quantisation takes its ranges from each call.
+        """
         trains = any(one.name is PassName.TRAIN for one in self.passes)
-        return trains or self.precision is Precision.INT8
+        calibrates = self.quantization.get("kind") != DYNAMIC
+        return trains or (self.precision is Precision.INT8 and calibrates)
 
     @property
     def fallback_steps(self) -> int:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the build side: float as exported, INT8 by its own quantiser, run as shipped.
+"""ONNX Runtime on the build side: float as exported or halved, INT8 by its own quantiser.
 
 The library is imported only inside the functions. Refuses GPUs and more than one thread a call.
 """
@@ -19,6 +19,7 @@ EXTRA = "optimize"
 CAUTION_MOST = 5  # see `quantize_onnx`
 NEEDS: Mapping[Precision, tuple[str, ...]] = {
     Precision.FP32: ("onnxruntime",),
+    Precision.FP16: ("onnxruntime",),
     Precision.INT8: ("onnxruntime",),
 }
 
@@ -28,12 +29,32 @@ def compile_build(source: Source, order: Order, target: Path) -> None:
     from controller.optimize.export_onnx import check_exported
     from controller.optimize.quantize_onnx import quantize_onnx
 
-    recipe = order.recipe
-    if recipe.precision is Precision.INT8:
-        quantize_onnx(source.onnx(), target, source.signature, order)
-    else:
-        shutil.copyfile(source.onnx(), target)
+    match order.recipe.precision:
+        case Precision.INT8:
+            quantize_onnx(source.onnx(), target, source.signature, order)
+        case Precision.FP16:
+            _halve(source.onnx(), target)
+        case _:
+            shutil.copyfile(source.onnx(), target)
     check_exported(target, source.signature)
+
+
+def _halve(source: Path, target: Path) -> None:
+    """Weights and arithmetic in 16 bits; inputs and outputs stay as the signature has them."""
+    import onnx
+    from onnxruntime.quantization.onnx_model import ONNXModel
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    from controller.optimize.export_onnx import drop_unused_domains
+
+    try:
+        halved = ONNXModel(convert_float_to_float16(onnx.load(source), keep_io_types=True))
+        halved.topological_sort()
+    except Exception as error:
+        keep_raw(error)
+        raise InvalidError(f"the model cannot be made fp16{first_words(str(error))}") from error
+    drop_unused_domains(halved.model)
+    onnx.save(halved.model, target)
 
 
 def open_build(path: Path, signature: Signature) -> "OnnxSession":

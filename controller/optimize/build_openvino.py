@@ -1,4 +1,4 @@
-"""OpenVINO on the build side: its own form of the float graph, INT8 by NNCF, run as shipped.
+"""OpenVINO on the build side: its own form of the graph, INT8 by either quantiser, run as shipped.
 
 The library is imported only inside the functions. Refuses devices other than the CPU, and figures
 for a precision that this processor does not have.
@@ -19,25 +19,31 @@ from controller.optimize.rows import Array
 
 MEDIA_TYPE = "application/vnd.lighterman.openvino-ir"
 EXTRA = "optimize-openvino"
-CAUTION_MOST = 1  # see `quantize_nncf`
+CAUTION_MOST = 5  # see `quantize_onnx`; NNCF has one step
 NEEDS: Mapping[Precision, tuple[str, ...]] = {
     Precision.FP32: ("openvino",),
     Precision.BF16: ("openvino",),
-    Precision.INT8: ("openvino", "nncf"),
+    Precision.INT8: ("openvino",),  # and nncf, where a recipe says so
 }
 
 
 def compile_build(source: Source, order: Order, target: Path) -> None:
     """Write the container that ships. InvalidError in plain words."""
     file = source.onnx()
-    precision = order.recipe.precision
+    precision, quantised = order.recipe.precision, target.with_suffix(".quantised.onnx")
+    if precision is Precision.INT8 and order.recipe.quantization.get("by") == "onnxruntime":
+        from controller.optimize.quantize_onnx import quantize_onnx
+
+        quantize_onnx(file, quantised, source.signature, order)
+        file = quantised
     core = ir.import_openvino().Core()
     try:
         model = core.read_model(str(file))
     except Exception as error:
         keep_raw(error)
         raise InvalidError(f"OpenVINO cannot read the model{first_words(str(error))}") from error
-    if precision is Precision.INT8:
+    quantised.unlink(missing_ok=True)
+    if precision is Precision.INT8 and file is not quantised:
         from controller.optimize.quantize_nncf import quantize_nncf
 
         model = quantize_nncf(model, source.signature, order)

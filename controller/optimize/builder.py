@@ -120,7 +120,7 @@ def require_builder(recipe: Recipe) -> Builder:
         )
     prunes = any(one.name is PassName.PRUNE for one in recipe.passes)
     wanted = (*builder.NEEDS[recipe.precision], *(("torch_pruning",) if prunes else ()))
-    absent = [name for name in wanted if not _installed(name)]
+    absent = [name for name in wanted if not is_installed(name)]
     if absent:
         extra = "optimize" if absent == ["torch_pruning"] else builder.EXTRA
         raise LackingError(
@@ -130,7 +130,8 @@ def require_builder(recipe: Recipe) -> Builder:
     return builder
 
 
-def _installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether this worker could import it."""
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # None in sys.modules: somebody switched it off

@@ -1,6 +1,6 @@
 """When quantising lost too much: whether a try with more layers in float is worth its time."""
 
-from controller.domain.build import Evidence, Recipe
+from controller.domain.build import DYNAMIC, Evidence, Recipe
 from controller.domain.gate import is_accurate
 from controller.domain.interval import paired_difference_pts, share_pct
 from controller.optimize.evaluate import Figures
@@ -8,6 +8,10 @@ from controller.optimize.evaluate import Figures
 
 def cautions(recipe: Recipe, most: int, *, judged: bool) -> range:
     """The tries, the boldest first; ``judged``: rows will tell what each one loses."""
+    if recipe.quantization.get("kind") == DYNAMIC:
+        return range(1)
+    if recipe.runtime == "openvino" and recipe.quantization.get("by", "nncf") == "nncf":
+        most = min(most, 1)  # see `quantize_nncf`
     first = 0 if judged or not recipe.fallback_steps else 1
     return range(min(first, most), min(recipe.fallback_steps, most) + 1)
 

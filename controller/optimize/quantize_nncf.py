@@ -12,7 +12,7 @@ import numpy as np
 
 from controller.domain.model import Signature
 from controller.errors import InvalidError
-from controller.optimize.builder import Order
+from controller.optimize.builder import LackingError, Order, is_installed
 from controller.optimize.openvino_ir import import_openvino
 from controller.optimize.raw import first_words, keep_raw
 from controller.optimize.rows import Array, Rows
@@ -25,7 +25,7 @@ PRESETS = ("performance", "mixed")
 # calibration, other presets, other ranges and bias corrections moved it by 2 points at most. On
 # MobileNetV2 INT8 of all is twice as quick. So it is tried first where rows can tell what it loses.
 KEPT_FLOAT = ("GroupConvolution",)
-_KEYS = frozenset({"kind", "preset", "calibration_rows", "fallback_steps"})
+_KEYS = frozenset({"kind", "by", "preset", "calibration_rows", "fallback_steps"})
 
 
 def quantize_nncf(model: Any, signature: Signature, order: Order) -> Any:
@@ -34,6 +34,11 @@ def quantize_nncf(model: Any, signature: Signature, order: Order) -> Any:
     Raises InvalidError for a flavour that is not offered, and when nothing can be quantised.
     """
     preset, count = _flavour(order)
+    if not is_installed("nncf"):
+        raise LackingError(
+            f"recipe {order.recipe.name} needs nncf, which this worker has not",
+            "pip install 'lighterman[optimize-openvino]' there, then build again",
+        )
     rows, name = order.rows(), signature.inputs[0].name
     kept = list(KEPT_FLOAT) if order.caution else []
     if any(op.get_type_name() in kept for op in model.get_ops()):
@@ -86,6 +91,10 @@ def _flavour(order: Order) -> tuple[str, int]:
         raise InvalidError(
             f"quantization.{unknown[0]} is unknown to NNCF's recipes",
             f"known are {', '.join(sorted(_KEYS))}",
+        )
+    if asked.get("by", "nncf") != "nncf":
+        raise InvalidError(
+            f"quantization.by is {asked['by']!r}", "offered are 'nncf' and 'onnxruntime'"
         )
     if asked.get("kind", "static") != "static":
         raise InvalidError(f"quantization.kind is {asked['kind']!r}", "offered is 'static'")

@@ -1,7 +1,7 @@
-"""Static INT8 by ONNX Runtime's quantiser: QDQ, unsigned activations, signed weights.
+"""INT8 by ONNX Runtime's quantiser: QDQ, unsigned activations, signed weights; or dynamic.
 
-Evaluates nothing. Refuses dynamic quantisation and other flavours: on x86 they are slower than
-float for vision models.
+Dynamic quantisation is for models of matrix products and LSTMs: ranges come from each call, which
+costs more than it gains in convolutions. Evaluates nothing. Refuses other flavours.
 """
 
 import logging
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from controller.domain.build import DYNAMIC
 from controller.domain.model import Signature
 from controller.errors import InvalidError
 from controller.optimize.builder import Order
@@ -34,6 +35,9 @@ FLOAT_SHARES = (0.1, 0.25, 0.5, 0.75)
 STEM_LEAST = 2
 STEM_NEEDS_CONVOLUTIONS = 12  # small networks have no such layers to spare
 CALIBRATIONS = ("minmax", "entropy", "percentile")
+KINDS = ("static", DYNAMIC)
+_DYNAMIC = ("MatMul", "Gemm", "LSTM")
+_DYNAMICALLY = frozenset({"MatMulInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 _OTHER_KEYS = ("calibration", "calibration_rows", "fallback_steps")
 _QUANTISED = (
     *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Clip", "Relu", "LeakyRelu"),
@@ -53,8 +57,12 @@ def quantize_onnx(
     Raises InvalidError for a flavour that is not offered, and when nothing in the model can be
     quantised.
     """
-    quantization, rows, go_on = dict(order.recipe.quantization), order.rows(), order.go_on
+    quantization = dict(order.recipe.quantization)
     _check_flavour(quantization)
+    if quantization.get("kind") == DYNAMIC:
+        _quantize_dynamic(source, target)
+        return 0
+    rows, go_on = order.rows(), order.go_on
     method = str(quantization.get("calibration", CALIBRATIONS[0]))
     wanted = quantization.get("calibration_rows", DEFAULT_CALIBRATION_ROWS)
     count = wanted if isinstance(wanted, int) and wanted > 0 else DEFAULT_CALIBRATION_ROWS
@@ -83,6 +91,37 @@ def quantize_onnx(
     drop_unused_domains(model)
     onnx.save(model, target)
     return reader.done
+
+
+def _quantize_dynamic(source: Path, target: Path) -> None:
+    """Weights in 8 bits, ranges of activations from each call. InvalidError where none gains."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    prepared = target.with_suffix(".prepared.onnx")
+    try:
+        _prepare(source, prepared)
+        quantize_dynamic(
+            prepared,
+            target,
+            op_types_to_quantize=list(_DYNAMIC),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    except Exception as error:
+        keep_raw(error)
+        raise InvalidError(
+            f"the model cannot be quantised to int8{first_words(str(error))}"
+        ) from error
+    prepared.unlink()
+    model = onnx.load(target)
+    if not any(node.op_type in _DYNAMICALLY for node in model.graph.node):
+        raise InvalidError(
+            "the model has no matrix product or LSTM of stored weights",
+            "quantization.kind: static is for convolutions",
+        )
+    drop_unused_domains(model)
+    onnx.save(model, target)
 
 
 def _prepare(source: Path, prepared: Path) -> None:
@@ -154,13 +193,16 @@ class _Reader:
 
 
 def _check_flavour(quantization: dict[str, object]) -> None:
-    offered = {"kind": "static", "format": "qdq", "activation": "u8", "weight": "s8"}
-    unknown = sorted(set(quantization) - {*offered, *_OTHER_KEYS})
+    offered = {"format": "qdq", "activation": "u8", "weight": "s8"}
+    unknown = sorted(set(quantization) - {"kind", "by", *offered, *_OTHER_KEYS})
     if unknown:
         raise InvalidError(
             f"quantization.{unknown[0]} is unknown to ONNX Runtime's recipes",
-            f"known are {', '.join(sorted({*offered, *_OTHER_KEYS}))}",
+            f"known are {', '.join(sorted({'kind', *offered, *_OTHER_KEYS}))}",
         )
+    kind = quantization.get("kind", KINDS[0])
+    if kind not in KINDS:
+        raise InvalidError(f"quantization.kind is {kind!r}", f"offered: {', '.join(KINDS)}")
     if quantization.get("calibration", CALIBRATIONS[0]) not in CALIBRATIONS:
         raise InvalidError(
             f"quantization.calibration is {quantization['calibration']!r}",

@@ -26,6 +26,7 @@ from tests.support.openvino_builds import BROKEN, OnnxSource, container_of
 from tests.support.serving import scaled
 
 FP32, INT8, BF16 = "openvino-fp32", "openvino-int8", "openvino-bf16"
+NNCF = "openvino-int8-nncf"
 ORT = "onnxruntime-fp32"
 Json = dict[str, Any]
 
@@ -54,7 +55,7 @@ def run(folder: Path, without: str = "") -> dict[str, Json]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Json]]:
     """The heavy digits by all recipes of OpenVINO, beside one of ONNX Runtime."""
     files, folder = digits(), tmp_path_factory.mktemp("built") / "job"
-    spec = job_spec(files / "heavy.pt2", (ORT, FP32, INT8, BF16))
+    spec = job_spec(files / "heavy.pt2", (ORT, FP32, INT8, NNCF, BF16))
     job_folder(folder, files / "heavy.pt2", spec, files / "digits.npz")
     return folder, run(folder)
 
@@ -70,7 +71,7 @@ def test_all_recipes_are_built_and_agree_with_the_source(
 ) -> None:
     _, rows = built
     found = {name: Evidence.from_json(row["evidence"]) for name, row in rows.items() if row["ok"]}
-    assert set(found) >= {ORT, FP32, INT8}
+    assert set(found) >= {ORT, FP32, INT8, NNCF}
     # Where the processor has no BF16 its figures would be those of f32.
     assert BF16 in found or (rows[BF16]["lacking"] and "bf16" in rows[BF16]["error"])
     for name, one in found.items():
@@ -126,11 +127,13 @@ def test_a_compile_gives_the_same_bytes_again(
     folder, _ = built
     source = OnnxSource(file_of(built, ORT))
     dataset = load_rows(folder / "inputs" / "calibration", source.signature, 1)
-    for name, precision in ((FP32, Precision.FP32), (INT8, Precision.INT8)):
-        recipe = Recipe(name, "openvino", precision, {"calibration_rows": 100})
+    for name, by in ((FP32, "nncf"), (INT8, "onnxruntime"), (NNCF, "nncf")):
+        precision = Precision.FP32 if name == FP32 else Precision.INT8
+        # Digits lose nothing in INT8: no other try was made.
+        recipe = Recipe(name, "openvino", precision, {"by": by, "calibration_rows": 100})
         for number in range(2):
             target = tmp_path / f"{name}-{number}"
-            build_openvino.compile_build(source, Order(recipe, dataset), target)
+            build_openvino.compile_build(source, Order(recipe, dataset, caution=0), target)
             assert target.read_bytes() == file_of(built, name).read_bytes()
         assert sorted(path.name for path in tmp_path.glob(f"{name}-?.*")) == []
 
@@ -160,7 +163,7 @@ def test_depthwise_convolutions_stay_float(
     np.savez(tmp_path / "rows.npz", x=rng.normal(size=(16, 4, 8, 8)).astype(np.float32))
     source = OnnxSource(tmp_path / "depthwise.onnx")
     rows = load_rows(tmp_path / "rows.npz", source.signature, 1)
-    recipe = Recipe(INT8, "openvino", Precision.INT8)
+    recipe = Recipe(NNCF, "openvino", Precision.INT8)
     build_openvino.compile_build(source, Order(recipe, rows), tmp_path / "made")
     _, graph, weights_of = read(tmp_path / "made")
     found = import_openvino().Core().read_model(graph, weights_of)
@@ -181,13 +184,13 @@ def test_names_of_the_author_stay_behind(built: tuple[Path, dict[str, Json]]) ->
         assert b"nncf" not in graph
 
 
-@pytest.mark.parametrize(("without", "refused"), [("nncf", {INT8}), ("openvino", {FP32, INT8})])
+@pytest.mark.parametrize(("without", "refused"), [("nncf", {NNCF}), ("openvino", {FP32, NNCF})])
 def test_what_is_not_installed_refuses_its_own_builds(
     built: tuple[Path, dict[str, Json]], tmp_path: Path, without: str, refused: set[str]
 ) -> None:
     source = file_of(built, ORT)
     folder = tmp_path / "job"
-    spec = job_spec(source, (INT8, FP32, ORT), time_s=20)
+    spec = job_spec(source, (NNCF, FP32, ORT), time_s=20)
     job_folder(folder, source, spec, digits() / "digits.npz")
     rows = run(folder, without)
     assert {name for name, row in rows.items() if not row["ok"]} == refused
