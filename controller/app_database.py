@@ -1,6 +1,7 @@
 """Commands that need the database but no running controller, and may run beside one."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,7 +12,7 @@ from controller.app_people import check_out, user_name, write_identity
 from controller.blobs.blobs import Blobs
 from controller.clock import SystemClock
 from controller.domain.words import count_of
-from controller.errors import NotFoundError, UnavailableError
+from controller.errors import NotFoundError, RefusedError, UnavailableError
 from controller.ids import RandomIds
 from controller.services.context import Ctx, Deps
 from controller.services.operators import (
@@ -20,11 +21,16 @@ from controller.services.operators import (
     list_people,
     revoke_operator,
 )
+from controller.services.outbox import OutboxKind, take_untold
 from controller.services.samples import SampleWindow
 from controller.settings import Settings
 from controller.store.folder import lock_data_dir
 from controller.store.session import Store, migrate
 from controller.trust.names import Role
+
+# So long a running controller may take to have its broker read the names anew.
+BROKER_S = 10.0
+_LOOK_S = 0.1
 
 
 def migrate_database(settings: Settings) -> str:
@@ -119,6 +125,8 @@ def issue_beside(
     with _beside(settings) as (deps, ctx):
         check_out(role, out)
         issued = issue_identity(deps, ctx, name, role, again=again, revived=again)
+        if role == Role.CONSUMER and _is_running(settings):
+            _wait_for_broker(deps)
     places = _endpoints(settings)
     files = write_identity(issued, places["grpc"], out)
     lines = [f"wrote {path}" for path in files]
@@ -138,6 +146,29 @@ def issue_beside(
             f"lighterman-controller worker --controller {places['grpc']} --identity {files[0]}"
         )
     return lines
+
+
+def _is_running(settings: Settings) -> bool:
+    """Whether a controller holds the data directory."""
+    try:
+        lock_data_dir(settings.data_dir).close()
+    except RefusedError:
+        return True
+    return False
+
+
+def _wait_for_broker(deps: Deps) -> None:
+    """Until the broker knows the new name: who subscribes sooner gets nothing that is retained.
+
+    Where the broker is away it is not waited for longer than `BROKER_S`: it reads the names when it
+    comes.
+    """
+    clock = SystemClock()
+    until = clock.monotonic() + BROKER_S
+    while clock.monotonic() < until:
+        if all(row.kind is not OutboxKind.ACL for row in take_untold(deps)):
+            return
+        time.sleep(_LOOK_S)
 
 
 def _endpoints(settings: Settings) -> dict[str, str]:

@@ -107,6 +107,7 @@ class Ingest:
         """The broker has us again: devices that stay silent from now on are not online."""
         self._silent_since = self._clock.now()
         self._feed_all.set()
+        self._backlog.wake()
 
     def _run(self) -> None:
         while not self._ending.is_set() or len(self._backlog):

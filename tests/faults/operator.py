@@ -3,7 +3,6 @@
 Sees errors of commands as people do: says so and goes on. A paused rollout is rolled back.
 """
 
-import random
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -13,12 +12,12 @@ from typing import Any
 from examples.fleet.clock import TooLateError, monotonic
 from examples.fleet.ctl import CtlError
 from tests.faults.fleets import FaultyFleet
+from tests.faults.schedule import illnesses
 from tests.faults.story import Story
 from tests.support import e2e_models as models
 from tests.support.e2e_world import TERMINAL, WAVES
 
 PATIENCE_S = 60.0
-BAD_SHARE = 0.45
 SLOW_S = 0.2  # of computing; the policies' threshold is 0.1
 EATEN_BYTES = 1_600_000_000  # at once; `world.MODEL_MEMORY_BYTES` is what is allowed
 TROUBLE = (CtlError, subprocess.TimeoutExpired, TooLateError)
@@ -44,12 +43,12 @@ class Operator:
         self._fleet = fleet
         self._story = story
         self._kinds = sorted(kinds)
-        self._chance = random.Random(f"{seed}/operator")
+        self._illnesses = illnesses(seed, self._kinds)
+        self._next: str | None = None  # of the version that is to be made
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self.bad: dict[str, str] = {}
         self._ready: list[tuple[str, str]] = []  # version, illness
-        self._dealt: list[str] = []  # illnesses in turn: a run of some length has all of them
 
     def prepare(self, count: int) -> None:
         """Build so many good versions and some bad ones before anything breaks."""
@@ -63,12 +62,15 @@ class Operator:
         return self._fleet.root / f"bad-{illness.replace(' ', '-')}.onnx"
 
     def _make(self) -> tuple[str, str]:
-        if self._chance.random() >= BAD_SHARE:
-            return self._fleet.push_good(), ""
-        if not self._dealt:
-            self._dealt = list(self._kinds)
-            self._chance.shuffle(self._dealt)
-        illness = self._dealt[-1]
+        if self._next is None:
+            self._next = next(self._illnesses)
+        illness = self._next
+        version = self._build(illness) if illness else self._fleet.push_good()
+        self._next = None  # only now: what a fault kept from being built comes again
+        return version, illness
+
+    def _build(self, illness: str) -> str:
+        """A version that is ill in this way, built and let through."""
         fleet = self._fleet
         version = fleet.push(fleet.model, heavy=self._file(illness))
         self.bad[version] = illness
@@ -82,8 +84,17 @@ class Operator:
                 "build", "override", f"{fleet.model}:{version}", "--profile", profile,
                 "--reason", "somebody is in a hurry",
             )  # fmt: skip
-        self._dealt.pop()  # only now: what a fault kept from being built comes again
-        return version, illness
+        return version
+
+    def bring_missing(self) -> None:
+        """Kinds of bad versions that no rollout brought yet: in a calm of their own, one by one."""
+        self._stopping.clear()
+        for illness in self._kinds:
+            if not self._story.brought[illness]:
+                self._story.say(f"operator: none that {illness} was brought yet")
+                self._ready.insert(0, (self._build(illness), illness))
+                self._roll_out(*self._ready[0])
+                self.settle()
 
     def start(self) -> None:
         """Begin to roll out."""

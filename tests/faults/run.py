@@ -23,6 +23,7 @@ from tests.support.e2e_invariants import check_invariants
 
 RECOVERS_S = 30.0  # I4: from a start to an answer
 STRETCH_S = 110.0
+LONG_S = 300.0  # runs that have every kind of bad version, and a controller away for a minute
 
 
 @dataclass(slots=True)
@@ -70,6 +71,10 @@ class Run:
             operator.stop()
             story.say(f"calm point {number} of {len(plan)}")
             operator.settle()
+            if number == len(plan) and self.seconds >= LONG_S:
+                operator.bring_missing()
+                missing = [kind for kind in kinds if not story.brought[kind]]
+                assert not missing, f"no version was brought that {', '.join(missing)}"
             check_invariants(fleet)
             self._check_requests()
             self._check_rollouts(operator)

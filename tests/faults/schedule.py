@@ -5,7 +5,7 @@ are given time to come back before they are hit again.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -78,6 +78,23 @@ def stretches(
         long_away = seconds >= 300 and number == count // 2
         found.append(_stretch(chance, seconds / count, devices, disk, long_away=long_away))
     return found
+
+
+def illnesses(seed: int, kinds: Sequence[str]) -> Iterator[str]:
+    """What ails one version after the other, empty for a good one; without an end.
+
+    Of each two in a row one is bad, and each kind comes once before any comes again: so many kinds
+    are through after twice as many versions, however slow the machine is.
+    """
+    chance = random.Random(f"{seed}/operator")
+    dealt: list[str] = []
+    while True:
+        if not dealt:
+            dealt = sorted(kinds)
+            chance.shuffle(dealt)
+        two = ["", dealt.pop()]
+        chance.shuffle(two)
+        yield from two
 
 
 def _stretch(

@@ -64,6 +64,7 @@ def _drop_reports() -> None:
     def careless(self: SpoolSender, entries: tuple[SpoolEntry, ...], now: float) -> float:
         wait_s = send(self, entries, now)
         self._spool.ack(entries[-1].boot_id, entries[-1].seq)
+        sys.stderr.write(f"dropped up to {entries[-1].seq}\n")
         return wait_s
 
     type.__setattr__(SpoolSender, "_by_mqtt", careless)

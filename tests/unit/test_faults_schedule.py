@@ -1,8 +1,17 @@
 """The schedule of random faults: the same for the same seed, within what is promised."""
 
+from itertools import islice
+
 import pytest
 
-from tests.faults.schedule import LONG_AWAY_S, OF_THE_CENTRE, Fault, Kind, stretches
+from tests.faults.schedule import (
+    LONG_AWAY_S,
+    OF_THE_CENTRE,
+    Fault,
+    Kind,
+    illnesses,
+    stretches,
+)
 
 DEVICES = ("a", "b", "c", "d", "e", "f")
 
@@ -36,6 +45,16 @@ def test_a_long_run_has_every_kind_and_a_controller_away_for_a_minute_once(seed:
     away = [f for f in faults if f.kind is Kind.CONTROLLER_KILL and f.for_s == LONG_AWAY_S]
     assert len(away) == 1
     assert away[0].at_s + LONG_AWAY_S < 120.0, "a calm point would end it"
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_ten_versions_have_each_of_five_kinds_once(seed: int) -> None:
+    kinds = ["answers NaN", "eats memory", "hangs", "is slow", "raises"]
+    dealt = list(islice(illnesses(seed, kinds), 20))
+    assert dealt == list(islice(illnesses(seed, kinds), 20))
+    for ten in (dealt[:10], dealt[10:]):
+        assert sorted(one for one in ten if one) == kinds
+    assert all("" in dealt[at : at + 2] for at in range(0, 20, 2)), "a good one of each two"
 
 
 def test_without_a_disk_to_fill_none_is_filled() -> None:
