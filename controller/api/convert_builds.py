@@ -90,6 +90,27 @@ def _figures(evidence: Evidence, on_class: bool) -> fleet_pb2.BuildFigures:
         fp32_p50_interval_ms=_interval(evidence.fp32_p50_interval_ms),
         eager_p50_interval_ms=_interval(evidence.eager_p50_interval_ms),
         source_accuracy_pct=_interval(evidence.source_accuracy),
+        task=evidence.task,
+        metrics=[
+            fleet_pb2.MetricFigure(
+                name=one.name,
+                value_pct=_interval(one.value),
+                source_pct=_interval(one.source),
+                delta_pts=_interval(one.delta_pts),
+            )
+            for one in evidence.metrics
+        ],
+        classes=[
+            fleet_pb2.ClassChange(
+                label=one.label,
+                value_pct=one.value,
+                source_pct=one.source,
+                delta_pts=_interval(one.delta_pts),
+                loses=one.loses,
+            )
+            for one in evidence.classes
+        ],
+        classes_judged=evidence.classes_judged,
     )
 
 

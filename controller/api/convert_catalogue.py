@@ -47,6 +47,7 @@ def new_version(request: fleet_pb2.PushModelRequest) -> NewVersion:
         labels=list(request.labels),
         params=parse_json(request.params_json, "params"),
         licence=request.licence,
+        task=parse_json(request.task_json, "task"),
     )
 
 
@@ -88,6 +89,7 @@ def version_message(view: VersionView, *, with_labels: bool = True) -> fleet_pb2
         created_at=timestamp(view.created_at),
         created_by=view.created_by,
         device_count=view.devices,
+        task_json=dump_json(view.task.to_json() | {"text": view.task.text()}),
     )
 
 
@@ -106,6 +108,7 @@ def dataset_message(view: DatasetView) -> fleet_pb2.Dataset:
         created_at=timestamp(view.created_at),
         created_by=view.created_by,
         existed=view.existed,
+        boxes=view.boxes,
         replaced=None
         if view.replaced is None
         else fleet_pb2.ReplacedDataset(

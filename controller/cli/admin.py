@@ -11,12 +11,10 @@ import yaml
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from controller.cli import contexts, follow, units
-from controller.cli.models import upload_all
+from controller.cli.datasets import dataset
 from controller.cli.printable import one_line, printable_json
 from controller.cli.session import Session, common, selector_option, yes_option
 from lighterman.v1 import fleet_pb2
-
-DIGEST_CHARS = len("sha256:") + 6
 
 
 @click.group()
@@ -178,83 +176,7 @@ admin.add_command(_object_group("Recipe", "Recipes of builds"))
 admin.add_command(_object_group("Group", "Named groups of devices"))
 
 
-@admin.group("dataset")
-def dataset() -> None:
-    """Datasets for calibration and evaluation."""
-
-
-def _dataset_line(item: fleet_pb2.Dataset) -> str:
-    labelled = f"{item.classes} classes" if item.classes else "no labels"
-    shape = ",".join(str(side) for side in item.shape)
-    return (
-        f"{item.name}  {item.digest[:DIGEST_CHARS]}…  {item.rows:,} rows [{shape}] {item.dtype},"
-        f" {labelled}:"
-        f" {item.calibration_rows:,} to calibrate, {item.evaluation_rows:,} to evaluate, from"
-        f" {item.sources:,} sources"
-    )
-
-
-@dataset.command("push")
-@click.argument("name")
-@click.argument("file", type=click.Path(path_type=Path))
-@common
-def push_dataset(session: Session, name: str, file: Path) -> None:
-    """Push an .npz file with x, optional y and optional source; it is split by source."""
-    digest = upload_all(session, {"dataset": file})["dataset"]
-    request = fleet_pb2.PushDatasetRequest(name=name, digest=digest, file_name=str(file))
-    item = session.stub.PushDataset(request, timeout=300)
-
-    def render() -> None:
-        session.say(("was pushed before: " if item.existed else "pushed ") + _dataset_line(item))
-        if item.HasField("replaced"):
-            old = item.replaced
-            session.say(
-                f"replaces {old.digest[:DIGEST_CHARS]}…, {units.count_of(old.rows, 'row')}, pushed"
-                f" {units.local(old.created_at)} by {old.created_by}; builds of it keep its digest"
-            )
-
-    session.show("dataset", item, name, render)
-
-
-@dataset.command("list")
-@common
-def list_datasets(session: Session) -> None:
-    """List datasets."""
-    items = list(session.stub.ListDatasets(fleet_pb2.ListDatasetsRequest(), timeout=30).datasets)
-
-    def render() -> None:
-        columns = ["dataset", ">rows", "shape", "type", ">classes", ">calibrate", ">evaluate"]
-        rows = [
-            [
-                item.name,
-                f"{item.rows:,}",
-                "×".join(str(side) for side in item.shape) or units.UNKNOWN,
-                item.dtype,
-                f"{item.classes:,}" if item.classes else "no labels",
-                f"{item.calibration_rows:,}",
-                f"{item.evaluation_rows:,}",
-                f"{item.sources:,}",
-                units.local(item.created_at),
-            ]
-            for item in items
-        ]
-        session.table([*columns, ">sources", "pushed"], rows)
-
-    session.show_list("dataset", items, lambda item: str(item.name), render, "no dataset")
-
-
-@dataset.command("show")
-@click.argument("name")
-@common
-def show_dataset(session: Session, name: str) -> None:
-    """Show one dataset."""
-    item = session.stub.GetDataset(fleet_pb2.GetDatasetRequest(name=name), timeout=30)
-
-    def render() -> None:
-        session.say(_dataset_line(item))
-        session.say(f"pushed {units.local(item.created_at)} by {item.created_by}, {item.digest}")
-
-    session.show("dataset", item, name, render)
+admin.add_command(dataset)
 
 
 @admin.group("token")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from controller.cli import units
 from lighterman.v1 import fleet_pb2
@@ -21,6 +22,38 @@ def change_text(found: fleet_pb2.Interval) -> str:
     """``−0.3 points (−1.3 to +0.7), n=2,000``."""
     low, high = units.signed(found.low), units.signed(found.high)
     return f"{units.signed(found.value)} points ({low} to {high}), n={found.n:,}"
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """The first figure that builds of a task are judged by: its name, value and what it changes."""
+
+    name: str
+    value: fleet_pb2.Interval
+    change: fleet_pb2.Interval | None
+
+
+def quality_of(figures: fleet_pb2.BuildFigures) -> Quality | None:
+    """Accuracy of a classifier, F1 of a detector, else the version's own metric; None: no truth."""
+    if figures.HasField("accuracy_pct"):
+        known = figures.HasField("accuracy_delta_pts")
+        change = figures.accuracy_delta_pts if known else None
+        return Quality("acc", figures.accuracy_pct, change)
+    for one in figures.metrics:
+        return Quality(metric_name(one.name), one.value_pct, one.delta_pts)
+    return None
+
+
+def quality_column(builds: Sequence[fleet_pb2.Build]) -> str:
+    """What to call the column of it: ``acc %``, ``F1 %``, or ``quality %`` where they differ."""
+    found = (quality_of(item.figures) for item in builds)
+    names = {one.name for one in found if one is not None}
+    return f"{names.pop() if len(names) == 1 else 'quality' if names else 'acc'} %"
+
+
+def metric_name(name: str) -> str:
+    """As people write it."""
+    return {"f1": "F1", "map": "mAP"}.get(name, name)
 
 
 def quantile_cell(value_ms: float, found: fleet_pb2.Interval, known: bool) -> str:
@@ -49,13 +82,14 @@ def eager_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
 def figures_text(figures: fleet_pb2.BuildFigures) -> str:
     """``acc 91.2 % (−0.3 points, −1.3 to +0.7, n=2,000)  p50 38 (37–41)  p95 44 ms, n=200``."""
     parts: list[str] = []
-    if figures.HasField("accuracy_pct"):
-        change = f"n={figures.accuracy_pct.n:,}"
-        if figures.HasField("accuracy_delta_pts"):
-            found = figures.accuracy_delta_pts
+    quality = quality_of(figures)
+    if quality is not None:
+        change = f"n={quality.value.n:,}"
+        if quality.change is not None:
+            found = quality.change
             low, high = units.signed(found.low), units.signed(found.high)
             change = f"{units.signed(found.value)} points, {low} to {high}, n={found.n:,}"
-        parts.append(f"acc {figures.accuracy_pct.value:.1f} % ({change})")
+        parts.append(f"{quality.name} {quality.value.value:.1f} % ({change})")
     if figures.HasField("agreement_pct"):
         parts.append(f"agrees {share_text(figures.agreement_pct)}")
     if figures.latency_n:
@@ -65,17 +99,19 @@ def figures_text(figures: fleet_pb2.BuildFigures) -> str:
 
 
 def accuracy_cell(figures: fleet_pb2.BuildFigures) -> str:
-    """Accuracy in percent."""
-    known = figures.HasField("accuracy_pct")
-    return f"{figures.accuracy_pct.value:.1f}" if known else units.UNKNOWN
+    """Accuracy, or what stands in its place, in percent."""
+    found = quality_of(figures)
+    return f"{found.value.value:.1f}" if found is not None else units.UNKNOWN
 
 
 def change_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
     """Change of accuracy with its interval, and the rows behind it."""
-    if not figures.HasField("accuracy_delta_pts"):
-        n = f"{figures.accuracy_pct.n:,}" if figures.HasField("accuracy_pct") else units.UNKNOWN
-        return units.UNKNOWN, n
-    found = figures.accuracy_delta_pts
+    quality = quality_of(figures)
+    if quality is None:
+        return units.UNKNOWN, units.UNKNOWN
+    found = quality.change
+    if found is None:
+        return units.UNKNOWN, f"{quality.value.n:,}"
     low, high = units.signed(found.low), units.signed(found.high)
     return f"{units.signed(found.value)} ({low}…{high})", f"{found.n:,}"
 
@@ -90,7 +126,9 @@ def agreement_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
 
 def quality_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
     """The change of accuracy; where there are no labels, how often both say the same."""
-    if figures.HasField("accuracy_delta_pts") or not figures.HasField("agreement_pct"):
+    quality = quality_of(figures)
+    told = quality is not None and quality.change is not None
+    if told or not figures.HasField("agreement_pct"):
         return change_cells(figures)
     share, rows = agreement_cells(figures)
     return f"agrees {share}", rows

@@ -6,9 +6,17 @@ from pathlib import Path
 import click
 
 from controller.cli import records, units
-from controller.cli.build_figures import USABLE, p50_cell, quality_cells
+from controller.cli.build_figures import (
+    USABLE,
+    accuracy_cell,
+    p50_cell,
+    quality_cells,
+    quality_column,
+    quality_of,
+)
 from controller.cli.build_show import build_name
 from controller.cli.problem import CliError
+from controller.cli.report_classes import class_legend, class_lines
 from controller.cli.report_page import report_page
 from controller.cli.session import Session, common, parse_ref
 from lighterman.v1 import fleet_pb2
@@ -30,9 +38,10 @@ def report(session: Session, ref: str, profile: str, page: Path | None) -> None:
     request = fleet_pb2.ListBuildsRequest(model=name, version=version, profile=profile)
     builds = list(session.stub.ListBuilds(request, timeout=30).builds)
     best = front(builds)
+    labels = _labels(session, builds)
     if page is not None and builds:
         try:
-            page.write_text(report_page(ref, builds, best), encoding="utf-8")
+            page.write_text(report_page(ref, builds, best, labels), encoding="utf-8")
         except OSError as error:
             raise CliError(f"{page} cannot be written: {error.strerror}") from error
         session.note(f"written: {page}")
@@ -43,16 +52,24 @@ def report(session: Session, ref: str, profile: str, page: Path | None) -> None:
         "build",
         builds,
         build_name,
-        lambda: _show(session, builds, best),
+        lambda: _show(session, builds, best, labels),
         f"no build; make some: fleetctl build run {ref} --wait",
     )
 
 
+def _labels(session: Session, builds: Sequence[fleet_pb2.Build]) -> Sequence[str]:
+    """The names of the version's classes, where some class is spoken of."""
+    if session.machine or not any(item.figures.classes for item in builds):
+        return ()
+    asked = fleet_pb2.GetModelRequest(model=builds[0].model, version=builds[0].version)
+    return list(session.stub.GetModel(asked, timeout=30).labels)
+
+
 def quality(item: fleet_pb2.Build) -> float | None:
     """Accuracy in percent, agreement where there are no labels, None where neither is known."""
-    figures = item.figures
-    if figures.HasField("accuracy_pct"):
-        return figures.accuracy_pct.value
+    figures, found = item.figures, quality_of(item.figures)
+    if found is not None:
+        return found.value.value
     return figures.agreement_pct.value if figures.HasField("agreement_pct") else None
 
 
@@ -85,8 +102,13 @@ def _document(builds: Sequence[fleet_pb2.Build], best: frozenset[int]) -> record
     return document
 
 
-def _show(session: Session, builds: Sequence[fleet_pb2.Build], best: frozenset[int]) -> None:
-    columns = ["recipe", "", "state", ">size", ">p50 ms", ">p95 ms", ">acc %"]
+def _show(
+    session: Session,
+    builds: Sequence[fleet_pb2.Build],
+    best: frozenset[int],
+    labels: Sequence[str] = (),
+) -> None:
+    columns = ["recipe", "", "state", ">size", ">p50 ms", ">p95 ms", f">{quality_column(builds)}"]
     rows: list[list[str] | str] = []
     heading = ""
     for place, item in enumerate(builds):
@@ -95,7 +117,6 @@ def _show(session: Session, builds: Sequence[fleet_pb2.Build], best: frozenset[i
             rows.append(where)
             heading = where
         figures = item.figures
-        known = figures.HasField("accuracy_pct")
         rows.append(
             [
                 f"  {item.recipe}",
@@ -104,9 +125,29 @@ def _show(session: Session, builds: Sequence[fleet_pb2.Build], best: frozenset[i
                 units.size(item.size_bytes) if item.size_bytes else units.UNKNOWN,
                 p50_cell(figures) if figures.latency_n else units.UNKNOWN,
                 units.ms(figures.p95_ms) if figures.latency_n else units.UNKNOWN,
-                f"{figures.accuracy_pct.value:.1f}" if known else units.UNKNOWN,
+                accuracy_cell(figures),
                 *quality_cells(figures),
             ]
         )
     session.table([*columns, ">change, points", ">n"], rows)
     session.say(LEGEND)
+    _show_classes(session, builds, labels)
+
+
+def _show_classes(
+    session: Session, builds: Sequence[fleet_pb2.Build], labels: Sequence[str]
+) -> None:
+    """Which classes lose, of the builds that say so."""
+    lines = class_lines(builds, labels)
+    if not lines:
+        return
+    columns = ["recipe", "class", ">source %", ">build %", ">change, points", ">n", ""]
+    session.say("")
+    session.table(
+        columns,
+        [
+            [one.build, one.name, one.source, one.value, one.change, one.n, one.word]
+            for one in lines
+        ],
+    )
+    session.say(class_legend(builds))

@@ -6,7 +6,12 @@ from typing import Any, TypeVar
 import click
 
 from controller.cli import units
-from controller.cli.build_figures import change_text, override_text, share_text
+from controller.cli.build_figures import (
+    change_text,
+    metric_name,
+    override_text,
+    share_text,
+)
 from controller.cli.devices import show_facts
 from controller.cli.printable import one_line
 from controller.cli.records import record
@@ -133,6 +138,11 @@ def _figures(figures: fleet_pb2.BuildFigures) -> Iterator[str]:
         yield f"source's    {share_text(figures.source_accuracy_pct)}"
     if figures.HasField("accuracy_delta_pts"):
         yield f"change      {change_text(figures.accuracy_delta_pts)}"
+    for one in figures.metrics:
+        name = metric_name(one.name)
+        yield f"{name:<12}{share_text(one.value_pct)}"
+        yield f"source's    {share_text(one.source_pct)}"
+        yield f"change      {change_text(one.delta_pts)}"
     if figures.HasField("agreement_pct"):
         share = share_text(figures.agreement_pct)
         yield f"agreement   {share.replace(', n=', ' with the source, n=')}"

@@ -23,6 +23,7 @@ from controller.cli.build_figures import (
     override_text,
     p50_cell,
     quality_cells,
+    quality_column,
 )
 from controller.cli.build_show import build_name
 from controller.cli.follow import follow, watch_option
@@ -187,7 +188,8 @@ def _show(session: Session, builds: list[fleet_pb2.Build]) -> None:
 
 def _show_table(session: Session, builds: list[fleet_pb2.Build]) -> None:
     """A heading per version, profile and variant, and what was measured under it."""
-    columns = ["recipe", "state", ">size", ">p50 ms", ">p95 ms", ">n", ">acc %"]
+    columns = ["recipe", "state", ">size", ">p50 ms", ">p95 ms", ">n"]
+    columns.append(f">{quality_column(builds)}")
     rows: list[list[str] | str] = []
     heading = ""
     for item in builds:
@@ -248,7 +250,13 @@ def _elsewhere(builds: list[fleet_pb2.Build]) -> list[str]:
 def _show_wide(session: Session, builds: list[fleet_pb2.Build]) -> None:
     columns = ["version", "profile", "variant", "recipe", "state", ">size"]
     columns += [">p50 ms (95 %)", ">p95 ms", ">n", ">eager p50 ms (95 %)", ">n"]
-    columns += [">acc %", ">change, points (95 %)", ">n", ">agrees % (95 %)", ">n"]
+    columns += [
+        f">{quality_column(builds)}",
+        ">change, points (95 %)",
+        ">n",
+        ">agrees % (95 %)",
+        ">n",
+    ]
     session.table(
         [*columns, "measured on", "reason", "overridden"], [_wide_row(item) for item in builds]
     )

@@ -1,6 +1,8 @@
 """``fleetctl model``: push a version, list and show. Reads files, never opens a model."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -68,6 +70,15 @@ def _read_labels(path: Path | None) -> list[str]:
     return labels
 
 
+def _value(text: str) -> Any:
+    """A number or true and false where it is one, else the text itself."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
 def _variants(pairs: tuple[tuple[str, str], ...]) -> dict[str, Path]:
     names = [name for name, _ in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -90,6 +101,22 @@ def _variants(pairs: tuple[tuple[str, str], ...]) -> dict[str, Path]:
 @click.option(
     "--labels", type=click.Path(path_type=Path), help="Text file, one label a line.", metavar="FILE"
 )
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "detection", "other"]),
+    default=None,
+    help="What it answers: a class of the input (the default), boxes, or something else.",
+)
+@click.option("--post", default="", help="Post-processing: softmax, top_k, boxes, yolo or db.")
+@click.option(
+    "--param",
+    "params",
+    type=units.KEY_VALUE,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A number of the post-processing, or of your application; repeat for more.",
+)
+@click.option("--metric", default="", help="A metric that build workers have installed.")
 @click.option("--licence", default="", help="Licence of the weights, kept with the version.")
 @common
 def push(
@@ -97,6 +124,10 @@ def push(
     ref: str,
     variants: tuple[tuple[str, str], ...],
     labels: Path | None,
+    task: str | None,
+    post: str,
+    params: tuple[tuple[str, str], ...],
+    metric: str,
     licence: str,
 ) -> None:
     """Push an immutable version with one or more variants."""
@@ -113,6 +144,8 @@ def push(
         ],
         labels=label_list,
         licence=licence,
+        params_json=json.dumps({key: _value(text) for key, text in params}) if params else "",
+        task_json=json.dumps({"kind": task or "", "post": post, "metric": metric}),
     )
     response = session.stub.PushModel(request, timeout=300)
 
@@ -193,6 +226,9 @@ def show(session: Session, ref: str) -> None:
         ):
             for tensor in tensors:
                 session.say(f"{title:<9}{tensor_text(tensor)}")
+        session.say(f"task     {json.loads(found.task_json or '{}').get('text', units.UNKNOWN)}")
+        for key, value in sorted(json.loads(found.params_json or "{}").items()):
+            session.say(f"param    {key} {value}")
         session.say(f"labels   {found.labels_count or units.UNKNOWN}")
         session.say(f"licence  {found.licence or units.UNKNOWN}")
         session.say(f"pushed   {units.local(found.created_at)} by {found.created_by}")

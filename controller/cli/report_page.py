@@ -9,15 +9,20 @@ from html import escape
 
 from controller.cli import units
 from controller.cli.build_figures import (
+    accuracy_cell,
     agreement_cells,
     change_cells,
     eager_cells,
     override_text,
     p50_cell,
+    quality_column,
+    quality_of,
 )
+from controller.cli.report_classes import LOSES, class_legend, class_lines
 from lighterman.v1 import fleet_pb2
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 440, 70, 70, 60, 75
+CLASSES_MOST = 20  # of a build
 LARGEST = 30.0  # radius of the largest build
 COLOURS = ("#1560bd", "#c2410c", "#1a7f4b", "#7a3db8", "#8a6d00")
 STYLE = """\
@@ -33,8 +38,13 @@ svg{max-width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#1f2
 """
 
 
-def report_page(ref: str, builds: Sequence[fleet_pb2.Build], best: frozenset[int]) -> str:
-    """The whole page; ``best`` are the places of the builds on a front."""
+def report_page(
+    ref: str,
+    builds: Sequence[fleet_pb2.Build],
+    best: frozenset[int],
+    labels: Sequence[str] = (),
+) -> str:
+    """The whole page; ``best`` are the places of the builds on a front, ``labels`` name classes."""
     profiles = list(dict.fromkeys(item.profile for item in builds))
     parts = [
         "<!doctype html>",
@@ -54,13 +64,15 @@ def report_page(ref: str, builds: Sequence[fleet_pb2.Build], best: frozenset[int
             *_plot(here, best),
             *_table(here, best),
         ]
+    parts += _classes(builds, labels)
     parts += ["<h2>Where they come from</h2>", *_lineage(builds), "</body></html>"]
     return "\n".join(parts) + "\n"
 
 
 def _quality(figures: fleet_pb2.BuildFigures) -> fleet_pb2.Interval | None:
-    if figures.HasField("accuracy_pct"):
-        return figures.accuracy_pct
+    found = quality_of(figures)
+    if found is not None:
+        return found.value
     return figures.agreement_pct if figures.HasField("agreement_pct") else None
 
 
@@ -150,7 +162,8 @@ def _axes(
 
 def _table(here: Sequence[tuple[int, fleet_pb2.Build]], best: frozenset[int]) -> Iterator[str]:
     heads = ("variant", "recipe", "state", "size", "p50 ms", "p95 ms", "calls", "fp32 p50 ms")
-    more = ("eager p50 ms", "accuracy %", "change, points", "agrees %", "rows", "memory")
+    column = quality_column([item for _, item in here]).replace("acc ", "accuracy ")
+    more = ("eager p50 ms", column, "change, points", "agrees %", "rows", "memory")
     yield (
         "<div><table><tr>"
         + "".join(
@@ -164,7 +177,6 @@ def _table(here: Sequence[tuple[int, fleet_pb2.Build]], best: frozenset[int]) ->
         known = bool(figures.latency_n)
         change, rows = change_cells(figures)
         agrees, agreed_rows = agreement_cells(figures)
-        accuracy = figures.HasField("accuracy_pct")
         cells = (
             units.size(item.size_bytes) if item.size_bytes else units.UNKNOWN,
             p50_cell(figures) if known else units.UNKNOWN,
@@ -172,7 +184,7 @@ def _table(here: Sequence[tuple[int, fleet_pb2.Build]], best: frozenset[int]) ->
             f"{figures.latency_n:,}" if known else units.UNKNOWN,
             units.ms(figures.fp32_p50_ms) if figures.fp32_p50_ms else units.UNKNOWN,
             eager_cells(figures)[0],
-            f"{figures.accuracy_pct.value:.1f}" if accuracy else units.UNKNOWN,
+            accuracy_cell(figures),
             change,
             agrees,
             rows if rows != units.UNKNOWN else agreed_rows,
@@ -192,6 +204,28 @@ def _table(here: Sequence[tuple[int, fleet_pb2.Build]], best: frozenset[int]) ->
         said = [*refused, *([override_text(item)] if item.override_by else [])]
         if said:
             yield f'<tr><td colspan="14" class="no">{escape("; ".join(said))}</td></tr>'
+    yield "</table></div>"
+
+
+def _classes(builds: Sequence[fleet_pb2.Build], labels: Sequence[str]) -> Iterator[str]:
+    """Which classes lose most by each build."""
+    lines = class_lines(builds, labels, CLASSES_MOST)
+    if not lines:
+        return
+    yield "<h2>Classes that lose most</h2>"
+    yield f'<p class="quiet">{escape(class_legend(builds))}.</p><div><table><tr>'
+    heads = ("recipe", "class", "source %", "build %", "change, points", "rows", "")
+    yield "".join(
+        f'<th class="{"n" if 1 < at < 6 else ""}">{one}</th>' for at, one in enumerate(heads)
+    )
+    yield "</tr>"
+    for one in lines:
+        cells = (one.source, one.value, one.change, one.n)
+        yield (
+            f"<tr><td>{escape(one.build)}</td><td>{escape(one.name)}</td>"
+            + "".join(f'<td class="n">{escape(text)}</td>' for text in cells)
+            + f'<td class="{"no" if one.word == LOSES else "quiet"}">{one.word}</td></tr>'
+        )
     yield "</table></div>"
 
 

@@ -10,7 +10,14 @@ from enum import StrEnum
 
 from controller.domain.interval import Interval
 from controller.domain.passes import Pass, PassName, parse_passes
+from controller.domain.quality import (
+    ClassChange,
+    MetricFigure,
+    classes_from_json,
+    metrics_from_json,
+)
 from controller.domain.spec import Spec
+from controller.domain.task import TaskKind
 from controller.errors import InvalidError
 
 
@@ -65,8 +72,17 @@ class GateRule:
 
     max_accuracy_drop_pts: float | None = None
     max_top5_drop_pts: float | None = None
+    max_f1_drop_pts: float | None = None
+    max_map_drop_pts: float | None = None
+    max_metric_drop_pts: float | None = None  # of the metric that the version names
     min_agreement_pct: float | None = None
     not_slower_than_fp32: bool = True
+
+
+_BOUNDS = (
+    *("max_accuracy_drop_pts", "max_top5_drop_pts", "max_f1_drop_pts", "max_map_drop_pts"),
+    *("max_metric_drop_pts", "min_agreement_pct"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +164,13 @@ class Evidence:
     p95_interval_ms: Interval | None = None
     fp32_p50_interval_ms: Interval | None = None
     eager_p50_interval_ms: Interval | None = None
+    # Of tasks other than classification, or where the version names a metric of its own.
+    task: TaskKind = TaskKind.CLASSIFICATION
+    metric: str = ""  # the one that the version names
+    metrics: tuple[MetricFigure, ...] = ()
+    # Those that lose most, at most `CLASSES_MOST` of the `classes_judged` that the rows have.
+    classes: tuple[ClassChange, ...] = ()
+    classes_judged: int = 0
 
     def to_json(self) -> dict[str, object]:
         """The form stored with the build."""
@@ -170,6 +193,11 @@ class Evidence:
             "rows_differing": self.rows_differing,
             "dataset_digest": self.dataset_digest,
             "notes": list(self.notes),
+            "task": self.task.value,
+            "metric": self.metric,
+            "metrics": [one.to_json() for one in self.metrics],
+            "classes": [one.to_json() for one in self.classes],
+            "classes_judged": self.classes_judged,
         }
 
     @classmethod
@@ -195,6 +223,11 @@ class Evidence:
             rows_differing=_count(spec, "rows_differing"),
             dataset_digest=spec.text("dataset_digest", ""),
             notes=spec.texts("notes", ()),
+            task=_task(spec),
+            metric=spec.text("metric", ""),
+            metrics=metrics_from_json(value.get("metrics")),
+            classes=classes_from_json(value.get("classes")),
+            classes_judged=spec.whole("classes_judged", 0),
         )
 
 
@@ -219,9 +252,7 @@ def parse_recipe(name: str, spec: Mapping[str, object]) -> Recipe:
     top = Spec(spec, f"Recipe {name}: spec").only(
         "runtime", "precision", "passes", "quantization", "gate"
     )
-    rule = top.sub("gate").only(
-        "max_accuracy_drop_pts", "max_top5_drop_pts", "min_agreement_pct", "not_slower_than_fp32"
-    )
+    rule = top.sub("gate").only(*_BOUNDS, "not_slower_than_fp32")
     precision = top.text("precision")
     if precision not in tuple(Precision):
         raise InvalidError(
@@ -233,9 +264,7 @@ def parse_recipe(name: str, spec: Mapping[str, object]) -> Recipe:
         precision=Precision(precision),
         quantization=dict(_quantization(top).body),
         gate=GateRule(
-            max_accuracy_drop_pts=rule.optional("max_accuracy_drop_pts"),
-            max_top5_drop_pts=rule.optional("max_top5_drop_pts"),
-            min_agreement_pct=rule.optional("min_agreement_pct"),
+            **{name: rule.optional(name) for name in _BOUNDS},
             not_slower_than_fp32=rule.flag("not_slower_than_fp32", True),
         ),
         passes=parse_passes(top.body.get("passes"), f"{top.where}.passes"),
@@ -251,6 +280,13 @@ def _quantization(top: Spec) -> Spec:
         if spec.whole("fallback_steps", 0) > FALLBACK_MOST:
             raise InvalidError(f"{spec.where}.fallback_steps is above {FALLBACK_MOST}")
     return spec
+
+
+def _task(spec: Spec) -> TaskKind:
+    kind = spec.text("task", TaskKind.CLASSIFICATION)
+    if kind not in tuple(TaskKind):
+        raise InvalidError(f"evidence.task {kind!r} is unknown", f"known are {', '.join(TaskKind)}")
+    return TaskKind(kind)
 
 
 def _count(spec: Spec, key: str) -> int | None:

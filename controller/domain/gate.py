@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from controller.domain.build import Evidence, GateVerdict, Precision, Recipe
 from controller.domain.device import Profile
-from controller.domain.interval import Interval, rows_to_prove, rows_to_reach
+from controller.domain.finding import Finding
+from controller.domain.gate_quality import judge_quality
+from controller.domain.interval import Interval
 from controller.domain.words import ms
 
 # Of the float file with the program it was exported from. One row may sit on an edge (a tie).
@@ -17,23 +19,6 @@ MIN_LIKENESS_PCT = 95.0
 # Below the floors nobody would notice, and a clock's noise doubles what takes microseconds.
 DRIFT_TIMES = 2.0
 DRIFT_LEAST_BYTES, DRIFT_LEAST_MS = 1024**2, 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of a judgement: what was looked at, and whether it holds."""
-
-    ok: bool
-    text: str
-
-    def to_json(self) -> dict[str, object]:
-        """The form stored."""
-        return {"ok": self.ok, "text": self.text}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> "Finding":
-        """Read :meth:`to_json`."""
-        return cls(bool(value["ok"]), str(value["text"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +115,7 @@ def gate(
         *(Finding(True, note) for note in evidence.notes),
         *_numbers(evidence),
         *_export(evidence),
-        *_accuracy(evidence, recipe),
-        *_agreement(evidence, recipe),
+        *judge_quality(evidence, recipe),
         *_speed(evidence, recipe),
         *_memory(evidence, profile),
         *_latency(evidence, profile, host_matches),
@@ -141,11 +125,6 @@ def gate(
     if refusals:
         return GateResult(GateVerdict.REFUSED, "; ".join(refusals), findings)
     return GateResult(GateVerdict.PASSED, "; ".join(one.text for one in findings), findings)
-
-
-def is_accurate(evidence: Evidence, recipe: Recipe) -> bool:
-    """Whether the recipe's bounds on accuracy and agreement are met, whatever the rest says."""
-    return all(one.ok for one in (*_accuracy(evidence, recipe), *_agreement(evidence, recipe)))
 
 
 def _numbers(evidence: Evidence) -> list[Finding]:
@@ -173,62 +152,6 @@ def _export(evidence: Evidence) -> list[Finding]:
             )
         ]
     return [Finding(True, f"the export answers as its source on {rows - wrong:,} of {rows:,} rows")]
-
-
-def _accuracy(evidence: Evidence, recipe: Recipe) -> list[Finding]:
-    rule, found = recipe.gate, []
-    for name, bound, delta in (
-        ("accuracy", rule.max_accuracy_drop_pts, evidence.accuracy_delta_pts),
-        ("top-5 accuracy", rule.max_top5_drop_pts, evidence.top5_delta_pts),
-    ):
-        if bound is None:
-            continue
-        if delta is not None:
-            found.append(_drop(name, delta, bound))
-        elif evidence.agreement is None:
-            found.append(Finding(False, f"no dataset to measure {name} on"))
-        elif evidence.accuracy_delta_pts is None:
-            found.append(Finding(True, f"{name} not measured: the dataset has no labels"))
-        else:
-            found.append(Finding(True, f"{name} not measured: there are five classes or fewer"))
-    return found
-
-
-def _drop(name: str, delta: Interval, bound: float) -> Finding:
-    text = f"{name} {_signed(delta)} against the source's, n={delta.n}"
-    if delta.low >= -bound:
-        return Finding(True, text)
-    wanted = f"{text}, the lower end has to reach −{bound:g} points"
-    return Finding(False, f"{wanted}: {_needed(delta.n, rows_to_prove(delta, bound))}")
-
-
-def _agreement(evidence: Evidence, recipe: Recipe) -> list[Finding]:
-    bound, found = recipe.gate.min_agreement_pct, evidence.agreement
-    if bound is None:
-        return []
-    if found is None:
-        return [Finding(False, "no dataset to measure agreement on")]
-    text = (
-        f"agreement {found.value:.1f} % with the source"
-        f" (95 % interval {found.low:.1f}–{found.high:.1f}, n={found.n})"
-    )
-    if found.low >= bound:
-        return [Finding(True, text)]
-    wanted = f"{text}, the lower end has to reach {bound:g} %"
-    return [Finding(False, f"{wanted}: {_needed(found.n, rows_to_reach(found, bound))}")]
-
-
-def _needed(n: int, wanted: int | None) -> str:
-    """What would prove the bound; the number is about right if further rows are like these."""
-    if wanted is None:
-        return "more rows would not help, the figure itself is beyond it"
-    return f"that takes about {_rounded(max(wanted, n + 1)):,} rows like these"
-
-
-def _rounded(rows: int) -> int:
-    """Two digits, upwards: more would promise what nobody knows."""
-    step = int(10 ** max(0, len(str(rows)) - 2))
-    return -(-rows // step) * step
 
 
 def _speed(evidence: Evidence, recipe: Recipe) -> list[Finding]:
@@ -295,14 +218,6 @@ def _drifted(ok: bool, what: str, now: str, then: str, version: str) -> Finding:
 
 def _refused(reason: str) -> GateResult:
     return GateResult(GateVerdict.REFUSED, reason, (Finding(False, reason),))
-
-
-def _signed(delta: Interval) -> str:
-    def one(number: float) -> str:
-        text = f"{number:+.1f}".replace("-", "−")
-        return "±0.0" if text in ("+0.0", "−0.0") else text
-
-    return f"{one(delta.value)} points (95 % interval {one(delta.low)} to {one(delta.high)})"
 
 
 def _mib(size: int) -> str:

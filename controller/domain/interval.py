@@ -44,7 +44,7 @@ def share_pct(successes: int, n: int) -> Interval:
     return Interval(100 * p, 100 * min(low, p), 100 * max(high, p), n)
 
 
-def paired_difference_pts(gained: int, lost: int, n: int) -> Interval:
+def paired_difference_pts(gained: int, lost: int, n: int, z: float = _Z) -> Interval:
     """Points of accuracy won by the second of two classifiers on the same ``n`` rows.
 
     ``gained`` rows only the second got right, ``lost`` rows only the first did: the discordant
@@ -59,17 +59,60 @@ def paired_difference_pts(gained: int, lost: int, n: int) -> Interval:
         raise ValueError(f"{gained} gained and {lost} lost of {n} rows is impossible")
     p_gain, p_loss = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     centre = p_gain - p_loss
-    half = _Z * math.sqrt((p_gain + p_loss - centre * centre) / (n + 2))
+    half = z * math.sqrt((p_gain + p_loss - centre * centre) / (n + 2))
     value = (gained - lost) / n
     low, high = max(-1.0, centre - half), min(1.0, centre + half)
+    return Interval(100 * value, 100 * min(low, value), 100 * max(high, value), n)
+
+
+def metric_pct(value: float, variance: float, n: int) -> Interval:
+    """A metric of ``n`` rows as percent, with its interval; ``value`` is a share of 0 to 1.
+
+    ``variance`` is the jackknife's of that value. The interval is Wald's with two rows added on
+    which all is right and two on which all is wrong, which for a share of rows is the one of
+    Agresti and Coull ("Approximate is better than exact", The American Statistician 52, 1998).
+    ValueError on impossible input.
+    """
+    return _adjusted(value, variance, n, (1.0, 1.0, 0.0, 0.0), (0.0, 1.0), _Z)
+
+
+def metric_change_pts(change: float, variance: float, n: int, z: float = _Z) -> Interval:
+    """Points of a metric won by the second of two models on the same ``n`` rows.
+
+    ``change`` is the difference of the two values, shares of 0 to 1; ``variance`` is the
+    jackknife's of that difference, rows left out on both sides at once, so that what both find hard
+    falls out (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11). It alone
+    would claim certainty where a few rows are the same on both sides. So, as Bonett and Price do
+    for shares, one row that the second wins whole and one that it loses whole are added: for a
+    share of rows this is `paired_difference_pts` itself. ValueError on impossible input.
+    """
+    return _adjusted(change, variance, n, (1.0, -1.0), (-1.0, 1.0), z)
+
+
+def _adjusted(
+    value: float,
+    variance: float,
+    n: int,
+    added: tuple[float, ...],
+    ends: tuple[float, float],
+    z: float,
+) -> Interval:
+    if n < 1 or not ends[0] <= value <= ends[1] or not 0 <= variance < math.inf:
+        raise ValueError(f"{value} with variance {variance} of {n} rows is no metric")
+    # The jackknife's variance of a mean is sum (d - mean)^2 / (n (n - 1)): the squares come back.
+    squares = variance * n * (n - 1) + n * value * value + math.fsum(one * one for one in added)
+    whole = n + len(added)
+    centre = (n * value + math.fsum(added)) / whole
+    half = z * math.sqrt(max(0.0, squares / whole - centre * centre) / whole)
+    low, high = max(ends[0], centre - half), min(ends[1], centre + half)
     return Interval(100 * value, 100 * min(low, value), 100 * max(high, value), n)
 
 
 def rows_to_prove(delta: Interval, drop_pts: float) -> int | None:
     """About how many rows prove a drop of at most ``drop_pts``, if rows go on as they did.
 
-    ``delta`` is of `paired_difference_pts`. None: the difference itself is beyond the bound, or at
-    it, and no number of rows would do.
+    ``delta`` is of `paired_difference_pts` or `metric_change_pts`. None: the difference itself is
+    beyond the bound, or at it, and no number of rows would do.
     """
     won = delta.value / 100
     centre = won * delta.n / (delta.n + 2)

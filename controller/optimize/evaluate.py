@@ -1,7 +1,6 @@
-"""What a build is worth, through its runtime on the file that ships: accuracy, agreement, speed.
+"""What a build says, through its runtime on the file that ships, and how quick it is.
 
-Knows no runtime. Judges nothing: figures carry n and an interval, the gate decides. Refuses a
-figure without rows.
+Knows no runtime and no task: judges of `tasks` read what is said. Refuses a figure without rows.
 """
 
 import itertools
@@ -11,36 +10,32 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from controller.domain.interval import Interval, paired_difference_pts, quantile_of, share_pct
+from controller.domain.interval import Interval, quantile_of
 from controller.domain.model import Signature
 from controller.errors import InvalidError
 from controller.optimize.builder import Runner
-from controller.optimize.outputs import Mask, check_shapes, differing, not_finite
+from controller.optimize.outputs import check_shapes, differing, not_finite
 from controller.optimize.raw import first_words
 from controller.optimize.rows import Array, Feed, rows_of
 
-NOT_A_CLASS = -1  # a result with NaN or infinity is wrong whatever the label
-TOP = 5
+# What a judge makes of the outputs and inputs of one call: an answer per row.
+Read = Callable[[list[Array], list[Array]], list[Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a runner said. ``classes`` is None where the first output is no row of class scores.
+    """What a runner said. ``said`` has an answer per row, as the judge of the task reads it.
 
-    Otherwise it has a column for each of the best classes, the winner first: five of them where
-    there are more than five classes, else the winner alone.
+    None where the outputs are no such answers.
     """
 
     rows: int
     not_finite: int  # rows with NaN or infinity in any output
-    classes: NDArray[np.int64] | None
+    said: list[Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +44,6 @@ class Likeness:
 
     rows: int
     differing: int
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Shares in percent. None: there were no labels."""
-
-    accuracy: Interval | None
-    source_accuracy: Interval | None
-    accuracy_delta_pts: Interval | None
-    agreement: Interval
-    top5_accuracy: Interval | None = None
-    top5_delta_pts: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +63,7 @@ def ask(
     feeds: Iterator[Feed],
     lanes: int,
     go_on: Callable[[int], bool],
+    read: Read,
 ) -> Answers:
     """What the runner says of each row, as far as ``go_on(rows_done)`` allows.
 
@@ -87,41 +71,36 @@ def ask(
     each other, which on a busy machine takes longer than the call. Raises InvalidError when a call
     fails or gives outputs of another shape than the signature's.
     """
-    classes: list[NDArray[np.int64] | None] = []
-    done, wrong = 0, 0
+    answers: list[Any] = []
+    done, wrong, whole = 0, 0, True
     with ThreadPoolExecutor(max_workers=lanes) as pool:
         while part := list(itertools.islice(feeds, lanes)):
             if not go_on(done):
                 break
-            for rows, top, bad in pool.map(lambda one: _ask_batch(runner, signature, one), part):
-                classes.append(top)
+            for rows, said, bad in pool.map(
+                lambda one: _ask_batch(runner, signature, one, read), part
+            ):
+                whole = whole and said is not None
+                answers += said or ()
                 done += rows
                 wrong += bad
-    scored = [top for top in classes if top is not None]
-    whole = bool(scored) and len(scored) == len(classes)
-    return Answers(done, wrong, np.concatenate(scored) if whole else None)
+    return Answers(done, wrong, answers if whole and answers else None)
 
 
 def _ask_batch(
-    runner: Runner, signature: Signature, feed: Feed
-) -> tuple[int, NDArray[np.int64] | None, int]:
-    """Rows, the best classes of each (None: no class scores), and how many are no numbers."""
+    runner: Runner, signature: Signature, feed: Feed, read: Read
+) -> tuple[int, list[Any] | None, int]:
+    """Rows, what was said of each (None: not what the task has), how many are no numbers."""
     inputs, real = feed
     found = runner.run(inputs)
     check_shapes(found, inputs, signature)
     wrong = not_finite(found, rows_of(inputs))[:real]
-    return real, _classes(found[0][:real]), int(wrong.sum())
+    said = read([_first(one, real) for one in found], [_first(one, real) for one in inputs])
+    return real, said, int(wrong.sum())
 
 
-def _classes(scores: Array) -> NDArray[np.int64] | None:
-    if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
-        return None
-    width = TOP if scores.shape[1] > TOP else 1
-    # Sorted upside down and stable: of equal scores the first class wins, as argmax has it.
-    upside_down = -scores.astype(np.float64)
-    top: NDArray[np.int64] = np.argsort(upside_down, axis=1, kind="stable")[:, :width]
-    top[~np.isfinite(scores).all(axis=1)] = NOT_A_CLASS
-    return top
+def _first(array: Array, rows: int) -> Array:
+    return array[:rows] if array.ndim else array  # one number for all rows has none to leave out
 
 
 def compare_runs(
@@ -136,37 +115,6 @@ def compare_runs(
         wrong += int(differing(built.run(inputs), source.run(inputs), rows)[:real].sum())
         done += real
     return Likeness(done, wrong)
-
-
-def compare(
-    built: NDArray[np.int64], source: NDArray[np.int64], labels: NDArray[np.int64] | None
-) -> Figures:
-    """Figures over the rows that both sides classified; see `Answers` for the columns."""
-    n = min(len(built), len(source))
-    built, source = built[:n], source[:n]
-    first, of_source = built[:, 0], source[:, 0]
-    agreement = share_pct(int(((first == of_source) & (first != NOT_A_CLASS)).sum()), n)
-    if labels is None:
-        return Figures(None, None, None, agreement)
-    wanted = labels[:n]
-    accuracy, source_accuracy, delta = _paired(first == wanted, of_source == wanted)
-    figures = Figures(accuracy, source_accuracy, delta, agreement)
-    if min(built.shape[1], source.shape[1]) < TOP:
-        return figures
-    hits = ((one == wanted[:, None]).any(axis=1) for one in (built, source))
-    top5, _, top5_delta = _paired(*hits)
-    return replace(figures, top5_accuracy=top5, top5_delta_pts=top5_delta)
-
-
-def _paired(right: Mask, source_right: Mask) -> tuple[Interval, Interval, Interval]:
-    """Share of the build, share of the source, and the difference row by row."""
-    n = len(right)
-    gained, lost = int((right & ~source_right).sum()), int((source_right & ~right).sum())
-    return (
-        share_pct(int(right.sum()), n),
-        share_pct(int(source_right.sum()), n),
-        paired_difference_pts(gained, lost, n),
-    )
 
 
 def summarise(times_s: Sequence[float]) -> Timing:

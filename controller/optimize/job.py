@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,15 +20,16 @@ from controller.domain.model import ModelFormat
 from controller.domain.passes import Pass
 from controller.errors import InvalidError, LightermanError
 from controller.optimize import evaluate
-from controller.optimize.builder import Order, require_builder
+from controller.optimize.builder import Order, Runner, require_builder
 from controller.optimize.fallback import cautions, is_worth_more
 from controller.optimize.host import build_host, measured_on
 from controller.optimize.outcome import Base, Float, Outcome, evidence_of, failing, row_of
 from controller.optimize.passes.run import run_passes
-from controller.optimize.rows import Rows, load_rows
+from controller.optimize.rows import Feed, Rows, load_rows
 from controller.optimize.source import LIKENESS_ROWS, LoadedSource
 from controller.optimize.spec import SCHEMA, JobSpec, read_spec
 from controller.optimize.stopwatch import Stopwatch
+from controller.optimize.tasks.judge import Judge, judge_of, require_figures
 
 # A model of ordinary size is evaluated on every row. One that is much too slow is not worth
 # minutes: it is evaluated on the rows that fit in here, and its figures say on how many. Seconds of
@@ -61,15 +62,19 @@ class Job:
         self._eager: evaluate.Timing | None = None
         self._floats: dict[str, Float] = {}
         self._host = build_host(directory)
+        self._judge: Judge | None = None
 
     def run(self) -> dict[str, object]:
         """Do all of it; a build that fails is a result, not an exception."""
         self._outputs.mkdir(exist_ok=True)
         self._work.mkdir(exist_ok=True)
         outcomes = [Outcome(build) for build in self._spec.builds]
-        for outcome in outcomes:
+        with failing(*outcomes):
+            self._judge = judge_of(self._spec.task)
+        for outcome in outcomes if self._judge is not None else ():
             with failing(outcome):
                 outcome.builder = require_builder(outcome.build.recipe)
+                require_figures(self._spec.task, outcome.build.recipe)
         able = [outcome for outcome in outcomes if outcome.builder is not None]
         with failing(*able):
             if able:
@@ -117,8 +122,15 @@ class Job:
         if rows is None:
             return None
         go_on = self._budget(EVALUATION_CPU_S, 28, 20, len(rows), "evaluating the source", "")
-        signature = self._spec.signature
-        return evaluate.ask(source.runner(), signature, rows.feeds(), self._lanes, go_on)
+        return self._ask(source.runner(), rows.feeds(), go_on)
+
+    def _ask(
+        self, runner: Runner, feeds: Iterator[Feed], go_on: Callable[[int], bool]
+    ) -> evaluate.Answers:
+        if self._judge is None:
+            raise InvalidError("nothing can read the answers")
+        read = self._judge.read
+        return evaluate.ask(runner, self._spec.signature, feeds, self._lanes, go_on, read)
 
     # ---- a runtime ----------------------------------------------------------------------------
 
@@ -192,7 +204,7 @@ class Job:
         """Compile and evaluate; with more layers in float while the accuracy asks for it."""
         recipe, builder = outcome.build.recipe, outcome.builder
         ranking, notes, base = list[str](), outcome.notes, 50 + width * place
-        judged = answers is not None and answers.classes is not None
+        judged = answers is not None and answers.said is not None
         for caution in cautions(recipe, getattr(builder, "CAUTION_MOST", 0), judged=judged):
             go_on = self._budget(
                 CALIBRATION_CPU_S, base, width / 3, len(calibration or ()), "calibrating",
@@ -202,7 +214,8 @@ class Job:
             self._compile(outcome, source, order)
             outcome.notes = (*notes, *order.notes)
             self._evaluate(outcome, source, evaluation, answers, base + width / 3, width * 2 / 3)
-            if outcome.figures is None or not is_worth_more(outcome.figures, recipe):
+            figures = outcome.figures
+            if figures is None or not is_worth_more(figures, recipe, self._spec.task):
                 return
 
     def _compile(self, outcome: Outcome, source: LoadedSource, order: Order) -> None:
@@ -234,18 +247,17 @@ class Job:
             GENERATED_CPU_S if said is None else EVALUATION_CPU_S,
             base, span, total, "evaluating", outcome.build.build_id,
         )  # fmt: skip
-        outcome.answers = found = evaluate.ask(
+        outcome.answers = found = self._ask(
             builder.open_build(file, signature),
-            signature,
             source.feeds(rows, GENERATED_ROWS),
-            self._lanes,
             lambda done: done < total and go_on(done),
         )
-        if rows is None or said is None or said.classes is None:
+        if rows is None or said is None or said.said is None or self._judge is None:
             return
-        if found.classes is None:
-            raise InvalidError("the build's results are no class scores, its source's are")
-        outcome.figures = evaluate.compare(found.classes, said.classes, rows.y)
+        if found.said is None:
+            kind = self._spec.task.kind
+            raise InvalidError(f"the build's results are no answers of {kind}, its source's are")
+        outcome.figures = self._judge.figures(found.said, said.said, rows)
 
     def _budget(
         self, cpu_s: float, base: float, span: float, total: int, step: str, build_id: str
@@ -287,6 +299,7 @@ class Job:
             measured_on(self._host),
             self._versions,
             generated=not self._spec.evaluation,
+            task=self._spec.task,
         )
         return {
             outcome.build.build_id: evidence_of(outcome, file, timing, base, peak)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller.domain.build import Evidence
+from controller.domain.task import Task
 from controller.errors import LightermanError
 from controller.optimize import evaluate
 from controller.optimize.builder import Builder, LackingError
 from controller.optimize.spec import BuildSpec
+from controller.optimize.tasks.figures import Figures
 
 READ_BYTES = 1024**2
 
@@ -24,7 +26,7 @@ class Outcome:
     file: Path | None = None
     error: str = ""
     lacking: bool = False
-    figures: evaluate.Figures | None = None
+    figures: Figures | None = None
     answers: evaluate.Answers | None = None
     notes: tuple[str, ...] = ()
 
@@ -52,13 +54,14 @@ class Base:
     measured_on: str
     versions: Mapping[str, str]
     generated: bool  # there was no dataset
+    task: Task
 
 
 def evidence_of(
     outcome: Outcome, file: Path, timing: evaluate.Timing, base: Base, peak_rss_bytes: int
 ) -> Evidence:
     """The figures of one build beside those of its runtime's float build."""
-    figures, answers = outcome.figures, outcome.answers
+    figures, answers = outcome.figures or Figures(), outcome.answers
     likeness = base.likeness
     floating = timing if outcome.build.recipe.is_plain else base.timing
     eager = base.eager
@@ -68,12 +71,12 @@ def evidence_of(
         p95_ms=timing.p95_ms,
         latency_n=timing.n,
         measured_on=base.measured_on,
-        accuracy=figures.accuracy if figures else None,
-        source_accuracy=figures.source_accuracy if figures else None,
-        accuracy_delta_pts=figures.accuracy_delta_pts if figures else None,
-        top5_accuracy=figures.top5_accuracy if figures else None,
-        top5_delta_pts=figures.top5_delta_pts if figures else None,
-        agreement=figures.agreement if figures else None,
+        accuracy=figures.accuracy,
+        source_accuracy=figures.source_accuracy,
+        accuracy_delta_pts=figures.accuracy_delta_pts,
+        top5_accuracy=figures.top5_accuracy,
+        top5_delta_pts=figures.top5_delta_pts,
+        agreement=figures.agreement,
         fp32_p50_ms=floating.p50_ms,
         eager_p50_ms=eager.p50_ms if eager else None,
         peak_rss_bytes=peak_rss_bytes,
@@ -88,6 +91,11 @@ def evidence_of(
         fp32_p50_interval_ms=floating.p50,
         eager_p50_interval_ms=eager.p50 if eager else None,
         notes=outcome.notes,
+        task=base.task.kind,
+        metric=base.task.metric,
+        metrics=figures.metrics,
+        classes=figures.classes,
+        classes_judged=figures.classes_judged,
     )
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from controller.domain.model import Signature, TensorSpec
 from controller.errors import InvalidError
 from controller.intake.dataset import load_dataset
+from controller.intake.dataset_truth import Boxes
 
 NUMPY_TYPES = {
     "FP32": "float32",
@@ -41,6 +42,8 @@ class Rows:
     dtype: str
     batch: int  # rows per call
     fixed: bool = False  # the model takes exactly so many
+    boxes: Boxes | None = None
+    target: Array | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -74,7 +77,8 @@ def load_rows(path: Path, signature: Signature, seed: int) -> Rows:
             "build it without a dataset, or give the model one input",
         )
     spec = signature.inputs[0]
-    x, y, _source = load_dataset(path, what="the dataset")
+    found = load_dataset(path, what="the dataset")
+    x, y = found.x, found.y
     if not _fits(x.shape[1:], spec):
         raise InvalidError(
             f"the dataset's rows are {list(x.shape[1:])}, the model wants {spec.text()}",
@@ -83,7 +87,15 @@ def load_rows(path: Path, signature: Signature, seed: int) -> Rows:
     order = np.random.default_rng(seed).permutation(len(x))
     first = spec.shape[0]
     batch, fixed = (first, True) if isinstance(first, int) else (BATCH, False)
-    return Rows(x[order], y[order] if y is not None else None, numpy_type(spec), batch, fixed)
+    return Rows(
+        x[order],
+        y[order] if y is not None else None,
+        numpy_type(spec),
+        batch,
+        fixed,
+        found.boxes.of_rows(order) if found.boxes is not None else None,
+        found.target[order] if found.target is not None else None,
+    )
 
 
 def numpy_type(spec: TensorSpec) -> str:

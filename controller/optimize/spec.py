@@ -11,6 +11,7 @@ from pathlib import Path
 
 from controller.domain.build import Recipe, parse_recipe
 from controller.domain.model import ModelFormat, Signature
+from controller.domain.task import CLASSIFY, Task, parse_task
 from controller.errors import InvalidError
 
 SCHEMA = 1
@@ -46,6 +47,7 @@ class JobSpec:
     memory_bytes: int
     time_s: float
     seed: int
+    task: Task = CLASSIFY
 
 
 def read_spec(path: Path) -> JobSpec:
@@ -78,6 +80,7 @@ def parse_spec(text: str) -> JobSpec:
             memory_bytes=int(limits["memory_bytes"]),
             time_s=float(limits["time_s"]),
             seed=int(body["seed"]),
+            task=parse_task(body.get("task") or {}, body.get("params") or {}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidError(f"the job's spec is incomplete: {error!r}") from error

@@ -5,7 +5,7 @@ Writes builds, gates and jobs inside the caller's transaction; opens none.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from controller.domain.build import GateVerdict, Recipe, parse_recipe
 from controller.domain.device import Profile
 from controller.domain.gate import GateResult, recipes_of, refuse_early
 from controller.domain.model import Signature
+from controller.domain.task import TaskKind, parse_task
 from controller.errors import NotFoundError, RefusedError
 from controller.intake.models import class_outputs
 from controller.services.context import Ctx, Limits
@@ -130,7 +131,7 @@ def _plan_one(
     if refusal is not None:
         write_gate(conn, ctx, key, build_id=None, result=refusal)
         return None
-    target = target_key(variant.digest, recipe, spec, wish.dataset)
+    target = target_key(variant.digest, recipe, spec, wish.dataset, task_key(version))
     row = find_build(conn, ctx.project, target)
     if row is not None and row.state != "FAILED":
         write_gate(
@@ -149,8 +150,18 @@ def _plan_one(
     return row
 
 
+def task_key(version: VersionRow) -> dict[str, Any]:
+    """What of a version decides on what its builds are judged by; empty for the default."""
+    task = parse_task(version.task, version.params)
+    return {} if task.is_default else {**task.to_json(), "numbers": dict(task.numbers)}
+
+
 def target_key(
-    source_digest: str, recipe: Recipe, spec: dict[str, Any], dataset: DatasetRow | None
+    source_digest: str,
+    recipe: Recipe,
+    spec: dict[str, Any],
+    dataset: DatasetRow | None,
+    task: Mapping[str, Any],
 ) -> str:
     """Digest of all that a compile depends on: equal keys give equal builds."""
     quantization = recipe.quantization
@@ -162,6 +173,7 @@ def target_key(
         "flavour": flavour or recipe.precision.value,
         "dataset": dataset.digest if dataset else None,
         "evidence": EVIDENCE,
+        **({"task": dict(task)} if task else {}),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
@@ -215,6 +227,12 @@ def _job_spec(
         "source": {"role": "source", "format": variant.format},
         "signature": version.signature,
         "labels_count": len(version.labels),
+        # Absent for the default; a worker reads it as such then.
+        **(
+            {"task": version.task, "params": parse_task(version.task, version.params).numbers}
+            if version.task
+            else {}
+        ),
         "builds": [
             {"build_id": one.build_id, "recipe": one.recipe, "spec": one.recipe_spec}
             for one in builds
@@ -306,10 +324,33 @@ def _check_fits(version: VersionRow, dataset: DatasetRow) -> None:
             f"its rows are {list(shape)}, the model takes "
             + ", ".join(spec.text() for spec in inputs),
         )
-    labels, scores = int(dataset.facts["classes"]), class_outputs(signature)
-    if scores and labels > max(classes for _, classes in scores):
+    _check_truth(version, dataset, signature)
+
+
+def _check_truth(version: VersionRow, dataset: DatasetRow, signature: Signature) -> None:
+    """Refuse what is true of rows where it says nothing of what the version answers."""
+    facts = dataset.facts
+    unfit = f"dataset {dataset.name} does not fit {version.model}:{version.version}"
+    kind = parse_task(version.task, version.params).kind
+    labels, boxed = int(facts["classes"]), bool(facts.get("boxed"))
+    if kind is TaskKind.DETECTION and labels:
         raise RefusedError(
-            f"dataset {dataset.name} does not fit {version.model}:{version.version}",
+            unfit, "its rows have labels, the version finds boxes: give it boxes and box_count"
+        )
+    if kind is TaskKind.CLASSIFICATION and boxed:
+        raise RefusedError(
+            unfit,
+            "its rows have boxes, the version's task is classification",
+            "a detector says so when it is pushed: --task detection --post NAME",
+        )
+    named, classes = len(version.labels), int(facts.get("box_classes", 0))
+    if kind is TaskKind.DETECTION and named and classes > named:
+        raise RefusedError(unfit, f"its boxes have classes up to {classes - 1}, labels {named}")
+    scores = class_outputs(signature)
+    most = max((count for _, count in scores), default=labels)
+    if kind is TaskKind.CLASSIFICATION and labels > most:
+        raise RefusedError(
+            unfit,
             f"its labels go up to {labels - 1}, the model's output {scores[0][0].text()} has the"
             f" classes 0 to {scores[0][1] - 1}",
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from controller.domain.build import Evidence, GateVerdict
 from controller.domain.device import Profile
-from controller.domain.gate import Finding
+from controller.domain.finding import Finding
 from controller.errors import InvalidError, NotFoundError, RefusedError
 from controller.services.build_plans import plan_builds, queue_job
 from controller.services.context import Ctx, Deps

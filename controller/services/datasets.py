@@ -46,6 +46,7 @@ class DatasetView:
     dtype: str
     created_at: datetime
     created_by: str
+    boxes: int | None = None  # None: it says nothing of boxes
     existed: bool = False
     replaced: Replaced | None = None
 
@@ -131,6 +132,10 @@ def _split(deps: Deps, path: Path, what: str) -> tuple[dict[str, Any], _Part, _P
         "classes": parsed.classes,
         "shape": list(parsed.shape),
         "dtype": parsed.dtype,
+        "boxed": parsed.boxed,
+        "boxes": parsed.boxes,
+        "box_classes": parsed.box_classes,
+        "targeted": parsed.targeted,
     }
     return facts, calibration, evaluation
 
@@ -157,6 +162,7 @@ def _view(
         dtype=facts["dtype"],
         created_at=row.created_at,
         created_by=row.created_by,
+        boxes=facts["boxes"] if facts.get("boxed") else None,
         existed=existed,
         replaced=None
         if replaced is None

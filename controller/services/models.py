@@ -4,13 +4,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, assert_never
 
 from controller.domain.ladder import OFF
 from controller.domain.model import ModelFormat, ModelRef, Signature, parse_name, parse_version
+from controller.domain.task import Task, TaskKind, check_outputs, parse_task
 from controller.errors import ConflictError, InvalidError, NotFoundError
 from controller.intake.models import check_labels, check_one_signature, parse_model
 from controller.intake.torch_export import sanitize_pt2
@@ -52,6 +53,7 @@ class NewVersion:
     labels: Sequence[str] = ()
     params: Mapping[str, Any] | None = None
     licence: str = ""
+    task: Mapping[str, Any] | None = None  # kind, post, metric; None: classification
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class VersionView:
     created_at: datetime
     created_by: str
     devices: int
+    task: Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,11 @@ def push_model(deps: Deps, ctx: Ctx, new: NewVersion) -> Pushed:
     _check_new(new)
     understood = [_understand(deps, one, position) for position, one in enumerate(new.variants)]
     signature = check_one_signature({one.row.variant: one.signature for one in understood})
-    check_labels(len(new.labels), signature)
+    task = parse_task(new.task or {}, new.params or {})
+    check_outputs(task, signature)
+    if task.kind is TaskKind.CLASSIFICATION:
+        check_labels(len(new.labels), signature)
+    new = replace(new, task=_declared(task), params={**(new.params or {}), **task.numbers})
     variants = tuple(one.row for one in understood)
     row = VersionRow(
         model=ref.model,
@@ -109,6 +116,7 @@ def push_model(deps: Deps, ctx: Ctx, new: NewVersion) -> Pushed:
         created_at=ctx.now,
         created_by=ctx.actor,
         variants=variants,
+        task=dict(new.task or {}),
     )
     with deps.store.write() as conn:
         stored = find_version(conn, ctx.project, ref.model, ref.version)
@@ -170,6 +178,11 @@ def unknown_model(conn: Connection, project: str, model: str) -> NotFoundError:
         f"model {model} does not exist",
         *suggest_names(model, list_model_names(conn, project), "no model was pushed yet"),
     )
+
+
+def _declared(task: Task) -> dict[str, Any] | None:
+    """What is stored of a task: nothing of the default, so that such versions stay as they were."""
+    return None if task.is_default else task.to_json()
 
 
 def _check_new(new: NewVersion) -> None:
@@ -241,6 +254,7 @@ def _content_digest(new: NewVersion, variants: Sequence[VariantRow]) -> str:
         "labels": list(new.labels),
         "params": dict(new.params or {}),
         "licence": new.licence,
+        **({"task": dict(new.task)} if new.task else {}),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
@@ -265,6 +279,7 @@ def _conflict(conn: Connection, project: str, now: VersionRow, stored: VersionRo
                 ("variant order", list(after), list(before)),
                 ("labels", now.labels, stored.labels),
                 ("params", now.params, stored.params),
+                ("task", now.task, stored.task),
                 ("licence", now.licence, stored.licence),
             )
             if new_value != old_value
@@ -309,4 +324,5 @@ def _view(row: VersionRow, running: Mapping[tuple[str, str], int]) -> VersionVie
         row.created_at,
         row.created_by,
         running.get((row.model, row.version), 0),
+        parse_task(row.task, row.params),
     )

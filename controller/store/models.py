@@ -1,6 +1,6 @@
 """Models, versions and variants. Versions are only ever added: no function here changes one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -35,6 +35,7 @@ class VersionRow:
     created_at: datetime
     created_by: str
     variants: tuple[VariantRow, ...]
+    task: dict[str, Any] = field(default_factory=dict)  # empty: classification
 
 
 def add_version(conn: Connection, project: str, row: VersionRow) -> None:
@@ -53,6 +54,7 @@ def add_version(conn: Connection, project: str, row: VersionRow) -> None:
             signature=row.signature,
             labels=row.labels,
             params=row.params,
+            task=row.task or None,
             licence=row.licence,
             created_at=row.created_at,
             created_by=row.created_by,
@@ -113,6 +115,7 @@ def list_versions(
             row.created_at,
             row.created_by,
             tuple(variants.get((row.model, row.version), ())),
+            row.task or {},
         )
         for row in conn.execute(query)
     ]

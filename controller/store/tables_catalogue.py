@@ -60,6 +60,7 @@ version = Table(
     Column("signature", JSON, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("params", JSON, nullable=False),
+    Column("task", JSON),  # kind, post, metric; NULL: classification
     Column("licence", Text, nullable=False, default=""),
     Column("created_at", UtcDateTime, nullable=False),
     Column("created_by", Text, nullable=False),

@@ -13,7 +13,7 @@ import pytest
 
 from controller.domain.build import Evidence
 from controller.intake.torch_export import sanitize_pt2
-from controller.optimize.evaluate import NOT_A_CLASS, compare
+from controller.optimize.tasks.classes import NOT_A_CLASS, compare
 from tests.support.digits import digits, job_folder, job_spec
 
 FP32, INT8 = "onnxruntime-fp32", "onnxruntime-int8"
@@ -236,6 +236,7 @@ def test_figures_are_paired_row_by_row() -> None:
     source = np.array([[1], [2], [0], [0], [NOT_A_CLASS], [7]])
     labels = np.array([1, 0, 3, 0, 5, 7])
     found = compare(built, source, labels)
+    assert found.agreement is not None
     assert (found.agreement.value, found.agreement.n) == (40.0, 5)
     assert found.accuracy is not None
     assert found.source_accuracy is not None
@@ -250,6 +251,7 @@ def test_top_five_counts_any_of_the_best_five() -> None:
     built = np.array([[1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [9, 8, 7, 6, 5]])
     source = np.array([[5, 4, 3, 2, 1], [6, 2, 3, 4, 5], [0, 8, 7, 6, 5]])
     found = compare(built, source, np.array([5, 1, 0]))
+    assert found.agreement is not None
     assert found.top5_accuracy is not None
     assert found.top5_delta_pts is not None
     assert found.top5_accuracy.value == pytest.approx(200 / 3)

@@ -18,7 +18,6 @@ from controller.domain.interval import paired_difference_pts, share_pct
 from controller.domain.passes import FINE_TUNE, parse_passes
 from controller.errors import InvalidError
 from controller.intake.models import parse_model
-from controller.optimize.evaluate import Figures
 from controller.optimize.fallback import cautions, is_worth_more
 from controller.optimize.import_torch import TorchModel
 from controller.optimize.passes.fold import fold
@@ -27,6 +26,7 @@ from controller.optimize.passes.prune import prune
 from controller.optimize.passes.train import Training, find_step, train, training_step
 from controller.optimize.rows import Rows
 from controller.optimize.sensitivity import rank_layers
+from controller.optimize.tasks.figures import Figures
 from controller.services.context import Limits
 from tests.support.digits import digits, job_folder, job_spec
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from controller.domain.build import Evidence, GateVerdict, Recipe, parse_recipe
 from controller.domain.device import Profile, parse_profile
-from controller.domain.gate import Finding, gate, refuse_early
+from controller.domain.finding import Finding
+from controller.domain.gate import gate, refuse_early
 from controller.domain.interval import Interval, paired_difference_pts, quantile_of, share_pct
 from controller.errors import InvalidError
 

@@ -143,7 +143,7 @@ def test_the_plain_archive_is_read(tmp_path: Path) -> None:
     """Negative control: what the tricks are made from is taken."""
     path = tmp_path / "plain.npz"
     path.write_bytes(_zip(("x.npy", _npy())))
-    assert load_dataset(path, cap_bytes=8 * 1024**2)[0].shape == (4, 2)
+    assert load_dataset(path, cap_bytes=8 * 1024**2).x.shape == (4, 2)
 
 
 def test_an_archive_cut_anywhere_is_refused(tmp_path: Path) -> None:

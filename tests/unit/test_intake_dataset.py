@@ -161,7 +161,7 @@ def test_no_source_is_on_both_sides_and_no_row_is_lost(
             split_dataset(path, *parts, seed=seed)
         return
     told = split_dataset(path, *parts, seed=seed)
-    (cx, cy, cs), (ex, ey, es) = (load_dataset(part) for part in parts)
+    (cx, cy, cs), (ex, ey, es) = ((d.x, d.y, d.source) for d in map(load_dataset, parts))
     assert cs is not None
     assert es is not None
     assert cy is not None

@@ -15,6 +15,7 @@ from controller.optimize.evaluate import Answers, ask, compare_runs
 from controller.optimize.outputs import differing, not_finite
 from controller.optimize.raw import first_words
 from controller.optimize.rows import Rows, sample_feeds, sample_inputs
+from controller.optimize.tasks.classes import ClassJudge
 
 IMAGE = TensorSpec("image", "FP32", ("batch", 4))
 SCORES = Signature((IMAGE,), (TensorSpec("scores", "FP32", ("batch", 4)),))
@@ -54,7 +55,8 @@ def rows_with(*bad: int, count: int = 20) -> Rows:
 
 
 def answers(path: Path, rows: Rows, signature: Signature = SCORES) -> Answers:
-    return ask(OnnxSession(path, signature), signature, rows.feeds(), 2, lambda _: True)
+    read = ClassJudge().read
+    return ask(OnnxSession(path, signature), signature, rows.feeds(), 2, lambda _: True, read)
 
 
 def test_rows_are_counted_one_by_one(tmp_path: Path) -> None:
@@ -72,7 +74,7 @@ def test_infinity_counts_and_so_does_an_output_that_is_no_class_score(tmp_path: 
     plus = helper.make_node("Add", ["image", "shift"], ["plus"])
     path = graph(tmp_path / "log.onnx", shape, plus, log, three, shift=1.0, signature=signature)
     found = answers(path, rows_with(7), signature)
-    assert (found.rows, found.not_finite, found.classes) == (20, 1, None)
+    assert (found.rows, found.not_finite, found.said) == (20, 1, None)
 
 
 def test_another_shape_than_the_signature_is_told_with_both(tmp_path: Path) -> None:
@@ -90,7 +92,8 @@ def test_generated_rows_find_what_no_dataset_is_there_to_find(tmp_path: Path) ->
     good = graph(tmp_path / "good.onnx", ADD)
     for path, wrong in ((nan, 64), (good, 0)):
         feeds = sample_feeds(SCORES, 64, seed=1)
-        found = ask(OnnxSession(path, SCORES), SCORES, feeds, 2, lambda _: True)
+        read = ClassJudge().read
+        found = ask(OnnxSession(path, SCORES), SCORES, feeds, 2, lambda _: True, read)
         assert (found.rows, found.not_finite) == (64, wrong)
 
 

@@ -322,10 +322,13 @@ class PushModelRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     PARAMS_JSON_FIELD_NUMBER: _builtins.int
     LICENCE_FIELD_NUMBER: _builtins.int
+    TASK_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.str
     params_json: _builtins.str
     licence: _builtins.str
+    task_json: _builtins.str
+    """kind, post, metric; empty: classification"""
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariantUpload]: ...
     @_builtins.property
@@ -339,10 +342,11 @@ class PushModelRequest(_message.Message):
         labels: _abc.Iterable[_builtins.str] | None = ...,
         params_json: _builtins.str = ...,
         licence: _builtins.str = ...,
+        task_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "licence", b"licence", "model", b"model", "params_json", b"params_json", "variants", b"variants", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "licence", b"licence", "model", b"model", "params_json", b"params_json", "task_json", b"task_json", "variants", b"variants", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -398,6 +402,7 @@ class ModelVersion(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     DEVICE_COUNT_FIELD_NUMBER: _builtins.int
+    TASK_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.str
     labels_count: _builtins.int
@@ -405,6 +410,8 @@ class ModelVersion(_message.Message):
     licence: _builtins.str
     created_by: _builtins.str
     device_count: _builtins.int
+    task_json: _builtins.str
+    """kind, post, metric, and in words"""
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]: ...
     @_builtins.property
@@ -427,10 +434,11 @@ class ModelVersion(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         created_by: _builtins.str = ...,
         device_count: _builtins.int = ...,
+        task_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "device_count", b"device_count", "labels", b"labels", "labels_count", b"labels_count", "licence", b"licence", "model", b"model", "params_json", b"params_json", "signature", b"signature", "variants", b"variants", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "device_count", b"device_count", "labels", b"labels", "labels_count", b"labels_count", "licence", b"licence", "model", b"model", "params_json", b"params_json", "signature", b"signature", "task_json", b"task_json", "variants", b"variants", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -564,6 +572,7 @@ class Dataset(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     EXISTED_FIELD_NUMBER: _builtins.int
     REPLACED_FIELD_NUMBER: _builtins.int
+    BOXES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     digest: _builtins.str
     rows: _builtins.int
@@ -575,6 +584,8 @@ class Dataset(_message.Message):
     dtype: _builtins.str
     created_by: _builtins.str
     existed: _builtins.bool
+    boxes: _builtins.int
+    """unset: it says nothing of boxes"""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -599,12 +610,15 @@ class Dataset(_message.Message):
         created_by: _builtins.str = ...,
         existed: _builtins.bool = ...,
         replaced: Global___ReplacedDataset | None = ...,
+        boxes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "replaced", b"replaced"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_boxes", b"_boxes", "boxes", b"boxes", "created_at", b"created_at", "replaced", b"replaced"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration_rows", b"calibration_rows", "classes", b"classes", "created_at", b"created_at", "created_by", b"created_by", "digest", b"digest", "dtype", b"dtype", "evaluation_rows", b"evaluation_rows", "existed", b"existed", "name", b"name", "replaced", b"replaced", "rows", b"rows", "shape", b"shape", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_boxes", b"_boxes", "boxes", b"boxes", "calibration_rows", b"calibration_rows", "classes", b"classes", "created_at", b"created_at", "created_by", b"created_by", "digest", b"digest", "dtype", b"dtype", "evaluation_rows", b"evaluation_rows", "existed", b"existed", "name", b"name", "replaced", b"replaced", "rows", b"rows", "shape", b"shape", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__boxes: _TypeAlias = _typing.Literal["boxes"]  # noqa: Y015
+    _WhichOneofArgType__boxes: _TypeAlias = _typing.Literal["_boxes", b"_boxes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__boxes) -> _WhichOneofReturnType__boxes | None: ...
 
 Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
 
@@ -1253,6 +1267,10 @@ class BuildFigures(_message.Message):
     FP32_P50_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     EAGER_P50_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     SOURCE_ACCURACY_PCT_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    CLASSES_JUDGED_FIELD_NUMBER: _builtins.int
     p50_ms: _builtins.float
     p95_ms: _builtins.float
     latency_n: _builtins.int
@@ -1270,6 +1288,10 @@ class BuildFigures(_message.Message):
     """whose outputs were looked at"""
     rows_not_finite: _builtins.int
     """of these: NaN or infinity in any output"""
+    task: _builtins.str
+    """classification, detection, other"""
+    classes_judged: _builtins.int
+    """how many the rows have"""
     @_builtins.property
     def accuracy_pct(self) -> Global___Interval: ...
     @_builtins.property
@@ -1291,6 +1313,14 @@ class BuildFigures(_message.Message):
     @_builtins.property
     def source_accuracy_pct(self) -> Global___Interval:
         """of the source on the same rows"""
+
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricFigure]:
+        """f1 and map of a detector, or a metric of one's own"""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassChange]:
+        """those that lose most"""
 
     def __init__(
         self,
@@ -1314,10 +1344,14 @@ class BuildFigures(_message.Message):
         fp32_p50_interval_ms: Global___Interval | None = ...,
         eager_p50_interval_ms: Global___Interval | None = ...,
         source_accuracy_pct: Global___Interval | None = ...,
+        task: _builtins.str = ...,
+        metrics: _abc.Iterable[Global___MetricFigure] | None = ...,
+        classes: _abc.Iterable[Global___ClassChange] | None = ...,
+        classes_judged: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_rows_checked", b"_rows_checked", "_rows_not_finite", b"_rows_not_finite", "accuracy_delta_pts", b"accuracy_delta_pts", "accuracy_pct", b"accuracy_pct", "agreement_pct", b"agreement_pct", "eager_p50_interval_ms", b"eager_p50_interval_ms", "fp32_p50_interval_ms", b"fp32_p50_interval_ms", "p50_interval_ms", b"p50_interval_ms", "p95_interval_ms", b"p95_interval_ms", "rows_checked", b"rows_checked", "rows_not_finite", b"rows_not_finite", "source_accuracy_pct", b"source_accuracy_pct"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rows_checked", b"_rows_checked", "_rows_not_finite", b"_rows_not_finite", "accuracy_delta_pts", b"accuracy_delta_pts", "accuracy_pct", b"accuracy_pct", "agreement_pct", b"agreement_pct", "dataset_digest", b"dataset_digest", "eager_p50_interval_ms", b"eager_p50_interval_ms", "eager_p50_ms", b"eager_p50_ms", "fp32_p50_interval_ms", b"fp32_p50_interval_ms", "fp32_p50_ms", b"fp32_p50_ms", "latency_n", b"latency_n", "measured_on", b"measured_on", "measured_on_class", b"measured_on_class", "p50_interval_ms", b"p50_interval_ms", "p50_ms", b"p50_ms", "p95_interval_ms", b"p95_interval_ms", "p95_ms", b"p95_ms", "peak_rss_bytes", b"peak_rss_bytes", "rows_checked", b"rows_checked", "rows_not_finite", b"rows_not_finite", "source_accuracy_pct", b"source_accuracy_pct"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rows_checked", b"_rows_checked", "_rows_not_finite", b"_rows_not_finite", "accuracy_delta_pts", b"accuracy_delta_pts", "accuracy_pct", b"accuracy_pct", "agreement_pct", b"agreement_pct", "classes", b"classes", "classes_judged", b"classes_judged", "dataset_digest", b"dataset_digest", "eager_p50_interval_ms", b"eager_p50_interval_ms", "eager_p50_ms", b"eager_p50_ms", "fp32_p50_interval_ms", b"fp32_p50_interval_ms", "fp32_p50_ms", b"fp32_p50_ms", "latency_n", b"latency_n", "measured_on", b"measured_on", "measured_on_class", b"measured_on_class", "metrics", b"metrics", "p50_interval_ms", b"p50_interval_ms", "p50_ms", b"p50_ms", "p95_interval_ms", b"p95_interval_ms", "p95_ms", b"p95_ms", "peak_rss_bytes", b"peak_rss_bytes", "rows_checked", b"rows_checked", "rows_not_finite", b"rows_not_finite", "source_accuracy_pct", b"source_accuracy_pct", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__rows_checked: _TypeAlias = _typing.Literal["rows_checked"]  # noqa: Y015
     _WhichOneofArgType__rows_checked: _TypeAlias = _typing.Literal["_rows_checked", b"_rows_checked"]  # noqa: Y015
@@ -1329,6 +1363,77 @@ class BuildFigures(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rows_not_finite) -> _WhichOneofReturnType__rows_not_finite | None: ...
 
 Global___BuildFigures: _TypeAlias = BuildFigures  # noqa: Y015
+
+@_typing.final
+class MetricFigure(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_PCT_FIELD_NUMBER: _builtins.int
+    SOURCE_PCT_FIELD_NUMBER: _builtins.int
+    DELTA_PTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def value_pct(self) -> Global___Interval: ...
+    @_builtins.property
+    def source_pct(self) -> Global___Interval:
+        """of the source on the same rows"""
+
+    @_builtins.property
+    def delta_pts(self) -> Global___Interval:
+        """build minus source, paired"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value_pct: Global___Interval | None = ...,
+        source_pct: Global___Interval | None = ...,
+        delta_pts: Global___Interval | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta_pts", b"delta_pts", "source_pct", b"source_pct", "value_pct", b"value_pct"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_pts", b"delta_pts", "name", b"name", "source_pct", b"source_pct", "value_pct", b"value_pct"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetricFigure: _TypeAlias = MetricFigure  # noqa: Y015
+
+@_typing.final
+class ClassChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    VALUE_PCT_FIELD_NUMBER: _builtins.int
+    SOURCE_PCT_FIELD_NUMBER: _builtins.int
+    DELTA_PTS_FIELD_NUMBER: _builtins.int
+    LOSES_FIELD_NUMBER: _builtins.int
+    label: _builtins.int
+    value_pct: _builtins.float
+    """rows that are right, or F1 of its boxes"""
+    source_pct: _builtins.float
+    loses: _builtins.bool
+    """beyond chance, all classes considered"""
+    @_builtins.property
+    def delta_pts(self) -> Global___Interval:
+        """n: rows that have the class"""
+
+    def __init__(
+        self,
+        *,
+        label: _builtins.int = ...,
+        value_pct: _builtins.float = ...,
+        source_pct: _builtins.float = ...,
+        delta_pts: Global___Interval | None = ...,
+        loses: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta_pts", b"delta_pts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_pts", b"delta_pts", "label", b"label", "loses", b"loses", "source_pct", b"source_pct", "value_pct", b"value_pct"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassChange: _TypeAlias = ClassChange  # noqa: Y015
 
 @_typing.final
 class OverrideBuildRequest(_message.Message):
