@@ -16,7 +16,7 @@ from agent.clock import SystemClock
 from agent.domain.assignment import ModelState
 from agent.domain.ports import Decision, Fetcher, Identity
 from agent.errors import AgentError, IdentityError, StoreError
-from agent.host.capabilities import detect, installed_runtimes
+from agent.host.capabilities import detect, installed_runtimes, runnable
 from agent.host.notify import Notifier
 from agent.host.other_python import OtherPython
 from agent.host.sensors import Sensors, memory_available_bytes, memory_total_bytes
@@ -28,6 +28,8 @@ from agent.loop_parts import LoopParts
 from agent.loop_tell import Teller
 from agent.loop_work import Means
 from agent.process import Tidy, kernel_boot_id, limit_memory, rss_bytes, trim_memory, version
+from agent.runtime.child_start import STARTING
+from agent.runtime.compiling import clear, under_way
 from agent.runtime.host import ModelHost
 from agent.runtime.hosting import Hosting, plain_runtimes
 from agent.runtime.registry import Keeping, open_backend
@@ -48,6 +50,7 @@ DRAIN_S = 10.0
 LOOK_S = 1.0
 # What starting may take under a service manager: hashing what is stored, slowly, and then some.
 START_S = 90.0
+COMPILED = "compiled"
 HASHED_BYTES_S = 2e6
 # An inference is called off early enough to be answered by another version before it is a hang.
 CALL_OFF_SHARE = 0.5
@@ -81,12 +84,14 @@ class Agent:
         self._teller = Teller(
             self._spool, self._clock, self._boot.boot_id, self._wake_sender, self._publish
         )
+        clear(root / COMPILED)
+        STARTING.begin()
         self._other_python = OtherPython(settings.runtime_python)
         self._host = ModelHost(
             self._clock,
             self._decided,
             lambda: memory_available_bytes(settings.host_root),
-            open_backend=Keeping(root / "compiled", Hosting(open_backend, settings.runtime_python)),
+            open_backend=Keeping(root / COMPILED, Hosting(open_backend, settings.runtime_python)),
         )
         self._loop = AgentLoop(self._loop_parts())
         self._hung = ""
@@ -188,7 +193,7 @@ class Agent:
 
     def _elsewhere(self) -> dict[str, str]:
         """Runtimes that run under another Python."""
-        return self._other_python.versions(plain_runtimes())
+        return runnable(self._other_python.versions(plain_runtimes()))
 
     def _fetcher(self) -> Fetcher | None:
         return self._connection.fetcher() if self._connection else None
@@ -296,6 +301,7 @@ class Agent:
             applied_generation=known.applied,
             unacknowledged=len(self._spool.pending(1000)),
             models=models,
+            compiling=under_way(self._settings.state_dir / COMPILED),
         )
         self._tidy.look((models, self._server.requests()))
         runs = ", ".join(f"{m['model']}:{m['version']} {m['rung']}" for m in models if m["version"])
@@ -325,6 +331,7 @@ class Agent:
         self._server.stop(DRAIN_S)
         if self._connection is not None:
             self._connection.stop()
+        STARTING.end()  # nobody waits for what compiles now: the next start does it anew
         self._loop.stop()
         self._probe.stop()
         self._host.close()

@@ -11,7 +11,7 @@ from agent.doctor_road import Traveller, look_at_broker, look_at_controller
 from agent.domain.ports import Identity
 from agent.errors import AgentError, IdentityError
 from agent.finding import Finding, Verdict
-from agent.host.capabilities import absent_runtimes, installed_runtimes
+from agent.host.capabilities import absent_runtimes, installed_runtimes, runnable
 from agent.host.clockquality import is_synchronized
 from agent.host.other_python import OtherPython
 from agent.host.sensors import disk_free_bytes, memory_available_bytes, temperature_c, thermal_zones
@@ -125,7 +125,7 @@ def _clock() -> Finding:
 
 
 def _runtimes(other_python: str) -> Finding:
-    elsewhere = OtherPython(other_python).versions(plain_runtimes())
+    elsewhere = runnable(OtherPython(other_python).versions(plain_runtimes()))
     runtimes = {**elsewhere, **installed_runtimes()}
     if runtimes:
         text = ", ".join(f"{name} {version}" for name, version in sorted(runtimes.items()))

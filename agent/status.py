@@ -46,6 +46,7 @@ class Facts:
     applied_generation: int = 0
     unacknowledged: int = 0
     models: list[dict[str, Any]] = field(default_factory=list)
+    compiling: list[dict[str, Any]] = field(default_factory=list)
 
 
 class StatusBoard:
@@ -134,6 +135,11 @@ def show(facts: Facts, now: datetime) -> list[str]:
         for reason in (model["reason"], model["rung_reason"], *model.get("remarks", ())):
             if reason:
                 lines.append(f"           {reason}")
+    for one in facts.compiling:
+        lines.append(
+            f"compiles   {str(one['digest'])[:19]}…   {one['phase']} {one['share_pct']:.0f} %"
+            "   what runs goes on"
+        )
     if not facts.models:
         lines.append("runs       nothing yet: no rollout reached this device")
     return lines

@@ -18,7 +18,7 @@ from agent.host.sensors import disk_free_bytes, memory_total_bytes
 RUNTIME_GROUP = "lighterman.runtimes"
 
 # These write machine code for this processor when a model is loaded.
-_MAKE_CODE = frozenset({"openvino", "torch"})
+_MAKE_CODE = frozenset({"openvino", "torch", "tensorrt"})
 # What a board's maker left in the DMI table instead of a name.
 _NO_NAME = {"to be filled by o.e.m.", "default string", "system product name", "not specified"}
 # Implementer and part as /proc/cpuinfo gives them on Arm, which has no model name there.
@@ -82,6 +82,12 @@ def absent_runtimes() -> dict[str, str]:
         name: "not installed" if _version_of(name) is None else "this process may not make code"
         for name in absent
     }
+
+
+def runnable(elsewhere: Mapping[str, str]) -> dict[str, str]:
+    """Of the runtimes of another Python those that can run in a child of this process."""
+    free = may_make_code()
+    return {name: v for name, v in elsewhere.items() if free or name not in _MAKE_CODE}
 
 
 def may_make_code() -> bool:

@@ -6,15 +6,11 @@ fail at once, and whoever else can answers them. Refuses to believe the child: w
 against what it may say, and it never has a descriptor that the agent maps.
 """
 
-import fcntl
 import os
 import select
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -23,13 +19,12 @@ from agent.clock import SystemClock
 from agent.domain.ports import Clock
 from agent.domain.tensor import Axis, DType, Signature, Tensor, TensorSpec
 from agent.errors import InferenceError, LoadError
-from agent.runtime import child_main
 from agent.runtime.backend import Options
 from agent.runtime.child_main import aligned, read_frame, write_frame
+from agent.runtime.child_start import LEAVE_S, STARTING, GoneError, Started, write_memory
 
 # Compiling a model on a small board takes minutes; this is for one that never comes back.
 START_S = 1800.0
-LEAVE_S = 3.0
 # Before the second, third … start in a row; a child that lived longer than the last counts as new.
 BACKOFF_S = (0.0, 1.0, 5.0, 20.0, 60.0)
 MAX_ANSWER_BYTES = 1 << 30
@@ -75,7 +70,7 @@ class ChildBackend:
             self._inside = thread
             try:
                 found, self._spent[thread] = process.run(inputs)
-            except _GoneError as error:
+            except GoneError as error:
                 self._bury(process, str(error))
                 raise InferenceError(f"its process {error}") from error
             finally:
@@ -107,7 +102,7 @@ class ChildBackend:
         try:
             if self._process is not None:
                 self._process.rest()
-        except _GoneError as error:
+        except GoneError as error:
             if self._process is not None:
                 self._bury(self._process, str(error))
         finally:
@@ -157,40 +152,31 @@ class ChildBackend:
         process.end()
 
 
-class _GoneError(Exception):
-    """The child is no more, or cannot be believed; the text says how it ended."""
-
-
 class _Process:
     """One life of a child."""
 
     def __init__(self, order: ChildOrder) -> None:
-        self._taken, self._given = _memory("inputs"), _memory("outputs")
-        self._room, self._dropped = 0, False
-        life, self._life = os.pipe2(os.O_CLOEXEC)
-        asks, self._asks = os.pipe2(os.O_CLOEXEC)
-        self._answers, answers = os.pipe2(os.O_CLOEXEC)
-        theirs = (life, asks, answers)
-        shared = (*theirs, self._taken, self._given)
-        how = ["-m", child_main.__name__] if not order.file else [child_main.__file__]
+        self._room = 0
         try:
-            self._child = subprocess.Popen(
-                [order.python, "-I", *how, *map(str, shared)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=shared,
-            )
+            self._one = Started(order.python, by_path=bool(order.file))
         except OSError as error:
-            self._drop()
             raise LoadError(f"{order.python} cannot be started: {error.strerror}") from error
-        finally:
-            for fd in theirs:
-                os.close(fd)
         self.remarks: tuple[str, ...] = ()
-        self.signature = self._load(order)
+        STARTING.add(self._one)
+        try:
+            self.signature = self._load(order)
+        finally:
+            STARTING.done(self._one)
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._one.process.pid
 
     def _load(self, order: ChildOrder) -> Signature | None:
-        told: dict[str, Any] = {"runtime": order.runtime, "file": order.file, "path": order.path,
-            "options": dict(order.options), "memory_bytes": order.memory_bytes}  # fmt: skip
+        told: dict[str, Any] = {"do": "serve", "runtime": order.runtime, "file": order.file,
+            "path": order.path, "options": dict(order.options),
+            "memory_bytes": order.memory_bytes}  # fmt: skip
         try:
             found = self._ask(told, START_S)
             if "error" in found:
@@ -203,11 +189,11 @@ class _Process:
                 )
             self.remarks = tuple(str(one) for one in found["remarks"])
             return _signature(found) if found["known"] else None
-        except (_GoneError, KeyError, TypeError) as error:
-            self.end()
+        except (GoneError, KeyError, TypeError) as error:
+            self._one.end()
             raise LoadError(f"the process of runtime {order.runtime!r} {error}") from error
         except LoadError:
-            self.end()
+            self._one.end()
             raise
 
     def run(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
@@ -218,10 +204,10 @@ class _Process:
             placed.append([tensor.name, tensor.dtype, list(tensor.shape), at, tensor.nbytes])
             at = aligned(at + tensor.nbytes)
         if at > self._room:
-            os.ftruncate(self._taken, at)
+            os.ftruncate(self._one.taken, at)
             self._room = at
         for tensor, (*_, begin, size) in zip(inputs.values(), placed, strict=True):
-            _write(self._taken, memoryview(tensor.data).cast("B") if size else b"", begin)
+            write_memory(self._one.taken, memoryview(tensor.data).cast("B") if size else b"", begin)
         found = self._ask({"do": "run", "tensors": placed}, None)
         if "error" in found:
             raise InferenceError(str(found["error"])[:2000])
@@ -229,8 +215,8 @@ class _Process:
             answers = [self._tensor(item) for item in found["tensors"]]
             spent_s = float(found["cpu_s"])
         except (LookupError, TypeError, ValueError, OverflowError, OSError) as error:
-            self.kill()
-            raise _GoneError(f"gave no answer: {error}") from error
+            self._one.kill()
+            raise GoneError(f"gave no answer: {error}") from error
         return {tensor.name: tensor for tensor in answers}, max(0.0, spent_s)
 
     def _tensor(self, item: Sequence[Any]) -> Tensor:
@@ -242,7 +228,7 @@ class _Process:
         if fixed and size != prod(shape) * dtype.item_bytes:
             raise ValueError(f"output {name!r} has {size} bytes for {list(shape)}")
         data = bytearray(size)
-        if os.preadv(self._given, [data], at) != size:
+        if os.preadv(self._one.given, [data], at) != size:
             raise ValueError(f"output {name!r} is cut off")
         return Tensor(name, dtype, shape, data)
 
@@ -252,65 +238,28 @@ class _Process:
 
     def _ask(self, body: dict[str, Any], timeout_s: float | None) -> dict[str, Any]:
         try:
-            write_frame(self._asks, body)
+            write_frame(self._one.asks, body)
             if timeout_s is not None:
                 poll = select.poll()
-                poll.register(self._answers, select.POLLIN)
+                poll.register(self._one.answers, select.POLLIN)
                 if not poll.poll(timeout_s * 1000):
-                    self.kill()
-                    raise _GoneError(f"did not answer within {timeout_s:g} s")
-            found = read_frame(self._answers)
+                    self._one.kill()
+                    raise GoneError(f"did not answer within {timeout_s:g} s")
+            found = read_frame(self._one.answers)
         except (OSError, ValueError) as error:
-            self.kill()
-            raise _GoneError(self._ending()) from error
+            self._one.kill()
+            raise GoneError(self._one.ending()) from error
         if found is None:
-            raise _GoneError(self._ending())
+            raise GoneError(self._one.ending())
         return found
-
-    def _ending(self) -> str:
-        try:
-            code = self._child.wait(LEAVE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return "closed its pipe"
-        if code == -signal.SIGKILL:
-            return "was killed: called off, or out of memory"
-        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
 
     def kill(self) -> None:
         """Now, whatever it does."""
-        self._child.kill()
+        self._one.kill()
 
     def end(self) -> None:
         """Let it go, and see it gone."""
-        self._drop()
-        try:
-            self._child.wait(LEAVE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            self._child.wait()
-
-    def _drop(self) -> None:
-        if self._dropped:  # the numbers may be somebody else's by now
-            return
-        self._dropped = True
-        for fd in (self._life, self._asks, self._answers, self._taken, self._given):
-            with suppress(OSError):
-                os.close(fd)
-
-
-def _memory(name: str) -> int:
-    """Anonymous memory that grows and never shrinks: nobody can cut off what another one reads."""
-    fd = os.memfd_create(f"lighterman-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-    return fd
-
-
-def _write(fd: int, data: Any, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, at)
-        view, at = view[count:], at + count
+        self._one.end()
 
 
 def _signature(found: Mapping[str, Any]) -> Signature:

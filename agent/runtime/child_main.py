@@ -19,6 +19,7 @@ import select
 import signal
 import struct
 import sys
+import threading
 import time
 from typing import Any, Tuple
 
@@ -80,6 +81,26 @@ def aligned(at: int) -> int:
     return -(-at // ALIGN) * ALIGN
 
 
+def _module(file: str) -> Any:
+    """A runtime's own file. Of the agent it sees the files beside this one, and not what else is
+    installed for the agent's Python.
+    """
+    import importlib.util
+    import types
+
+    here = os.path.dirname(os.path.abspath(__file__))
+    for name, folder in (("agent", os.path.dirname(here)), ("agent.runtime", here)):
+        if name not in sys.modules:
+            sys.modules[name] = types.ModuleType(name)
+            sys.modules[name].__path__ = [folder]
+    spec = importlib.util.spec_from_file_location("runtime", file)
+    if spec is None or spec.loader is None:
+        raise RuntimeError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 # -- what is called --------------------------------------------------------------------------------
 
 
@@ -87,18 +108,7 @@ class _Plain:
     """A runtime's own file under another Python."""
 
     def __init__(self, file: str, path: str, options: dict[str, Any]) -> None:
-        import importlib.util
-
-        spec = importlib.util.spec_from_file_location("runtime", file)
-        if spec is None or spec.loader is None:
-            raise RuntimeError(f"{file} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        # Beside it lies what it may share with other runtimes.
-        sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-        try:
-            spec.loader.exec_module(module)
-        finally:
-            del sys.path[0]
+        module = _module(file)
         self._plain = module.open_plain(path, options)
         self.inputs: list[Spec] = list(self._plain.inputs)
         self.outputs: list[Spec] = list(self._plain.outputs)
@@ -120,8 +130,6 @@ class _Plain:
         return answers
 
     def spent_s(self) -> float | None:
-        import threading
-
         return getattr(self._plain, "spent_s", lambda _: None)(threading.get_ident())
 
     def rest(self) -> None:
@@ -151,8 +159,6 @@ class _Registered:
         return [(t.name, t.dtype.value, t.shape, t.data) for t in found.values()]
 
     def spent_s(self) -> float | None:
-        import threading
-
         asked = getattr(self._backend, "spent_s", None)
         return None if asked is None else asked(threading.get_ident())
 
@@ -185,6 +191,9 @@ class _Server:
         if order is None:
             return
         limit_memory(int(order.get("memory_bytes", 0)))
+        if order["do"] == "compile":
+            self._compile(order)
+            return
         try:
             self._held = _open(order)
         except BaseException as error:  # noqa: BLE001 - the agent says it
@@ -199,6 +208,22 @@ class _Server:
             if asked is None:
                 return
             write_frame(self._answers, self._answer(asked))
+
+    def _compile(self, order: dict[str, Any]) -> None:
+        """For this device, by a runtime's own file; what comes of it goes into the memory given."""
+        os.nice(10)
+        lock = threading.Lock()  # libraries tell from any of their threads
+
+        def tell(phase: str, share: float) -> None:
+            with lock:
+                write_frame(self._answers, {"phase": phase, "share": share})
+
+        try:
+            made = _module(order["file"]).compile_here(order["path"], order["options"], tell)
+            (_, _, _, _, size) = self._put([("made", "UINT8", (len(made),), made)])[0]
+            write_frame(self._answers, {"size": size})
+        except BaseException as error:  # noqa: BLE001 - the agent says it
+            write_frame(self._answers, {"error": _words(error)})
 
     def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
         try:

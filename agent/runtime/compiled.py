@@ -2,21 +2,26 @@
 
 An entry is named and headed by everything it depends on, and its bytes are hashed. Refuses what is
 not exactly that: a damaged entry, one of another build, library, processor or setting, one that
-somebody else could have written. It is then thrown away, never loaded.
+somebody else could have written. It is then thrown away, never loaded. In the syntax of Python 3.8.
 """
+
+from __future__ import annotations
 
 import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from agent.errors import LoadError
-from agent.runtime.backend import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from agent.runtime.backend import Options
 
 T = TypeVar("T")
 
@@ -130,7 +135,7 @@ def _read(path: Path, head: bytes) -> bytes:
 
 def _trim(newest: Path) -> None:
     """The longest unused go first; what was just kept stays."""
-    files = [(file.stat(), file) for file in newest.parent.iterdir()]
+    files = [(file.stat(), file) for file in newest.parent.glob("*.blob")]
     held, count = 0, 0
     for about, file in sorted(files, key=lambda one: one[0].st_mtime, reverse=True):
         held, count = held + about.st_size, count + 1

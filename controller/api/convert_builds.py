@@ -70,14 +70,16 @@ def names_from_wire(request: fleet_pb2.ListBuildsRequest) -> dict[str, str]:
 
 
 def _figures(evidence: Evidence, on_class: bool) -> fleet_pb2.BuildFigures:
+    own = not evidence.stand_in
     return fleet_pb2.BuildFigures(
         accuracy_pct=_interval(evidence.accuracy),
         accuracy_delta_pts=_interval(evidence.accuracy_delta_pts),
         agreement_pct=_interval(evidence.agreement),
-        p50_ms=evidence.p50_ms,
-        p95_ms=evidence.p95_ms,
-        latency_n=evidence.latency_n,
-        fp32_p50_ms=evidence.fp32_p50_ms or 0.0,
+        # Times of another runtime, which answered for the build's, are none of the build.
+        p50_ms=evidence.p50_ms * own,
+        p95_ms=evidence.p95_ms * own,
+        latency_n=evidence.latency_n * own,
+        fp32_p50_ms=(evidence.fp32_p50_ms or 0.0) * own,
         eager_p50_ms=evidence.eager_p50_ms or 0.0,
         measured_on=evidence.measured_on,
         measured_on_class=on_class,
@@ -85,9 +87,9 @@ def _figures(evidence: Evidence, on_class: bool) -> fleet_pb2.BuildFigures:
         rows_checked=evidence.rows_checked,
         rows_not_finite=evidence.rows_not_finite,
         peak_rss_bytes=evidence.peak_rss_bytes or 0,
-        p50_interval_ms=_interval(evidence.p50_interval_ms),
-        p95_interval_ms=_interval(evidence.p95_interval_ms),
-        fp32_p50_interval_ms=_interval(evidence.fp32_p50_interval_ms),
+        p50_interval_ms=_interval(evidence.p50_interval_ms if own else None),
+        p95_interval_ms=_interval(evidence.p95_interval_ms if own else None),
+        fp32_p50_interval_ms=_interval(evidence.fp32_p50_interval_ms if own else None),
         eager_p50_interval_ms=_interval(evidence.eager_p50_interval_ms),
         source_accuracy_pct=_interval(evidence.source_accuracy),
         task=evidence.task,

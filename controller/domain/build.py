@@ -47,21 +47,24 @@ class Precision(StrEnum):
     """Number format of the weights and activations."""
 
     FP32 = "fp32"
-    BF16 = "bf16"
     FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
 
 
 FALLBACK_MOST = 5
+_QDQ = (
+    *("kind", "format", "activation", "weight"),
+    *("calibration", "calibration_rows", "fallback_steps"),
+)
 _QUANTIZATION: Mapping[str, tuple[str, ...]] = {
-    "onnxruntime": (
-        *("kind", "format", "activation", "weight"),
-        *("calibration", "calibration_rows", "fallback_steps"),
-    ),
+    "onnxruntime": _QDQ,
     "openvino": (
         *("kind", "by", "preset"),
         *("calibration", "calibration_rows", "fallback_steps"),
     ),
+    "tensorrt": _QDQ,
+    "tensorrt-rtx": _QDQ,
 }
 DYNAMIC = "dynamic"
 
@@ -159,6 +162,9 @@ class Evidence:
     rows_differing: int | None = None  # of these: beyond rounding
     dataset_digest: str = ""  # the content that accuracy and agreement speak of
     notes: tuple[str, ...] = ()  # what the passes did, in their words
+    # What answered on the worker for a runtime that cannot run there, as TensorRT without a GPU:
+    # accuracy is that of the same graph, times say nothing of the build.
+    stand_in: str = ""
     # The same quantiles with n and a 95 % interval. None: too few calls for one, or an older build.
     p50_interval_ms: Interval | None = None
     p95_interval_ms: Interval | None = None
@@ -198,6 +204,7 @@ class Evidence:
             "metrics": [one.to_json() for one in self.metrics],
             "classes": [one.to_json() for one in self.classes],
             "classes_judged": self.classes_judged,
+            "stand_in": self.stand_in,
         }
 
     @classmethod
@@ -228,6 +235,7 @@ class Evidence:
             metrics=metrics_from_json(value.get("metrics")),
             classes=classes_from_json(value.get("classes")),
             classes_judged=spec.whole("classes_judged", 0),
+            stand_in=spec.text("stand_in", ""),
         )
 
 

@@ -157,6 +157,8 @@ def _export(evidence: Evidence) -> list[Finding]:
 def _speed(evidence: Evidence, recipe: Recipe) -> list[Finding]:
     if not recipe.gate.not_slower_than_fp32 or recipe.is_plain:
         return []
+    if evidence.stand_in:
+        return [Finding(True, f"speed not measured: {_stand_in(evidence, recipe.runtime)}")]
     if evidence.fp32_p50_ms is None:
         return [Finding(False, f"fp32 of {recipe.runtime} was not measured beside it")]
     pair = (
@@ -165,6 +167,13 @@ def _speed(evidence: Evidence, recipe: Recipe) -> list[Finding]:
     if evidence.p50_ms > evidence.fp32_p50_ms:
         return [Finding(False, f"slower than fp32 of {recipe.runtime}: {pair}")]
     return [Finding(True, pair)]
+
+
+def _stand_in(evidence: Evidence, runtime: str) -> str:
+    return (
+        f"{evidence.stand_in} answered for {runtime}, which cannot run on the worker;"
+        " `build tune` measures it on a device"
+    )
 
 
 def _memory(evidence: Evidence, profile: Profile) -> list[Finding]:
@@ -181,6 +190,8 @@ def _latency(evidence: Evidence, profile: Profile, host_matches: bool) -> list[F
     budget = profile.latency_budget_ms
     if budget is None:
         return []
+    if evidence.stand_in:
+        return [Finding(True, f"latency not measured: {evidence.stand_in} answered here")]
     if not host_matches:
         text = f"latency not measured on this class (measured on {evidence.measured_on})"
         return [Finding(True, text)]
@@ -195,7 +206,7 @@ def _drift(evidence: Evidence, previous: Previous | None) -> list[Finding]:
     size, before = evidence.size_bytes, previous.size_bytes
     grown = size > DRIFT_TIMES * before and size - before > DRIFT_LEAST_BYTES
     found = [_drifted(not grown, "size", _mib(size), _mib(before), previous.version)]
-    if evidence.measured_on != previous.measured_on:
+    if evidence.measured_on != previous.measured_on or evidence.stand_in:
         return found  # two hosts' latencies say nothing of two versions
     # Slow only where both intervals say so, and never by a noise of microseconds.
     quick, was = evidence.p50_interval_ms, previous.p50_interval_ms

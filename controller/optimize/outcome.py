@@ -64,7 +64,7 @@ def evidence_of(
     figures, answers = outcome.figures or Figures(), outcome.answers
     likeness = base.likeness
     floating = timing if outcome.build.recipe.is_plain else base.timing
-    eager = base.eager
+    eager, stand_in = base.eager, str(getattr(outcome.builder, "STAND_IN", ""))
     return Evidence(
         size_bytes=file.stat().st_size,
         p50_ms=timing.p50_ms,
@@ -79,7 +79,8 @@ def evidence_of(
         agreement=figures.agreement,
         fp32_p50_ms=floating.p50_ms,
         eager_p50_ms=eager.p50_ms if eager else None,
-        peak_rss_bytes=peak_rss_bytes,
+        # What the stand-in took says nothing of the device either.
+        peak_rss_bytes=None if stand_in else peak_rss_bytes,
         tool_versions=base.versions,
         rows_checked=answers.rows if answers else None,
         rows_not_finite=answers.not_finite if answers else None,
@@ -96,6 +97,7 @@ def evidence_of(
         metrics=figures.metrics,
         classes=figures.classes,
         classes_judged=figures.classes_judged,
+        stand_in=stand_in,
     )
 
 

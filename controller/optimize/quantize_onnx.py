@@ -1,4 +1,5 @@
-"""INT8 by ONNX Runtime's quantiser: QDQ, unsigned activations, signed weights; or dynamic.
+"""INT8 by ONNX Runtime's quantiser: QDQ, signed weights, activations as the runtime wants them:
+unsigned on processors, signed and symmetric for TensorRT, which takes nothing else; or dynamic.
 
 Dynamic quantisation is for models of matrix products and LSTMs: ranges come from each call, which
 costs more than it gains in convolutions. Evaluates nothing. Refuses other flavours.
@@ -35,6 +36,11 @@ FLOAT_SHARES = (0.1, 0.25, 0.5, 0.75)
 STEM_LEAST = 2
 STEM_NEEDS_CONVOLUTIONS = 12  # small networks have no such layers to spare
 CALIBRATIONS = ("minmax", "entropy", "percentile")
+SIGNED = frozenset({"tensorrt", "tensorrt-rtx"})
+# What TensorRT computes in INT8 or fuses with it; pairs around anything else only cost it fusions.
+_SIGNED_QUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "MaxPool", "AveragePool")
+# Symmetric as TensorRT wants it, and biases in float: it has no layer that takes a quantised one.
+_SIGNED_EXTRA = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
 KINDS = ("static", DYNAMIC)
 _DYNAMIC = ("MatMul", "Gemm", "LSTM")
 _DYNAMICALLY = frozenset({"MatMulInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
@@ -58,7 +64,8 @@ def quantize_onnx(
     quantised.
     """
     quantization = dict(order.recipe.quantization)
-    _check_flavour(quantization)
+    signed = order.recipe.runtime in SIGNED
+    _check_flavour(quantization, signed)
     if quantization.get("kind") == DYNAMIC:
         _quantize_dynamic(source, target)
         return 0
@@ -71,7 +78,7 @@ def quantize_onnx(
     try:
         _prepare(source, prepared)
         spared = _spared(order, prepared, target, rows, signature)
-        _quantize(prepared, target, reader, method, spared)
+        _quantize(prepared, target, reader, method, spared, signed)
     except (AssertionError, ValueError, ArithmeticError) as error:
         # The quantiser asserts that every range is a number: one recipe fails, not the job.
         keep_raw(error)
@@ -132,7 +139,7 @@ def _prepare(source: Path, prepared: Path) -> None:
 
 
 def _quantize(
-    prepared: Path, target: Path, reader: "_Reader", method: str, spared: list[str]
+    prepared: Path, target: Path, reader: "_Reader", method: str, spared: list[str], signed: bool
 ) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -149,11 +156,12 @@ def _quantize(
         reader,
         quant_format=QuantFormat.QDQ,
         per_channel=True,
-        activation_type=QuantType.QUInt8,
+        activation_type=QuantType.QInt8 if signed else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=methods[method],
-        op_types_to_quantize=list(_QUANTISED),
+        op_types_to_quantize=list(_SIGNED_QUANTISED if signed else _QUANTISED),
         nodes_to_exclude=spared,
+        extra_options=_SIGNED_EXTRA if signed else None,
     )
 
 
@@ -192,8 +200,9 @@ class _Reader:
         raise InvalidError(f"calibration by strides ({start_index}–{end_index}) is not offered")
 
 
-def _check_flavour(quantization: dict[str, object]) -> None:
-    offered = {"format": "qdq", "activation": "u8", "weight": "s8"}
+def _check_flavour(quantization: dict[str, object], signed: bool) -> None:
+    kinds = KINDS[:1] if signed else KINDS
+    offered = {"format": "qdq", "activation": "s8" if signed else "u8", "weight": "s8"}
     unknown = sorted(set(quantization) - {"kind", "by", *offered, *_OTHER_KEYS})
     if unknown:
         raise InvalidError(
@@ -201,8 +210,8 @@ def _check_flavour(quantization: dict[str, object]) -> None:
             f"known are {', '.join(sorted({'kind', *offered, *_OTHER_KEYS}))}",
         )
     kind = quantization.get("kind", KINDS[0])
-    if kind not in KINDS:
-        raise InvalidError(f"quantization.kind is {kind!r}", f"offered: {', '.join(KINDS)}")
+    if kind not in kinds:
+        raise InvalidError(f"quantization.kind is {kind!r}", f"offered: {', '.join(kinds)}")
     if quantization.get("calibration", CALIBRATIONS[0]) not in CALIBRATIONS:
         raise InvalidError(
             f"quantization.calibration is {quantization['calibration']!r}",

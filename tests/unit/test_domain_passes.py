@@ -54,5 +54,5 @@ def test_unknown_keys_of_a_quantisation_are_refused_with_what_was_meant() -> Non
     assert "did you mean calibration_rows ?" in caught.value.lines
     with pytest.raises(InvalidError, match="fallback_steps is above 5"):
         parse_recipe("r", recipe(None, precision="int8", quantization={"fallback_steps": 9}))
-    theirs = {"runtime": "tensorrt", "precision": "int8", "quantization": {"calibraton_rows": 5}}
+    theirs = {"runtime": "of-others", "precision": "int8", "quantization": {"calibraton_rows": 5}}
     assert parse_recipe("r", theirs).quantization == {"calibraton_rows": 5}, "theirs to check"

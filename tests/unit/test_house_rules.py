@@ -60,6 +60,7 @@ LIBRARY_ROOMS = {
     "paho": ("controller/mqtt/", "agent/link/", "agent/__main__.py"),
     "onnxruntime": ("controller/optimize/", "agent/runtime/onnxruntime.py"),
     "openvino": ("controller/optimize/openvino_ir.py", "agent/runtime/openvino.py"),
+    "tensorrt": ("agent/runtime/tensorrt.py",),
     "nncf": ("controller/optimize/quantize_nncf.py",),
     "click": ("controller/cli/",),
     "rich": ("controller/cli/",),

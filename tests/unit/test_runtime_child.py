@@ -59,7 +59,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
 def pid_of(backend: ChildBackend) -> int:
     assert backend._process is not None
-    return backend._process._child.pid
+    return backend._process.pid
 
 
 def numbers(found: dict[str, Tensor]) -> list[float]:
@@ -134,7 +134,7 @@ def test_no_child_outlives_the_agent(tmp_path: Path) -> None:
         "from tests.support.serving import tensor;"
         f"b = ChildBackend(ChildOrder('onnxruntime', {str(tmp_path / 'slow.onnx')!r}, {{}}));"
         "threading.Thread(target=b.run, args=({'x': tensor()},), daemon=True).start();"
-        "print(b._process._child.pid, flush=True); sys.stdin.read(1); os.kill(os.getpid(), 9)"
+        "print(b._process.pid, flush=True); sys.stdin.read(1); os.kill(os.getpid(), 9)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

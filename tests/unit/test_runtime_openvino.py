@@ -132,7 +132,7 @@ def test_without_the_library_it_is_neither_offered_nor_loaded(
     (said,) = [
         f.text for f in examine(Settings(state_dir=tmp_path), _now()) if f.what == "runtimes"
     ]
-    assert "(openvino: not installed)" in said
+    assert "openvino: not installed" in said
     monkeypatch.setitem(sys.modules, "openvino", None)
     file = tmp_path / "two"
     file.write_bytes(made["two"])
@@ -164,9 +164,9 @@ def test_where_no_code_may_be_made_it_is_not_offered() -> None:
     )
     if done.returncode == 77:
         pytest.skip("this kernel cannot forbid it (Linux 6.3 or newer)")
-    said = "'this process may not make code'"
-    told = f"False ['onnxruntime'] {{'openvino': {said}, 'torch': {said}}}"
-    assert done.stdout.strip() == told, done
+    assert done.stdout.startswith("False ['onnxruntime'] "), done
+    for name in ("openvino", "torch"):
+        assert f"'{name}': 'this process may not make code'" in done.stdout
 
 
 def test_loading_reports_to_nobody(tmp_path: Path, made: dict[str, bytes]) -> None:

@@ -181,7 +181,7 @@ def test_a_failed_load_keeps_what_serves(bench: Bench) -> None:
     for rungs, options, story in (
         ({"heavy": b"not onnx"}, {}, "onnxruntime cannot load"),
         ({"heavy": scaled(3.0), "light": b"cut off"}, {}, "onnxruntime cannot load"),
-        ({"heavy": scaled(3.0)}, {"runtime": "tensorrt"}, "runtime 'tensorrt' is not known"),
+        ({"heavy": scaled(3.0)}, {"runtime": "absent"}, "runtime 'absent' is not known"),
     ):
         with pytest.raises(LoadError, match=story):
             bench.load("1.1.0", rungs, **options)
