@@ -96,6 +96,10 @@ class AgentLoop:
         """See `SessionEvents`."""
         self._inbox.put(Call("welcomed", lambda: self._on_welcomed(welcome, skew_s)))
 
+    def tell_anew(self) -> None:
+        """The controller forgot what it was told: how every order stands is told once more."""
+        self._inbox.put(Call("tell anew", lambda: self._actor.repeat(all_of_them=True)))
+
     def generations(self) -> Generations:
         """For the session: what was seen, taken, applied."""
         book = self._book

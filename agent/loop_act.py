@@ -135,12 +135,16 @@ class Actor:
             self._hands.teller.report(model, said, self._evidence(state), applied=True)
             return
 
-    def repeat(self) -> None:
-        """After a crash: what was journaled may have died before it was told. Twice is no harm."""
+    def repeat(self, *, all_of_them: bool = False) -> None:
+        """After a crash: what was journaled may have died before it was told. Twice is no harm.
+
+        `all_of_them`: also what was told since the start.
+        """
         book = self._book
         applied = book.taken > 0 and book.applied >= book.taken and book.is_settled()
         for model, state in sorted(book.states.items()):
-            if state.order is None or state.phase is Phase.IDLE or model in self._told:
+            told = model in self._told and not all_of_them
+            if state.order is None or state.phase is Phase.IDLE or told:
                 continue
             self._hands.teller.report(model, report(state), self._evidence(state), applied)
 

@@ -68,6 +68,7 @@ class Connection:
                 connected=self._on_controller,
                 has_doorbell=lambda: self._mqtt.connected,
                 seals=parts.seals,
+                acknowledged=parts.spool.acknowledged,
             )
         )
         self._mqtt = MqttLink(
@@ -89,6 +90,7 @@ class Connection:
             lambda: self._mqtt.connected,
             parts.clock,
             lambda text: log.warning("reports wait: %s", text),
+            self._session.look_again,
         )
 
     # -- for the rest of the agent -----------------------------------------------------------------
@@ -140,6 +142,10 @@ class Connection:
             self._reconnect()
         self._parts.show(profile=welcome.profile, pending=welcome.pending)
         self._parts.loop.welcomed(welcome, skew_s)
+        if welcome.forgotten:
+            log.warning("the controller forgot reports that it had acknowledged: restored, perhaps")
+            self._parts.loop.tell_anew()
+        self._sender.forgotten(welcome.forgotten)
 
     def renewed(self, until: datetime) -> None:
         """See `SessionEvents`. The controller has the event: it issued the certificate."""

@@ -5,7 +5,7 @@ Refuses to apply anything: what was verified goes to the loop, what was not is t
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -80,6 +80,7 @@ class SessionParts:
     connected: Callable[[LinkError | None], None]
     has_doorbell: Callable[[], bool]
     seals: Seals
+    acknowledged: Callable[[], Mapping[str, int]] = dict
 
 
 class ControllerSession:
@@ -202,7 +203,10 @@ class ControllerSession:
         parts = self._parts
         asked_at = parts.clock.now()
         welcome = self.client.hello(
-            parts.boot_id, parts.capabilities(), parts.generations().applied
+            parts.boot_id,
+            parts.capabilities(),
+            parts.generations().applied,
+            parts.acknowledged(),
         )
         took = parts.clock.now() - asked_at
         skew_s = (welcome.controller_now - asked_at - took / 2).total_seconds()

@@ -101,6 +101,10 @@ class Spool(Protocol):
         """Everything of this boot up to `seq` is stored there; gives the entries dropped."""
         ...
 
+    def acknowledged(self) -> Mapping[str, int]:
+        """By boot whose entries are kept, and the running one: how far it was acknowledged."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

@@ -4,7 +4,7 @@ Every call has a deadline. Refuses to try again by itself: the caller knows what
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -43,6 +43,7 @@ class Welcome:
     mqtt_endpoint: str
     profile: str
     pending: bool
+    forgotten: frozenset[str] = frozenset()  # boots of which less is stored than was acknowledged
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +102,22 @@ class ControllerClient:
         """End every call and the channel."""
         self._channel.close()
 
-    def hello(self, boot_id: str, capabilities: Capabilities, applied_generation: int) -> Welcome:
+    def hello(
+        self,
+        boot_id: str,
+        capabilities: Capabilities,
+        applied_generation: int,
+        acknowledged: Mapping[str, int] | None = None,
+    ) -> Welcome:
         """Say who speaks and agree on a protocol. LinkError."""
+        before = acknowledged or {}
         request = device_pb2.HelloRequest(
             protocol_min=PROTOCOL_MIN,
             protocol_max=PROTOCOL_MAX,
             boot_id=boot_id,
             capabilities=capabilities_to_wire(capabilities),
             applied_generation=applied_generation,
+            acknowledged=[device_pb2.Ack(boot_id=b, seq=n) for b, n in before.items()],
         )
         try:
             answer = self._stub.Hello(request, timeout=self._call_s)
@@ -129,6 +138,9 @@ class ControllerClient:
             mqtt_endpoint=answer.mqtt_endpoint,
             profile=answer.profile,
             pending=answer.pending,
+            forgotten=frozenset(
+                one.boot_id for one in answer.stored if one.seq < before.get(one.boot_id, 0)
+            ),
         )
 
     def get_desired(self, known_generation: int) -> SignedState | None:
@@ -145,9 +157,9 @@ class ControllerClient:
         request = common_pb2.FetchBlobRequest(digest=digest, offset=offset)
         return BlobStream(self._stub.FetchBlob(request, timeout=timeout_s), self.endpoint)
 
-    def report(self, entries: Sequence[SpoolEntry]) -> AckPoint:
+    def report(self, entries: Sequence[SpoolEntry], acknowledged: int = 0) -> AckPoint:
         """Hand over entries of one boot, in order; gives what is stored now. LinkError."""
-        request = device_pb2.ReportRequest(envelopes=[numbered(e) for e in entries])
+        request = device_pb2.ReportRequest(envelopes=[numbered(e, acknowledged) for e in entries])
         try:
             return ack_from_wire(self._stub.Report(request, timeout=self._call_s))
         except grpc.RpcError as error:

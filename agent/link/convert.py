@@ -170,8 +170,10 @@ def event_payload(happening: Happening, stamp: Stamp) -> bytes:
     return envelope.SerializeToString()
 
 
-def numbered(entry: SpoolEntry) -> device_pb2.Envelope:
+def numbered(entry: SpoolEntry, acknowledged: int = 0) -> device_pb2.Envelope:
     """The envelope of a spool entry, with boot id and number.
+
+    `acknowledged` tells a controller that forgot reports how far it had acknowledged them.
 
     An entry that the device lost, or that cannot be read, is told as the event `report_lost`: its
     number must come, or the controller would wait for it for ever.
@@ -190,6 +192,7 @@ def numbered(entry: SpoolEntry) -> device_pb2.Envelope:
         )
     envelope.boot_id = entry.boot_id
     envelope.seq = entry.seq
+    envelope.acknowledged = acknowledged
     return envelope
 
 

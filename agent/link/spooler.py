@@ -2,6 +2,10 @@
 
 MQTT first; where the broker is away, or takes messages that nobody acknowledges, over gRPC.
 Refuses to drop anything without an acknowledgement, and to change the order within a boot.
+
+A controller whose database was restored from a backup may have forgotten what it acknowledged: its
+answers say less than before. That is asked about (`on_behind`), and only what hello confirms
+(`forgotten`) is told with the number it had reached, so that it goes on behind the gap.
 """
 
 import threading
@@ -15,7 +19,7 @@ from agent.link.convert import AckPoint, numbered, suffix_of
 from agent.link.errors import LinkError
 
 Publish = Callable[[str, bytes, int], bool]
-ReportCall = Callable[[list[SpoolEntry]], AckPoint]
+ReportCall = Callable[[list[SpoolEntry], int], AckPoint]
 
 
 class SpoolSender:
@@ -29,6 +33,7 @@ class SpoolSender:
         connected: Callable[[], bool],
         clock: Clock,
         on_trouble: Callable[[str], None],
+        on_behind: Callable[[], None] = lambda: None,
         *,
         ack_wait_s: float = 5.0,
         slow_road_after_s: float = 3.0,
@@ -41,6 +46,10 @@ class SpoolSender:
         self._connected = connected
         self._clock = clock
         self._on_trouble = on_trouble
+        self._on_behind = on_behind
+        self._confirmed: deque[frozenset[str]] = deque()
+        self._forgotten: frozenset[str] = frozenset()
+        self._asked = False
         self._ack_wait_s = ack_wait_s
         self._slow_road_after_s = slow_road_after_s
         self._batch = batch
@@ -74,6 +83,11 @@ class SpoolSender:
         self._acks.append(point)
         self._wake.set()
 
+    def forgotten(self, boots: frozenset[str]) -> None:
+        """What hello said of boots of which less is stored than was acknowledged; any thread."""
+        self._confirmed.append(boots)
+        self._wake.set()
+
     # -- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -91,6 +105,11 @@ class SpoolSender:
         now = self._clock.monotonic()
         while self._acks:
             self._drop(self._acks.popleft())
+        while self._confirmed:
+            self._forgotten = self._confirmed.popleft()
+            if self._forgotten:  # what was sent before came without the number
+                self._sent.clear()
+                self._slow_road_at = 0.0
         entries = self._spool.pending(self._batch)
         if self._connected():
             self._away_since = None
@@ -108,8 +127,15 @@ class SpoolSender:
         return self._by_mqtt(entries, now)
 
     def _drop(self, point: AckPoint) -> None:
-        self._spool.ack(point.boot_id, point.seq)
         self._missed = 0
+        if point.seq < self._spool.acknowledged().get(point.boot_id, 0):
+            if not self._asked:  # old news, or a database that forgot: hello tells
+                self._asked = True
+                self._on_behind()
+            return
+        if self._spool.ack(point.boot_id, point.seq):
+            self._asked = False
+            self._forgotten -= {point.boot_id}
         for key in [k for k in self._sent if k[0] == point.boot_id and k[1] <= point.seq]:
             del self._sent[key]
 
@@ -128,7 +154,7 @@ class SpoolSender:
         for entry in entries:
             if _key(entry) in self._sent:
                 continue
-            envelope = numbered(entry)
+            envelope = numbered(entry, self._reached(entry.boot_id))
             if not self._publish(suffix_of(envelope), envelope.SerializeToString(), 1):
                 break
             self._sent[_key(entry)] = now
@@ -137,7 +163,8 @@ class SpoolSender:
     def _by_grpc(self, entries: tuple[SpoolEntry, ...], now: float) -> float:
         boot_id = entries[0].boot_id
         try:
-            point = self._report([e for e in entries if e.boot_id == boot_id])
+            mine = [e for e in entries if e.boot_id == boot_id]
+            point = self._report(mine, self._reached(boot_id))
         except LinkError as error:
             wait_s = self._backoff.failed(error.retry_after_s)
             self._slow_road_at = now + wait_s
@@ -150,6 +177,10 @@ class SpoolSender:
             self._slow_road_at = now + self._ack_wait_s
             return self._ack_wait_s
         return 0.0
+
+    def _reached(self, boot_id: str) -> int:
+        """What a controller that forgot has to be told; 0 for one that did not."""
+        return self._spool.acknowledged().get(boot_id, 0) if boot_id in self._forgotten else 0
 
 
 def _key(entry: SpoolEntry) -> tuple[str, int]:

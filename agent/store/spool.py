@@ -101,6 +101,11 @@ class FileSpool:
                     found.append(entry)
             return tuple(found)
 
+    def acknowledged(self) -> dict[str, int]:
+        """By boot how far it was acknowledged."""
+        with self._lock:
+            return {name: boot.acked for name, boot in self._boots.items()}
+
     def held(self) -> tuple[int, int]:
         """Entries that are not acknowledged, and bytes on disk."""
         with self._lock:

@@ -75,6 +75,10 @@ def capabilities_to_wire(known: Capabilities) -> common_pb2.Capabilities:
     )
 
 
+# Boots whose reports a device may ask after: it keeps those of a few starts.
+BOOTS_MAX = 64
+
+
 def hello_from_wire(request: device_pb2.HelloRequest) -> HelloFacts:
     """What a device says when it starts to talk."""
     return HelloFacts(
@@ -83,6 +87,7 @@ def hello_from_wire(request: device_pb2.HelloRequest) -> HelloFacts:
         boot_id=request.boot_id,
         capabilities=capabilities_from_wire(request.capabilities),
         applied_generation=number_from_wire(request.applied_generation, "generation"),
+        acknowledged=tuple(one.boot_id for one in request.acknowledged[:BOOTS_MAX]),
     )
 
 
@@ -114,7 +119,8 @@ def envelope_from_wire(envelope: device_pb2.Envelope) -> DeviceEnvelope:
         raise InvalidError("an entry of the spool without a number")
     match envelope.WhichOneof("body"):
         case "report":
-            return DeviceEnvelope(envelope.boot_id, envelope.seq, _report(envelope.report))
+            report = _report(envelope.report)
+            return DeviceEnvelope(envelope.boot_id, envelope.seq, report, envelope.acknowledged)
         case "event":
             said = envelope.event
             body = EventBody(
@@ -124,7 +130,7 @@ def envelope_from_wire(envelope: device_pb2.Envelope) -> DeviceEnvelope:
                 one_line(said.reason),
                 {one_line(name): one_line(text) for name, text in said.details.items()},
             )
-            return DeviceEnvelope(envelope.boot_id, envelope.seq, body)
+            return DeviceEnvelope(envelope.boot_id, envelope.seq, body, envelope.acknowledged)
         case other:
             raise InvalidError(f"{other or 'nothing'} is neither report nor event")
 

@@ -59,6 +59,7 @@ class DeviceApi(ApiBase, device_pb2_grpc.DeviceServiceServicer):
             signing_keys=keys_to_wire(view.signing_keys),
             profile=view.profile,
             pending=view.pending,
+            stored=[device_pb2.Ack(boot_id=boot, seq=seq) for boot, seq in view.stored],
         )
 
     def GetDesired(

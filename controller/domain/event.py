@@ -31,6 +31,7 @@ _CONTROLLER = (
     "model_pushed",
     "object_applied",
     "profile_changed",
+    "reports_forgotten",  # acknowledged once, and not in this database, which was restored
     "rolled_back_override",
     "rollout_intent",
     "rollout_phase",

@@ -57,7 +57,7 @@ def spooled(envelope: device_pb2.Envelope) -> DeviceEnvelope | None:
             one_line(said.reason),
             {one_line(name): one_line(text) for name, text in said.details.items()},
         )
-        return DeviceEnvelope(envelope.boot_id, envelope.seq, body)
+        return DeviceEnvelope(envelope.boot_id, envelope.seq, body, envelope.acknowledged)
     report = envelope.report
     evidence = report.evidence
     return DeviceEnvelope(
@@ -83,6 +83,7 @@ def spooled(envelope: device_pb2.Envelope) -> DeviceEnvelope | None:
             if report.HasField("evidence")
             else None,
         ),
+        envelope.acknowledged,
     )
 
 

@@ -39,6 +39,7 @@ class HelloFacts:
     boot_id: str
     capabilities: Capabilities
     applied_generation: int
+    acknowledged: tuple[str, ...] = ()  # boots of which it wants to know how far they are stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class HelloView:
     signing_keys: tuple[PublicKey, ...]
     profile: str
     pending: bool
+    stored: tuple[tuple[str, int], ...] = ()  # boot, and how far it is stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ def greet_device(deps: Deps, ctx: Ctx, device_id: str, facts: HelloFacts) -> Hel
     """
     protocol = negotiate(facts.protocol_min, facts.protocol_max)
     counter = boot_counter(facts.boot_id)
+    for boot_id in facts.acknowledged:
+        boot_counter(boot_id)
     clone: DeniedError | None = None
     profile: str | None = None
     with deps.store.write() as conn:
@@ -110,6 +114,7 @@ def greet_device(deps: Deps, ctx: Ctx, device_id: str, facts: HelloFacts) -> Hel
         else:  # stored, not rolled back: the error is raised behind the transaction
             clone = _quarantine(conn, ctx, row, facts.boot_id)
         desired = devices.get_desired(conn, device_id)
+        known = boots.list_boots(conn, [device_id], facts.acknowledged)
     deps.wake()
     if clone is not None:
         raise clone
@@ -119,6 +124,10 @@ def greet_device(deps: Deps, ctx: Ctx, device_id: str, facts: HelloFacts) -> Hel
         signing_keys=deps.signer.public_keys(),
         profile=profile or "",
         pending=row.state == DeviceState.PENDING,
+        stored=tuple(
+            (boot_id, one.last_seq if (one := known.get((device_id, boot_id))) else 0)
+            for boot_id in facts.acknowledged
+        ),
     )
 
 

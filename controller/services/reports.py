@@ -28,6 +28,7 @@ from controller.store.session import Connection
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,39}")
 TEXT_MAX = 2000
 DETAILS_MAX = 32
+SEQ_MAX = 2**53  # what every database and every reader of JSON can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class DeviceEnvelope:
     boot_id: str
     seq: int
     body: ReportBody | EventBody
+    acknowledged: int = 0  # the device says that all up to here was acknowledged and is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,9 @@ class _Desk:
             last = reached.get(envelope.boot_id)
             if last is None:
                 last = self._boot(device_id, envelope.boot_id).last_seq
+            if last < envelope.acknowledged == envelope.seq - 1 and envelope.seq <= SEQ_MAX:
+                self._note_forgotten(speaker, envelope, last + 1)
+                last = envelope.acknowledged
             if envelope.seq == last + 1:
                 self._store(speaker, envelope)
                 last = envelope.seq
@@ -195,6 +200,25 @@ class _Desk:
             known = boots.add_boot(self._conn, device_id, boot_id, counter, now)
             self._boots[device_id, boot_id] = known
         return known
+
+    def _note_forgotten(self, speaker: Speaker, envelope: DeviceEnvelope, first: int) -> None:
+        """A gap that can never be filled is recorded, and the log of the boot goes on behind it."""
+        seqs = f"{first} to {envelope.acknowledged}"
+        reason = (
+            f"reports {seqs} of boot {envelope.boot_id} were acknowledged and are not stored:"
+            " the database was restored from an older state"
+        )
+        self._events.append(
+            NewEvent(
+                project=speaker.project,
+                at=self._ctx.now,
+                kind="reports_forgotten",
+                actor="controller",
+                device_id=speaker.device_id,
+                reason=reason,
+                details={"boot_id": envelope.boot_id, "reports": seqs},
+            )
+        )
 
     def _store(self, speaker: Speaker, envelope: DeviceEnvelope) -> None:
         body = envelope.body

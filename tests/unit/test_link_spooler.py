@@ -211,6 +211,45 @@ def test_what_rotted_in_the_spool_is_told_under_its_number() -> None:
         assert suffix_of(envelope) == topics.UP_EVENT
 
 
+def test_a_controller_that_forgot_is_asked_once_and_told_only_what_hello_confirmed(
+    client: ControllerClient, spool: FileSpool
+) -> None:
+    for text in ("1", "2", "3"):
+        spool.append("event", event(text))
+    spool.ack(BOOT, 2)
+    taken: list[device_pb2.Envelope] = []
+    asked: list[int] = []
+
+    def publish(_suffix: str, payload: bytes, _qos: int) -> bool:
+        taken.append(device_pb2.Envelope.FromString(payload))
+        return True
+
+    sender = SpoolSender(
+        spool, publish, client.report, lambda: True, SystemClock(), lambda _: None,
+        lambda: asked.append(1), ack_wait_s=60.0,
+    )  # fmt: skip
+    sender.start()
+    try:
+        wait_for(lambda: taken, 10, "the third")
+        assert (taken[0].seq, taken[0].acknowledged) == (3, 0)
+        for _ in range(3):
+            sender.acked(AckPoint(BOOT, 1))  # an old answer, or one of a database that forgot
+        wait_for(lambda: asked, 10, "the question")
+        assert spool.acknowledged() == {BOOT: 2}, "what was acknowledged stays so"
+        sender.forgotten(frozenset({BOOT}))
+        wait_for(lambda: len(taken) == 2, 10, "the third once more")
+        assert (taken[1].seq, taken[1].acknowledged) == (3, 2)
+        sender.acked(AckPoint(BOOT, 3))
+        wait_for(lambda: not spool.pending(), 10, "the end")
+        spool.append("event", event("4"))
+        sender.wake()
+        wait_for(lambda: len(taken) == 3, 10, "the fourth")
+        assert (taken[2].seq, taken[2].acknowledged) == (4, 0), "it goes on as ever"
+        assert asked == [1]
+    finally:
+        sender.stop()
+
+
 def test_a_sender_that_drops_on_send_would_lose_reports(
     server: LinkServer, client: ControllerClient, spool: FileSpool
 ) -> None:

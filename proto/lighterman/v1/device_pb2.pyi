@@ -89,12 +89,17 @@ class HelloRequest(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     APPLIED_GENERATION_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     protocol_min: _builtins.int
     protocol_max: _builtins.int
     boot_id: _builtins.str
     applied_generation: _builtins.int
     @_builtins.property
     def capabilities(self) -> _common_pb2.Capabilities: ...
+    @_builtins.property
+    def acknowledged(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ack]:
+        """of each boot whose reports are kept: how far they were acknowledged"""
+
     def __init__(
         self,
         *,
@@ -103,10 +108,11 @@ class HelloRequest(_message.Message):
         boot_id: _builtins.str = ...,
         capabilities: _common_pb2.Capabilities | None = ...,
         applied_generation: _builtins.int = ...,
+        acknowledged: _abc.Iterable[Global___Ack] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_generation", b"applied_generation", "boot_id", b"boot_id", "capabilities", b"capabilities", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "applied_generation", b"applied_generation", "boot_id", b"boot_id", "capabilities", b"capabilities", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -124,6 +130,7 @@ class HelloResponse(_message.Message):
     SIGNING_KEYS_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     desired_generation: _builtins.int
     poll_after_s: _builtins.float
@@ -135,6 +142,10 @@ class HelloResponse(_message.Message):
     def now(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def signing_keys(self) -> _containers.RepeatedCompositeFieldContainer[_enrollment_pb2.SigningKey]: ...
+    @_builtins.property
+    def stored(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ack]:
+        """of the boots in acknowledged: how far they are stored; less, where"""
+
     def __init__(
         self,
         *,
@@ -146,10 +157,11 @@ class HelloResponse(_message.Message):
         signing_keys: _abc.Iterable[_enrollment_pb2.SigningKey] | None = ...,
         profile: _builtins.str = ...,
         pending: _builtins.bool = ...,
+        stored: _abc.Iterable[Global___Ack] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_generation", b"desired_generation", "mqtt_endpoint", b"mqtt_endpoint", "now", b"now", "pending", b"pending", "poll_after_s", b"poll_after_s", "profile", b"profile", "protocol", b"protocol", "signing_keys", b"signing_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_generation", b"desired_generation", "mqtt_endpoint", b"mqtt_endpoint", "now", b"now", "pending", b"pending", "poll_after_s", b"poll_after_s", "profile", b"profile", "protocol", b"protocol", "signing_keys", b"signing_keys", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -348,6 +360,7 @@ class Envelope(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     SENT_AT_FIELD_NUMBER: _builtins.int
     CLOCK_QUALITY_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     PRESENCE_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
     TELEMETRY_FIELD_NUMBER: _builtins.int
@@ -358,6 +371,8 @@ class Envelope(_message.Message):
     seq: _builtins.int
     """1, 2, 3 ... within a boot for report and event; 0 for presence and telemetry"""
     clock_quality: Global___ClockQuality.ValueType
+    acknowledged: _builtins.int
+    """set once hello said that less is stored: all up to here was"""
     @_builtins.property
     def sent_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -384,6 +399,7 @@ class Envelope(_message.Message):
         seq: _builtins.int = ...,
         sent_at: _timestamp_pb2.Timestamp | None = ...,
         clock_quality: Global___ClockQuality.ValueType = ...,
+        acknowledged: _builtins.int = ...,
         presence: Global___Presence | None = ...,
         report: Global___Report | None = ...,
         telemetry: Global___Telemetry | None = ...,
@@ -391,7 +407,7 @@ class Envelope(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "event", b"event", "presence", b"presence", "report", b"report", "sent_at", b"sent_at", "telemetry", b"telemetry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "boot_id", b"boot_id", "clock_quality", b"clock_quality", "event", b"event", "presence", b"presence", "protocol", b"protocol", "report", b"report", "sent_at", b"sent_at", "seq", b"seq", "telemetry", b"telemetry"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "body", b"body", "boot_id", b"boot_id", "clock_quality", b"clock_quality", "event", b"event", "presence", b"presence", "protocol", b"protocol", "report", b"report", "sent_at", b"sent_at", "seq", b"seq", "telemetry", b"telemetry"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["presence", "report", "telemetry", "event"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
