@@ -30,7 +30,7 @@ from controller.services.rollout_comparison import (
     compare_wave,
     find_untouched,
 )
-from controller.store import assignments, devices, waves
+from controller.store import assignments, devices, ledger, waves
 from controller.store.assignments import AssignmentRow
 from controller.store.rollouts import RolloutRow
 from controller.store.samples import SampleRow, is_of_build, list_samples
@@ -171,16 +171,15 @@ def plan_facts(
     conn: Connection, rollout: RolloutRow, waves: list[WaveRow], verdict: Verdict, reason: str
 ) -> Facts:
     """What the planner looks at."""
-    by_wave = assignments.count_states(conn, rollout.rollout_id)
+    tally = ledger.tally(conn, rollout.rollout_id)
+    by_wave = tally.by_wave
     counts: Counter[AssignmentState] = Counter()
     for (_, state), count in by_wave.items():
         counts[state] += count
     alive = LIVE | _ON_THE_WAY
     going = rollout.phase in (Phase.PENDING, Phase.PROGRESSING) and rollout.intent is Intent.RUN
     # Only at the end is it worth asking who went on to a newer version meanwhile.
-    gone = (
-        [] if any(counts[one] for one in OPEN) else assignments.taken_over(conn, rollout.rollout_id)
-    )
+    gone = [] if any(counts[one] for one in OPEN) else ledger.taken_over(conn, rollout.rollout_id)
     evidence = waves[rollout.current_wave - 1].evidence if rollout.current_wave else {}
     look = evidence.get("next_look_at")
     return Facts(
@@ -194,14 +193,14 @@ def plan_facts(
         caps=tuple(wave.cumulative for wave in waves),
         current_wave=rollout.current_wave,
         counts=counts,
-        exposed=assignments.count_exposed(conn, rollout.rollout_id),
+        exposed=tally.exposed,
         wave_live=sum(
             count
             for (number, state), count in by_wave.items()
             if number == rollout.current_wave and state in alive
         )
         - sum(number == rollout.current_wave for number, _ in gone),
-        candidates=tuple(assignments.candidates(conn, rollout.rollout_id, CANDIDATES))
+        candidates=tuple(ledger.candidates(conn, rollout.rollout_id, CANDIDATES))
         if going or rollout.phase is Phase.PAUSED
         else (),
         verdict=verdict,
@@ -209,9 +208,9 @@ def plan_facts(
         look_at=None if look is None else datetime.fromisoformat(look),
         errors_in_row=int(evidence.get("errors_in_row") or 0),
         pause_reasons=rollout.pause_reasons,
-        not_returned=assignments.count_not_returned(conn, rollout.rollout_id),
+        not_returned=tally.not_returned,
         taken_over=len(gone),
-        superseded=assignments.superseded_reason(conn, rollout.rollout_id)
+        superseded=ledger.superseded_reason(conn, rollout.rollout_id)
         if counts[_A.SUPERSEDED]
         else f"superseded by {gone[-1][1]}"
         if gone

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from controller.domain.planner import is_over
 from controller.services.context import Ctx, Deps
 from controller.services.desired import canonical
-from controller.store import assignments, outbox, rollouts, waves
+from controller.store import ledger, outbox, rollouts, waves
 from controller.store.outbox import OutboxKind, OutboxRow
 from controller.store.rollouts import RolloutRow
 from controller.store.session import Connection
@@ -44,7 +44,7 @@ def _told(conn: Connection, now: datetime, row: RolloutRow) -> OutboxRow:
         "reason": row.phase_reason,
         "wave": row.current_wave,
         "waves": len(listed),
-        "exposed": assignments.count_exposed(conn, row.rollout_id),
+        "exposed": ledger.tally(conn, row.rollout_id).exposed,
         "exposed_cap": listed[row.current_wave - 1].cumulative if row.current_wave else 0,
         "at": now.isoformat(timespec="milliseconds"),
     }

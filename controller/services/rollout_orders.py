@@ -21,7 +21,7 @@ from controller.services.context import Ctx, Deps
 from controller.services.desired import Change, Composer, DesiredBook, Member, load_members
 from controller.services.rollout_checks import RungCauses, differs
 from controller.services.ways_back import ways_back
-from controller.store import assignments, events
+from controller.store import assignments, events, ledger
 from controller.store.assignments import AssignmentRow
 from controller.store.events import NewEvent
 from controller.store.reported import list_spoken_of
@@ -200,7 +200,7 @@ def close_left(conn: Connection, deps: Deps, ctx: Ctx) -> frozenset[str]:
     the rollouts of which something was closed.
     """
     ended = {"finished_at": ctx.now}
-    retired = assignments.list_retired(conn)
+    retired = ledger.list_retired(conn)
     assignments.move_many(
         conn,
         [
@@ -209,10 +209,10 @@ def close_left(conn: Connection, deps: Deps, ctx: Ctx) -> frozenset[str]:
         ],
         ctx.now,
     )
-    unsettled = assignments.list_unsettled(conn)
+    unsettled = ledger.list_unsettled(conn)
     restore_previous(conn, deps, ctx, unsettled)
     assignments.settle(conn, unsettled, ctx.now)
-    recalled = assignments.list_recalled(conn)
+    recalled = ledger.list_recalled(conn)
     book = DesiredBook(conn, {row.device_id for row in recalled})
     # The others return by themselves; their own report closes them.
     back = [row for row in recalled if not _names(book, row)]

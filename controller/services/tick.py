@@ -21,7 +21,7 @@ from controller.services.desired import Composer, make_composer
 from controller.services.rollout_facts import CANDIDATES, plan_facts, rules_of, wave_facts
 from controller.services.rollout_feed import feed_rollout
 from controller.services.rollout_orders import call_back, close_left, offer, withdraw
-from controller.store import assignments, events, reported, rollouts, waves
+from controller.store import events, ledger, reported, rollouts, waves
 from controller.store.rollouts import RolloutRow
 from controller.store.session import Connection
 from controller.store.waves import WaveRow
@@ -86,11 +86,7 @@ def _turns(deps: Deps, todo: Mapping[str, RolloutRow]) -> Iterator[RolloutRow]:
 def _close_left(deps: Deps, ctx: Ctx) -> None:
     """Look before writing: most ticks have nothing to close."""
     with deps.store.read() as conn:
-        waiting = (
-            assignments.list_unsettled(conn, 1)
-            or assignments.list_recalled(conn, 1)
-            or assignments.list_retired(conn, 1)
-        )
+        waiting = ledger.has_left_over(conn)
     if waiting:
         with deps.store.write() as conn:
             closed = close_left(conn, deps, ctx)

@@ -3,21 +3,20 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
 
 from controller.domain.rollout import (
     OPEN,
     AssignmentState,
     check_state,
 )
-from controller.store.tables import assignment, desired, device
+from controller.store.tables import assignment
 
 Json = dict[str, Any]
 _A = AssignmentState
-# Closed by a device: desired still names what it left, until the tick has seen to it.
-_LEFT = (_A.ROLLED_BACK, _A.FAILED, _A.REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +102,31 @@ def list_assignments(
 
     Without `with_previous` every `previous_entry` is None: who only looks need not read it.
     """
+    equal = {"rollout_id": rollout_id, "device_id": device_id, "model": model, "wave": wave}
+    wanted: Json = {name: value for name, value in equal.items() if value is not None}
+    query = _listing(tuple(wanted), states is not None, bool(limit), with_previous)
+    if states is not None:
+        wanted["states"] = [state.value for state in states]
+    if limit:
+        wanted["most"] = limit
+    named = {f"wanted_{name}": value for name, value in wanted.items()}
+    return [read_row(row) for row in conn.execute(query, named)]
+
+
+@cache
+def _listing(
+    names: tuple[str, ...], with_states: bool, limited: bool, with_previous: bool
+) -> Select[Any]:
+    """A tick asks the same again and again: each kind of question is put together once."""
     columns = [c for c in assignment.c if with_previous or c.name != "previous_entry"]
     query = select(*columns).order_by(assignment.c.rollout_id, assignment.c.position)
-    for column, wanted in (
-        (assignment.c.rollout_id, rollout_id),
-        (assignment.c.device_id, device_id),
-        (assignment.c.model, model),
-        (assignment.c.wave, wave),
-    ):
-        if wanted is not None:
-            query = query.where(column == wanted)
-    if states is not None:
-        query = query.where(assignment.c.state.in_([state.value for state in states]))
-    if limit:
-        query = query.limit(limit)
-    return [read_row(row) for row in conn.execute(query)]
+    for name in names:
+        query = query.where(assignment.c[name] == bindparam(f"wanted_{name}"))
+    if with_states:
+        query = query.where(assignment.c.state.in_(bindparam("wanted_states", expanding=True)))
+    if limited:
+        query = query.limit(bindparam("wanted_most", type_=assignment.c.wave.type))
+    return query
 
 
 def get_assignment(conn: Connection, rollout_id: str, device_id: str) -> AssignmentRow | None:
@@ -158,51 +167,6 @@ def newest_tries(
         )
         found |= {row.device_id: read_row(row) for row in conn.execute(query)}
     return found
-
-
-def count_states(conn: Connection, rollout_id: str) -> dict[tuple[int, AssignmentState], int]:
-    """Devices by (wave, state)."""
-    query = (
-        select(assignment.c.wave, assignment.c.state, func.count())
-        .where(assignment.c.rollout_id == rollout_id)
-        .group_by(assignment.c.wave, assignment.c.state)
-    )
-    return {(row[0], _A(row[1])): int(row[2]) for row in conn.execute(query)}
-
-
-def count_exposed(conn: Connection, rollout_id: str) -> int:
-    """The ledger: devices that were ever offered the version."""
-    query = select(func.count()).where(
-        assignment.c.rollout_id == rollout_id, assignment.c.exposed.is_(True)
-    )
-    return int(conn.execute(query).scalar_one())
-
-
-def count_not_returned(conn: Connection, rollout_id: str) -> int:
-    """Devices that activated the version and could not go back."""
-    query = select(func.count()).where(
-        assignment.c.rollout_id == rollout_id,
-        assignment.c.state == _A.FAILED.value,
-        assignment.c.activated_at.is_not(None),
-    )
-    return int(conn.execute(query).scalar_one())
-
-
-def candidates(conn: Connection, rollout_id: str, limit: int) -> list[str]:
-    """Planned devices that are online and active, in stable order."""
-    query = (
-        select(assignment.c.device_id)
-        .join(device, device.c.device_id == assignment.c.device_id)
-        .where(
-            assignment.c.rollout_id == rollout_id,
-            assignment.c.state == _A.PLANNED.value,
-            device.c.online.is_(True),
-            device.c.state == "ACTIVE",
-        )
-        .order_by(assignment.c.position)
-        .limit(limit)
-    )
-    return [str(row.device_id) for row in conn.execute(query)]
 
 
 def move(
@@ -246,92 +210,6 @@ def move_many(
 def settle(conn: Connection, rows: Sequence[AssignmentRow], now: datetime) -> None:
     """Desired and reality agree about them again."""
     put_columns(conn, ("finished_at",), [(row, {"finished_at": now}) for row in rows])
-
-
-def list_unsettled(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
-    """Left by their device, while desired was not looked after yet."""
-    query = (
-        select(assignment)
-        .where(
-            assignment.c.state.in_([state.value for state in _LEFT]),
-            assignment.c.finished_at.is_(None),
-        )
-        .limit(limit)
-    )
-    return [read_row(row) for row in conn.execute(query)]
-
-
-def list_recalled(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
-    """ROLLING_BACK, and the device has applied the generation of the last order about it."""
-    query = (
-        select(assignment)
-        .join(device, device.c.device_id == assignment.c.device_id)
-        .join(desired, desired.c.device_id == assignment.c.device_id)
-        .where(
-            assignment.c.state == _A.ROLLING_BACK.value,
-            device.c.applied_generation >= assignment.c.generation,
-        )
-        .limit(limit)
-    )
-    return [read_row(row) for row in conn.execute(query)]
-
-
-def list_retired(conn: Connection, limit: int = 500) -> list[AssignmentRow]:
-    """Open assignments of devices that were retired since."""
-    query = (
-        select(assignment)
-        .join(device, device.c.device_id == assignment.c.device_id)
-        .where(assignment.c.state.in_([state.value for state in OPEN]), device.c.state == "RETIRED")
-        .limit(limit)
-    )
-    return [read_row(row) for row in conn.execute(query)]
-
-
-def superseded_reason(conn: Connection, rollout_id: str) -> str:
-    """Why an assignment of the rollout was superseded; empty where none was."""
-    query = (
-        select(assignment.c.reason)
-        .where(assignment.c.rollout_id == rollout_id, assignment.c.state == _A.SUPERSEDED.value)
-        .order_by(assignment.c.updated_at.desc())
-        .limit(1)
-    )
-    return str(conn.execute(query).scalar() or "")
-
-
-def refused_reason(conn: Connection, rollout_id: str) -> str:
-    """Who refused last, and why, in the first place those who were asked; empty where none did."""
-    query = (
-        select(assignment.c.device_id, assignment.c.reason)
-        .where(assignment.c.rollout_id == rollout_id, assignment.c.state == _A.REFUSED.value)
-        .order_by(assignment.c.position < 0, assignment.c.updated_at.desc(), assignment.c.position)
-        .limit(1)
-    )
-    row = conn.execute(query).first()
-    return "" if row is None else f"{row.device_id}: {row.reason}"
-
-
-def taken_over(conn: Connection, rollout_id: str) -> list[tuple[int, str]]:
-    """Wave and newer rollout of each device that committed this one and, since, the newer one."""
-    newer = assignment.alias("newer")
-    query = (
-        select(assignment.c.device_id, assignment.c.wave, newer.c.rollout_id)
-        .join(
-            newer,
-            (newer.c.device_id == assignment.c.device_id)
-            & (newer.c.model == assignment.c.model)
-            & (newer.c.rollout_id != assignment.c.rollout_id)
-            & (newer.c.offered_at > assignment.c.offered_at),
-        )
-        .where(
-            assignment.c.rollout_id == rollout_id,
-            assignment.c.state == _A.COMMITTED.value,
-            newer.c.state == _A.COMMITTED.value,
-        )
-        .order_by(newer.c.offered_at)
-    )
-    # A device may have gone on twice since: its newest one counts.
-    found = {row.device_id: (row.wave, row.rollout_id) for row in conn.execute(query)}
-    return list(found.values())
 
 
 def put_columns(

@@ -302,14 +302,18 @@ def get_desired(conn: Connection, device_id: str) -> DesiredRow | None:
     return DesiredRow(row.generation, dict(row.models), bytes(row.manifest), list(row.signatures))
 
 
+_DESIRED = select(desired.c.device_id, desired.c.generation, desired.c.models).where(
+    desired.c.device_id.in_(bindparam("wanted", expanding=True))
+)
+
+
 def list_desired(conn: Connection, device_ids: Iterable[str]) -> dict[str, tuple[int, Any]]:
     """Generation and the manifest's entries by model of those that have a desired state."""
-    columns = (desired.c.device_id, desired.c.generation, desired.c.models)
     found: dict[str, tuple[int, Any]] = {}
     wanted = sorted(device_ids)
     for start in range(0, len(wanted), 500):
         part = wanted[start : start + 500]
-        for row in conn.execute(select(*columns).where(desired.c.device_id.in_(part))):
+        for row in conn.execute(_DESIRED, {"wanted": part}):
             found[row.device_id] = (int(row.generation), dict(row.models))
     return found
 

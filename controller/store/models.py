@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Select, bindparam, insert, select
 
 from controller.store.tables import device, model, variant, version
 
@@ -89,20 +90,15 @@ def list_versions(
     conn: Connection, project: str, name: str = "", number: str = ""
 ) -> list[VersionRow]:
     """Versions by model, newest first within one; empty names mean all."""
-    query = select(version).where(version.c.project == project)
-    parts = select(variant).where(variant.c.project == project)
-    if name:
-        query = query.where(version.c.model == name)
-        parts = parts.where(variant.c.model == name)
-    if number:
-        query = query.where(version.c.version == number)
-        parts = parts.where(variant.c.version == number)
+    wanted = {"of_project": project}
+    wanted |= {"of_model": name} if name else {}
+    wanted |= {"of_version": number} if number else {}
+    query, parts = _listing(bool(name), bool(number))
     variants: dict[tuple[str, str], list[VariantRow]] = {}
-    for row in conn.execute(parts.order_by(variant.c.position)):
+    for row in conn.execute(parts, wanted):
         variants.setdefault((row.model, row.version), []).append(
             VariantRow(row.variant, row.position, row.digest, row.length, row.format, row.file_name)
         )
-    query = query.order_by(version.c.model, version.c.created_at.desc(), version.c.version.desc())
     return [
         VersionRow(
             row.model,
@@ -117,8 +113,23 @@ def list_versions(
             tuple(variants.get((row.model, row.version), ())),
             row.task or {},
         )
-        for row in conn.execute(query)
+        for row in conn.execute(query, wanted)
     ]
+
+
+@cache
+def _listing(by_model: bool, by_number: bool) -> tuple[Select[Any], Select[Any]]:
+    """Versions, and their variants: put together once for each kind of question."""
+    query = select(version).where(version.c.project == bindparam("of_project"))
+    parts = select(variant).where(variant.c.project == bindparam("of_project"))
+    if by_model:
+        query = query.where(version.c.model == bindparam("of_model"))
+        parts = parts.where(variant.c.model == bindparam("of_model"))
+    if by_number:
+        query = query.where(version.c.version == bindparam("of_version"))
+        parts = parts.where(variant.c.version == bindparam("of_version"))
+    query = query.order_by(version.c.model, version.c.created_at.desc(), version.c.version.desc())
+    return query, parts.order_by(variant.c.position)
 
 
 def list_model_names(conn: Connection, project: str) -> list[str]:

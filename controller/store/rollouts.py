@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from controller.domain.planner import PauseKind, PauseReason
 from controller.domain.rollout import TERMINAL, Intent, Phase
@@ -70,24 +70,34 @@ def insert_rollout(conn: Connection, row: RolloutRow) -> None:
     )
 
 
+_FOUND = select(rollout).where(rollout.c.rollout_id == bindparam("wanted"))
+
+
 def get_rollout(conn: Connection, project: str, rollout_id: str) -> RolloutRow | None:
     """The rollout, or None."""
-    row = conn.execute(
-        select(rollout).where(rollout.c.project == project, rollout.c.rollout_id == rollout_id)
-    ).first()
-    return None if row is None else _row(row)
+    row = find_rollout(conn, rollout_id)
+    return None if row is None or row.project != project else row
 
 
 def find_rollout(conn: Connection, rollout_id: str) -> RolloutRow | None:
     """The rollout, whatever its project."""
-    row = conn.execute(select(rollout).where(rollout.c.rollout_id == rollout_id)).first()
+    row = conn.execute(_FOUND, {"wanted": rollout_id}).first()
     return None if row is None else _row(row)
+
+
+_ACTIVE = (  # what every tick asks
+    select(rollout)
+    .where(rollout.c.phase.not_in([phase.value for phase in TERMINAL]))
+    .order_by(rollout.c.created_at.desc(), rollout.c.rollout_id)
+)
 
 
 def list_rollouts(
     conn: Connection, project: str | None = None, *, active_only: bool = False, limit: int = 0
 ) -> list[RolloutRow]:
     """Rollouts, newest first; without `project` those of all projects; `limit` 0 means all."""
+    if project is None and active_only and not limit:
+        return [_row(row) for row in conn.execute(_ACTIVE)]
     query = select(rollout).order_by(rollout.c.created_at.desc(), rollout.c.rollout_id)
     if project is not None:
         query = query.where(rollout.c.project == project)

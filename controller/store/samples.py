@@ -3,9 +3,10 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
 
 from controller.domain.histogram import Histogram
 from controller.store.tables import sample
@@ -79,12 +80,16 @@ def _stored(
     wanted = sorted({row.device_id for row in rows})
     minutes = sorted({row.minute_at for row in rows})
     for start in range(0, len(wanted), 500):
-        query = select(sample).where(
-            sample.c.device_id.in_(wanted[start : start + 500]), sample.c.minute_at.in_(minutes)
-        )
-        for row in map(_row, conn.execute(query)):
+        part = {"of_devices": wanted[start : start + 500], "of_minutes": minutes}
+        for row in map(_row, conn.execute(_OF_MINUTES, part)):
             found[row.key] = row
     return found
+
+
+_OF_MINUTES = select(sample).where(
+    sample.c.device_id.in_(bindparam("of_devices", expanding=True)),
+    sample.c.minute_at.in_(bindparam("of_minutes", expanding=True)),
+)
 
 
 def is_of_build(row: SampleRow) -> bool:
@@ -105,23 +110,35 @@ def list_samples(
 
     `since` compares with the last sample of a row, `until` with the end of its minute.
     """
-    query = select(sample).order_by(sample.c.minute_at, sample.c.device_id, sample.c.rung)
-    if model is not None:
-        query = query.where(sample.c.model == model)
-    if version is not None:
-        query = query.where(sample.c.version == version)
-    if since is not None:
-        query = query.where(sample.c.last_at >= since)
+    equal = {"model": model, "version": version, "since": since}
+    wanted: dict[str, Any] = {f"of_{n}": value for n, value in equal.items() if value is not None}
     if until is not None:
-        query = query.where(sample.c.minute_at <= until - timedelta(minutes=1))
+        wanted["of_until"] = until - timedelta(minutes=1)
+    query = _listing(tuple(wanted), device_ids is not None)
     if device_ids is None:
-        return [_row(row) for row in conn.execute(query)]
+        return [_row(row) for row in conn.execute(query, wanted)]
     found: list[SampleRow] = []
-    wanted = sorted(device_ids)
-    for start in range(0, len(wanted), 500):
-        part = wanted[start : start + 500]
-        found += [_row(row) for row in conn.execute(query.where(sample.c.device_id.in_(part)))]
+    ids = sorted(device_ids)
+    for start in range(0, len(ids), 500):
+        part = {**wanted, "of_devices": ids[start : start + 500]}
+        found += [_row(row) for row in conn.execute(query, part)]
     return found
+
+
+@cache
+def _listing(names: tuple[str, ...], of_devices: bool) -> Select[Any]:
+    """A tick asks the same again and again: each kind of question is put together once."""
+    query = select(sample).order_by(sample.c.minute_at, sample.c.device_id, sample.c.rung)
+    conditions = {
+        "of_model": sample.c.model == bindparam("of_model"),
+        "of_version": sample.c.version == bindparam("of_version"),
+        "of_since": sample.c.last_at >= bindparam("of_since"),
+        "of_until": sample.c.minute_at <= bindparam("of_until"),
+    }
+    query = query.where(*(conditions[name] for name in names))
+    if of_devices:
+        query = query.where(sample.c.device_id.in_(bindparam("of_devices", expanding=True)))
+    return query
 
 
 def _values(row: SampleRow) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from controller.store.tables_fleet import (
 from controller.store.tables_rollouts import (
     OPEN_STATES,
     assignment,
+    assignment_count,
     desired,
     rollout,
     wave,
@@ -44,6 +45,7 @@ __all__ = [
     "OPEN_STATES",
     "artifact",
     "assignment",
+    "assignment_count",
     "build",
     "build_gate",
     "build_job",

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 from controller.store.metadata import metadata
@@ -37,6 +38,12 @@ device = Table(
     Column("status", JSON),
     Column("enrolled_at", UtcDateTime, nullable=False),
     CheckConstraint("state IN ('PENDING','ACTIVE','QUARANTINED','RETIRED')", name="state"),
+    Index(
+        "ix_device_retired",
+        "device_id",
+        sqlite_where=text("state = 'RETIRED'"),
+        postgresql_where=text("state = 'RETIRED'"),
+    ),
 )
 
 label = Table(

@@ -32,6 +32,9 @@ OPEN_STATES = (
     "ROLLING_BACK",
 )
 _OPEN = "state IN ({})".format(", ".join(f"'{state}'" for state in OPEN_STATES))
+# Closed by a device: desired still names what it left, until the tick has seen to it.
+_UNSETTLED = "state IN ('ROLLED_BACK','FAILED','REFUSED') AND finished_at IS NULL"
+_RETURNING = "state = 'ROLLING_BACK'"
 
 rollout = Table(
     "rollout",
@@ -130,7 +133,35 @@ assignment = Table(
         postgresql_where=text(_OPEN),
     ),
     Index(None, "rollout_id", "wave", "state"),
+    Index(None, "rollout_id", "state", "position"),
     Index(None, "device_id", "model", "state"),
+    # What a tick looks for over all rollouts is little of much.
+    Index(
+        "ix_assignment_unsettled",
+        "rollout_id",
+        sqlite_where=text(_UNSETTLED),
+        postgresql_where=text(_UNSETTLED),
+    ),
+    Index(
+        "ix_assignment_returning",
+        "device_id",
+        sqlite_where=text(_RETURNING),
+        postgresql_where=text(_RETURNING),
+    ),
+)
+
+# Devices of a rollout by wave and state: written by triggers on `assignment`, by nobody else.
+assignment_count = Table(
+    "assignment_count",
+    metadata,
+    Column("rollout_id", Text, nullable=False),
+    Column("wave", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("exposed", Boolean, nullable=False),
+    Column("activated", Boolean, nullable=False),
+    Column("devices", Integer, nullable=False),
+    PrimaryKeyConstraint("rollout_id", "wave", "state", "exposed", "activated"),
+    CheckConstraint("devices >= 0", name="devices"),
 )
 
 # What each device should run, as signed.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from controller.domain.rollout import Verdict
 from controller.domain.wave import Wave
@@ -43,10 +43,12 @@ def insert_waves(conn: Connection, rollout_id: str, waves: Iterable[Wave]) -> No
     )
 
 
+_LISTED = select(wave).where(wave.c.rollout_id == bindparam("wanted")).order_by(wave.c.number)
+
+
 def list_waves(conn: Connection, rollout_id: str) -> list[WaveRow]:
     """The waves of a rollout, the first one first."""
-    query = select(wave).where(wave.c.rollout_id == rollout_id).order_by(wave.c.number)
-    return [_row(row) for row in conn.execute(query)]
+    return [_row(row) for row in conn.execute(_LISTED, {"wanted": rollout_id})]
 
 
 def open_wave(conn: Connection, rollout_id: str, number: int, now: datetime) -> None:

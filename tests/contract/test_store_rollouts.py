@@ -1,12 +1,13 @@
 """Rollouts, waves, assignments and desired states."""
 
+from collections import Counter
 from datetime import datetime
 
 import pytest
 
 from controller.domain.rollout import AssignmentState, Intent, Phase, Verdict
 from controller.domain.wave import Wave
-from controller.store import assignments, desired, reported, rollouts, waves
+from controller.store import assignments, desired, ledger, reported, rollouts, waves
 from controller.store.devices import behind, desired_generations, raise_applied, update_device
 from controller.store.session import (
     Connection,
@@ -127,11 +128,11 @@ def test_the_ledger_counts_whoever_was_offered(store: Store) -> None:
             seed_device(conn, name)
             update_device(conn, name, online=name != "c")
             seed_assignment(conn, rollout_id, name, position=position)
-        assert assignments.candidates(conn, rollout_id, 10) == ["a", "b"]
+        assert ledger.candidates(conn, rollout_id, 10) == ["a", "b"]
         _offer(conn, rollout_id, "a")
-        assert assignments.candidates(conn, rollout_id, 10) == ["b"]
-        assert assignments.count_exposed(conn, rollout_id) == 1
-        assert assignments.count_states(conn, rollout_id) == {(1, A.PLANNED): 2, (1, A.OFFERED): 1}
+        assert ledger.candidates(conn, rollout_id, 10) == ["b"]
+        assert ledger.tally(conn, rollout_id).exposed == 1
+        assert ledger.tally(conn, rollout_id).by_wave == {(1, A.PLANNED): 2, (1, A.OFFERED): 1}
     row = None
     with store.read() as conn:
         row = assignments.get_assignment(conn, rollout_id, "b")
@@ -194,6 +195,30 @@ def test_a_starved_device_says_why_it_is_still_in_probation(store: Store) -> Non
         assert reason("starved: 0 of 10 inferences", True) == "starved: 0 of 10 inferences"
 
 
+def test_counts_are_those_of_the_rows_whatever_moves(store: Store) -> None:
+    with store.write() as conn:
+        seed_version(conn)
+        names = [f"pi-{number}" for number in range(4)]
+        for name in names:
+            seed_device(conn, name)
+        rollout_id = seed_rollout(conn)
+        for name in names:
+            seed_assignment(conn, rollout_id, name)
+            _offer(conn, rollout_id, name)
+        for name, steps in (
+            ("pi-0", [A.DOWNLOADING, A.REFUSED]),
+            ("pi-1", [A.PROBATION, A.COMMITTED]),
+            ("pi-2", [A.PROBATION, A.ROLLING_BACK, A.FAILED]),
+        ):
+            for state in steps:
+                reported.record_report(conn, name, rollout_id, state, "", None, NOW)
+        rows = assignments.list_assignments(conn, rollout_id)
+        found = ledger.tally(conn, rollout_id)
+    assert found.by_wave == Counter((row.wave, row.state) for row in rows)
+    assert found.exposed == sum(row.exposed for row in rows)
+    assert found.not_returned == 1
+
+
 def test_a_committed_device_is_taken_over_by_its_newest_commit(store: Store) -> None:
     with store.write() as conn:
         seed_version(conn)
@@ -202,12 +227,12 @@ def test_a_committed_device_is_taken_over_by_its_newest_commit(store: Store) -> 
             seed_assignment(conn, seed_rollout(conn, name), "pi-1")
             _offer(conn, name, "pi-1", after(number))
             reported.record_report(conn, "pi-1", name, A.PROBATION, "", None, after(number))
-            taken = [assignments.taken_over(conn, one) for one in ("r-1", "r-2")[:number]]
+            taken = [ledger.taken_over(conn, one) for one in ("r-1", "r-2")[:number]]
             assert all(not found or found[0][1] != name for found in taken), "not committed yet"
             reported.record_report(conn, "pi-1", name, A.COMMITTED, "", None, after(number))
-        assert assignments.taken_over(conn, "r-1") == [(1, "r-3")]
-        assert assignments.taken_over(conn, "r-2") == [(1, "r-3")]
-        assert assignments.taken_over(conn, "r-3") == []
+        assert ledger.taken_over(conn, "r-1") == [(1, "r-3")]
+        assert ledger.taken_over(conn, "r-2") == [(1, "r-3")]
+        assert ledger.taken_over(conn, "r-3") == []
 
 
 def test_what_a_device_left_is_listed_until_settled(store: Store) -> None:
@@ -219,9 +244,9 @@ def test_what_a_device_left_is_listed_until_settled(store: Store) -> None:
         _offer(conn, rollout_id, "pi-1")
         for state in (A.DOWNLOADING, A.FAILED):
             reported.record_report(conn, "pi-1", rollout_id, state, "", None, NOW)
-        (left,) = assignments.list_unsettled(conn)
+        (left,) = ledger.list_unsettled(conn)
         assignments.settle(conn, [left], NOW)
-        assert assignments.list_unsettled(conn) == []
+        assert ledger.list_unsettled(conn) == []
 
 
 def test_a_generation_is_new_every_time(store: Store) -> None:

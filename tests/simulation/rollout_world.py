@@ -18,13 +18,13 @@ from typing import Any, cast
 
 from controller.blobs.blobs import Blobs
 from controller.domain.histogram import histogram_of
-from controller.domain.rollout import OPEN, TERMINAL, AssignmentState, Phase, Verdict
+from controller.domain.rollout import TERMINAL, AssignmentState, Phase, Verdict
 from controller.services.context import Ctx, Deps
 from controller.services.decisions import decisions_of
 from controller.services.reports import DeviceEnvelope, ReportBody, accept_reports
 from controller.services.samples import SampleWindow
 from controller.services.tick import tick
-from controller.store import assignments, devices, objects, rollouts, waves
+from controller.store import devices, objects, rollouts
 from controller.store.builds import GateKey, GateRow, add_build, put_gate, set_compiled
 from controller.store.desired import get_desired
 from controller.store.objects import ObjectRow
@@ -32,6 +32,7 @@ from controller.store.projects import ensure_project
 from controller.store.samples import SampleRow, add_samples
 from controller.store.session import Store, migrate
 from controller.trust.signing import Signature, Signer, verify
+from tests.simulation.books import BookedRollout, BookedWave, Books
 from tests.support.stores import PROJECT, build_row, digest, seed_device, seed_version
 
 A = AssignmentState
@@ -122,9 +123,15 @@ class World:
     def __post_init__(self) -> None:
         self.fragile = FragileSigner(self.signer)
         self.deps = self._new_deps()
+        self.books = Books(self.path)
+
+    def close(self) -> None:
+        """Give back the database."""
+        self.books.close()
+        self.store.close()
 
     def _new_deps(self) -> Deps:
-        self.store = Store.open(f"sqlite:///{self.path}")
+        self.store = self._open_store()
         return Deps(
             store=self.store,
             blobs=Blobs(self.path.parent / "blobs"),
@@ -132,6 +139,9 @@ class World:
             signer=cast(Signer, self.fragile),
             samples=SampleWindow(),
         )
+
+    def _open_store(self) -> Store:
+        return Store.open(f"sqlite:///{self.path}")
 
     def ctx(self, actor: str = "ana") -> Ctx:
         """A call now."""
@@ -399,35 +409,33 @@ class World:
 
     # -- invariants ----------------------------------------------------------------------------
 
-    def check(self) -> None:
+    def check(self) -> list[BookedRollout]:
         """I5, I6, one open order per device and model, no wave skipped, what is over stays over."""
-        with self.store.read() as conn:
-            for row in rollouts.list_rollouts(conn):
-                before = self.seen_phases.get(row.rollout_id, row.phase)
-                assert before not in TERMINAL or before is row.phase, f"{before} became {row.phase}"
-                self.seen_phases[row.rollout_id] = row.phase
-                listed = waves.list_waves(conn, row.rollout_id)
-                opened = [wave.opened_at is not None for wave in listed]
-                assert opened == [n <= row.current_wave for n in range(1, len(listed) + 1)]
-                last = self.seen_waves.get(row.rollout_id, 0)
-                assert row.current_wave <= last + 1, "a wave was skipped"
-                self.seen_waves[row.rollout_id] = row.current_wave
-                for wave in listed[: max(0, row.current_wave - 1)]:
-                    assert wave.verdict is Verdict.PASSED, f"wave {wave.number} was left unproven"
-                for decision in (one for wave in listed for one in decisions_of(wave.evidence)):
-                    assert decision.holds, f"{decision.verdict} became {decision.again()}"
-                cap = listed[row.current_wave - 1].cumulative if row.current_wave else 0
-                rows = assignments.list_assignments(conn, row.rollout_id)
-                exposed = {one.device_id for one in rows if one.exposed}
-                exposed |= {d.device_id for d in self.devices.values() if row.rollout_id in d.told}
-                assert len(exposed) <= cap, f"exposed {len(exposed)} of at most {cap}"
-            self._check_open(conn)
+        found = self.books.read()
+        for row in found:
+            before = self.seen_phases.get(row.rollout_id, row.phase)
+            assert before not in TERMINAL or before is row.phase, f"{before} became {row.phase}"
+            self.seen_phases[row.rollout_id] = row.phase
+            opened = [wave.is_open for wave in row.waves]
+            assert opened == [n <= row.current_wave for n in range(1, len(opened) + 1)]
+            last = self.seen_waves.get(row.rollout_id, 0)
+            assert row.current_wave <= last + 1, "a wave was skipped"
+            self.seen_waves[row.rollout_id] = row.current_wave
+            for wave in row.waves[: max(0, row.current_wave - 1)]:
+                assert wave.verdict is Verdict.PASSED, f"wave {wave.number} was left unproven"
+            for wave in row.waves:
+                self._check_decisions(wave)
+            told = {d.device_id for d in self.devices.values() if row.rollout_id in d.told}
+            exposed = len(row.exposed | told)
+            assert exposed <= row.cap, f"exposed {exposed} of at most {row.cap}"
+        return found
 
-    def _check_open(self, conn: Any) -> None:
-        seen: set[tuple[str, str]] = set()
-        for one in assignments.list_assignments(conn, states=OPEN):
-            assert (one.device_id, one.model) not in seen, f"two open orders on {one.device_id}"
-            seen.add((one.device_id, one.model))
+    def _check_decisions(self, wave: BookedWave) -> None:
+        """A stored decision, made again, comes out the same."""
+        for one in wave.read().get("decisions") or ():
+            if self.books.is_new(json.dumps(one, sort_keys=True)):
+                (decision,) = decisions_of({"decisions": [one]})
+                assert decision.holds, f"{decision.verdict} became {decision.again()}"
 
     def check_settled(self) -> None:
         """I7: when all is over, what is desired is what runs."""
@@ -461,7 +469,7 @@ def new_world(template: Path, folder: Path, count: int, **values: Any) -> Iterat
     try:
         yield world
     finally:
-        world.store.close()
+        world.close()
 
 
 def make_template(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from controller.domain.planner import Facts, Plan
 from controller.domain.rollout import LIVE, UNDERWAY, AssignmentState, Verdict
 from controller.services import desired, rollout_orders
 from controller.services import tick as ticks
-from controller.store import assignments
+from controller.store import ledger
 from tests.simulation.sim_agent import SimAgent
 from tests.simulation.sim_world import SimWorld
 
@@ -29,11 +29,14 @@ Patches = Callable[[ExitStack], None]
 def _ledger_without_retries(stack: ExitStack) -> None:
     """What did not come to anything makes room for another."""
 
-    def count(conn: Any, rollout_id: str) -> int:
-        rows = assignments.list_assignments(conn, rollout_id, with_previous=False)
-        return sum(row.state in LIVE | UNDERWAY for row in rows)
+    real = ledger.tally
 
-    stack.enter_context(patch.object(assignments, "count_exposed", count))
+    def count(conn: Any, rollout_id: str) -> ledger.Tally:
+        found = real(conn, rollout_id)
+        on = LIVE | UNDERWAY
+        return replace(found, exposed=sum(n for (_, s), n in found.by_wave.items() if s in on))
+
+    stack.enter_context(patch.object(ledger, "tally", count))
 
 
 def _passes_on_silence(stack: ExitStack) -> None:

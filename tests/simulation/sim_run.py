@@ -14,6 +14,7 @@ from agent.errors import AgentError
 from controller.errors import LightermanError
 from controller.store.objects import ObjectRow, put_object
 from controller.store.projects import ensure_project
+from controller.store.session import make_engine
 from controller.trust.signing import Signer
 from tests.simulation.rollout_world import POLICY, START, KilledError, make_template
 from tests.simulation.sim_world import Faults, SimWorld
@@ -52,6 +53,8 @@ class Stage:
         self.folder = Path(tempfile.mkdtemp(prefix="lighterman-sim-", dir=place))
         self.template = make_template(self.folder)
         self.signer = Signer.create()
+        self.path = self.folder / "world.db"
+        self.engine = make_engine(f"sqlite:///{self.path}")  # compiles each statement only once
 
     def close(self) -> None:
         """Nothing is left."""
@@ -59,13 +62,12 @@ class Stage:
 
     def play(self, seed: int, faults: Faults = ALL) -> Found:
         """One run from beginning to rest."""
-        path = self.folder / "world.db"
         for old in self.folder.glob("world.db*"):
             old.unlink()
-        shutil.copy(self.template, path)
+        shutil.copy(self.template, self.path)
         random = Random(seed)
-        world = SimWorld(path, self.signer, random=random, faults=faults)
-        with closing(world.store):
+        world = SimWorld(self.path, self.signer, random=random, faults=faults, engine=self.engine)
+        with closing(world):
             try:
                 _run(world)
             except (AssertionError, LightermanError, AgentError) as error:

@@ -4,6 +4,7 @@ A seed decides everything. What goes wrong is named in `Faults`, so that a faili
 played with fewer of them.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
@@ -11,19 +12,22 @@ from datetime import timedelta
 from random import Random
 from typing import Any, cast
 
+from sqlalchemy import Engine
+
 from agent.domain.events import Ending
 from agent.link.trust import ManifestVerifier
 from agent.sim.script import Script
 from controller.domain.histogram import histogram_of
-from controller.domain.rollout import OPEN, TERMINAL, UNDERWAY, Intent, Phase, Verdict
+from controller.domain.rollout import OPEN, Intent, Phase, Verdict
 from controller.errors import LightermanError
 from controller.services.objects import NewObject, apply_objects
 from controller.services.reports import accept_spools
 from controller.services.rollouts import set_intent, start_rollout
-from controller.store import assignments, devices, rollouts, waves
+from controller.store import assignments, devices, rollouts
 from controller.store.desired import get_desired, list_desired
 from controller.store.samples import SampleRow, add_samples
 from controller.store.session import Connection, Store
+from tests.simulation.books import BookedRollout
 from tests.simulation.rollout_world import MODEL, POLICY, START, KilledError, World
 from tests.simulation.sim_agent import SimAgent
 from tests.support.stores import PROJECT
@@ -102,6 +106,10 @@ class SimWorld(World):
     silent: set[str] = field(default_factory=set)
     cut_off: set[str] = field(default_factory=set)
     calm: bool = False
+    engine: Engine | None = None  # of an earlier world over the same path: it knows the statements
+
+    def _open_store(self) -> Store:
+        return super()._open_store() if self.engine is None else Store(self.engine)
 
     def tell(self, text: str) -> None:
         """One line of the story."""
@@ -294,30 +302,25 @@ class SimWorld(World):
 
     # -- what must hold --------------------------------------------------------------------------
 
-    def check(self) -> None:
+    def check(self) -> list[BookedRollout]:
         """After every step, beside what every world checks."""
-        super().check()
-        with self.store.read() as conn:
-            for row in rollouts.list_rollouts(conn):
-                listed = waves.list_waves(conn, row.rollout_id)
-                cap = listed[row.current_wave - 1].cumulative if row.current_wave else 0
-                got = {
-                    one.device_id for one in self.agents.values() if row.rollout_id in one.fetched
-                }
-                assert len(got) <= cap, f"{row.rollout_id} reached {len(got)} of at most {cap}"
-                if row.phase is Phase.SUCCEEDED and self.hows.get(row.version) in NEVER_GOOD:
-                    ran = sum(row.rollout_id in one.ran for one in self.agents.values())
-                    assert not ran, f"{row.version} ({self.hows[row.version]}) succeeded"
-                if row.phase in TERMINAL:
-                    under = assignments.list_assignments(
-                        conn, row.rollout_id, states=UNDERWAY, with_previous=False
-                    )
-                    names = ", ".join(one.device_id for one in under)
-                    assert not under, f"{row.rollout_id} is {row.phase}, and on its way to {names}"
-                passed = [wave for wave in listed if wave.verdict is Verdict.PASSED]
-                for wave in passed:
-                    told = wave.evidence.get("samples", 0)
+        found = super().check()
+        fetched = Counter(name for one in self.agents.values() for name in one.fetched)
+        ran = {name for one in self.agents.values() for name in one.ran}
+        for row in found:
+            got = fetched[row.rollout_id]
+            assert got <= row.cap, f"{row.rollout_id} reached {got} of at most {row.cap}"
+            how = self.hows.get(row.version)
+            if row.phase is Phase.SUCCEEDED and how in NEVER_GOOD:
+                assert row.rollout_id not in ran, f"{row.version} ({how}) succeeded"
+            if row.is_over:
+                names = ", ".join(sorted(row.underway))
+                assert not names, f"{row.rollout_id} is {row.phase}, and on its way to {names}"
+            for wave in row.waves:
+                if wave.verdict is Verdict.PASSED:
+                    told = wave.read().get("samples", 0)
                     assert told >= 12, f"wave {wave.number} passed on {told} samples"
+        return found
 
     def settle(self) -> None:
         """The weather clears; all must come to rest, and where it should."""
