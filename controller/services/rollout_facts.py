@@ -178,8 +178,9 @@ def plan_facts(
         counts[state] += count
     alive = LIVE | _ON_THE_WAY
     going = rollout.phase in (Phase.PENDING, Phase.PROGRESSING) and rollout.intent is Intent.RUN
-    # Only at the end is it worth asking who went on to a newer version meanwhile.
-    gone = [] if any(counts[one] for one in OPEN) else ledger.taken_over(conn, rollout.rollout_id)
+    # Only at the end is it worth asking who went on to a newer version, or refused last.
+    at_end = not any(counts[one] for one in OPEN)
+    gone = ledger.taken_over(conn, rollout.rollout_id) if at_end else []
     evidence = waves[rollout.current_wave - 1].evidence if rollout.current_wave else {}
     look = evidence.get("next_look_at")
     return Facts(
@@ -215,7 +216,9 @@ def plan_facts(
         else f"superseded by {gone[-1][1]}"
         if gone
         else "",
-        refused=assignments.refused_reason(conn, rollout.rollout_id) if counts[_A.REFUSED] else "",
+        refused=ledger.refused_reason(conn, rollout.rollout_id)
+        if at_end and counts[_A.REFUSED]
+        else "",
     )
 
 

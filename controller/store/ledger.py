@@ -8,14 +8,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, literal, or_, select, text
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Text,
+    bindparam,
+    exists,
+    literal,
+    or_,
+    select,
+    text,
+)
 
 from controller.domain.rollout import OPEN, AssignmentState
 from controller.store.assignments import AssignmentRow, read_row
 from controller.store.tables import assignment, assignment_count, desired, device, rollout
 
 _A = AssignmentState
-_ROLLOUT = bindparam("wanted_rollout")
+_ROLLOUT: BindParameter[str] = bindparam("wanted_rollout", type_=Text)
 _LIMIT = bindparam("wanted_limit", type_=assignment.c.wave.type)
 
 
@@ -84,6 +94,20 @@ def superseded_reason(conn: Connection, rollout_id: str) -> str:
     return str(conn.execute(_SUPERSEDED, {"wanted_rollout": rollout_id}).scalar() or "")
 
 
+_REFUSED = (
+    select(assignment.c.device_id, assignment.c.reason)
+    .where(assignment.c.rollout_id == _ROLLOUT, assignment.c.state == _A.REFUSED.value)
+    .order_by(assignment.c.position < 0, assignment.c.updated_at.desc(), assignment.c.position)
+    .limit(1)
+)
+
+
+def refused_reason(conn: Connection, rollout_id: str) -> str:
+    """Who refused last, and why, in the first place those who were asked; empty where none did."""
+    row = conn.execute(_REFUSED, {"wanted_rollout": rollout_id}).first()
+    return "" if row is None else f"{row.device_id}: {row.reason}"
+
+
 _mine, _other = rollout.alias("mine"), rollout.alias("other")
 _BESIDE = (
     select(literal(1))
@@ -133,7 +157,8 @@ def taken_over(conn: Connection, rollout_id: str) -> list[tuple[int, str]]:
 # The words as the indexes of these have them: a bound value would leave them unused.
 _UNSETTLED = select(assignment).where(
     text(
-        "assignment.state IN ('ROLLED_BACK','FAILED','REFUSED') AND assignment.finished_at IS NULL"
+        "assignment.state IN ('ROLLED_BACK','FAILED','REFUSED','SUPERSEDED') "
+        "AND assignment.finished_at IS NULL"
     )
 )
 _RECALLED = (

@@ -19,6 +19,7 @@ from controller.store.tables import assignment
 Json = dict[str, Any]
 _A = AssignmentState
 LEFT = frozenset({_A.ROLLING_BACK, _A.ROLLED_BACK, _A.FAILED})
+_CLOSES = frozenset({_A.ROLLED_BACK, _A.FAILED})
 # Without what is large and only orders need.
 _BRIEF = [column for column in assignment.c if column.name not in ("previous_entry", "baseline")]
 
@@ -138,7 +139,9 @@ def take_report(
     """What becomes of an assignment by a report; the same row where nothing does."""
     result = on_report(row.state, reported)
     if result.ignored:
-        return result, row
+        # Nobody orders anything newer there, perhaps: what it left must not stay desired.
+        left = row.state is _A.SUPERSEDED and row.activated_at and reported in _CLOSES
+        return result, replace(row, updated_at=now, finished_at=None) if left else row
     if not result.changed and row.finished_at is not None:
         # Said again of what has ended: the agent counts anew since, and the record stays.
         return result, row

@@ -33,7 +33,7 @@ OPEN_STATES = (
 )
 _OPEN = "state IN ({})".format(", ".join(f"'{state}'" for state in OPEN_STATES))
 # Closed by a device: desired still names what it left, until the tick has seen to it.
-_UNSETTLED = "state IN ('ROLLED_BACK','FAILED','REFUSED') AND finished_at IS NULL"
+_UNSETTLED = "state IN ('ROLLED_BACK','FAILED','REFUSED','SUPERSEDED') AND finished_at IS NULL"
 _RETURNING = "state = 'ROLLING_BACK'"
 
 rollout = Table(

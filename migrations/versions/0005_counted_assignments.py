@@ -15,7 +15,7 @@ depends_on = None
 _KEY = "rollout_id, wave, state, exposed, activated"
 _INDEXES = (
     ("ix_assignment_unsettled", "assignment", "rollout_id",
-     "state IN ('ROLLED_BACK','FAILED','REFUSED') AND finished_at IS NULL"),
+     "state IN ('ROLLED_BACK','FAILED','REFUSED','SUPERSEDED') AND finished_at IS NULL"),
     ("ix_assignment_returning", "assignment", "device_id", "state = 'ROLLING_BACK'"),
     ("ix_device_retired", "device", "device_id", "state = 'RETIRED'"),
 )  # fmt: skip

@@ -249,6 +249,25 @@ def test_what_a_device_left_is_listed_until_settled(store: Store) -> None:
         assert ledger.list_unsettled(conn) == []
 
 
+def test_what_a_device_leaves_after_it_was_superseded_is_looked_after(store: Store) -> None:
+    """The newer rollout may end without an order to it: then the version it left stays desired."""
+    with store.write() as conn:
+        seed_version(conn)
+        seed_device(conn)
+        rollout_id = seed_rollout(conn)
+        seed_assignment(conn, rollout_id, "pi-1")
+        _offer(conn, rollout_id, "pi-1")
+        reported.record_report(conn, "pi-1", rollout_id, A.PROBATION, "", None, NOW)
+        row = assignments.get_assignment(conn, rollout_id, "pi-1")
+        assert row is not None
+        assignments.move(conn, row, A.SUPERSEDED, "superseded by r-2", NOW, finished_at=NOW)
+        reported.record_report(conn, "pi-1", rollout_id, A.ROLLING_BACK, "slow", None, NOW)
+        assert ledger.list_unsettled(conn) == []
+        reported.record_report(conn, "pi-1", rollout_id, A.ROLLED_BACK, "slow", None, NOW)
+        (left,) = ledger.list_unsettled(conn)
+        assert (left.state, left.reason) == (A.SUPERSEDED, "superseded by r-2")
+
+
 def test_a_generation_is_new_every_time(store: Store) -> None:
     with store.write() as conn:
         seed_device(conn)
