@@ -187,11 +187,12 @@ def _tell_ready(address: str) -> None:
 
 
 def _status(settings: Settings, output: str) -> int:
-    from agent.status import answers, is_running, read_facts, show
+    from agent.doctor_serve import ask_grpc
+    from agent.status import is_running, read_facts, show
 
     facts = read_facts(settings.state_dir)
     running = facts is not None and is_running(facts)
-    live = facts is not None and running and answers(facts.listen_grpc)
+    live = facts is not None and running and ask_grpc(facts.listen_grpc) is None
     if output == "json":
         body = {"running": running, "answers": live, **(asdict(facts) if facts else {})}
         print(json.dumps({"schema_version": 1, **body}, sort_keys=True))

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from agent.doctor_road import Traveller, look_at_broker, look_at_controller
+from agent.doctor_serve import ask_grpc, look_at_http
 from agent.domain.ports import Identity
 from agent.errors import AgentError, IdentityError
 from agent.finding import Finding, Verdict
@@ -20,7 +21,7 @@ from agent.link.keys import read_certificate
 from agent.process import BusyError, only_one
 from agent.runtime.hosting import plain_runtimes
 from agent.settings import Settings
-from agent.status import Facts, answers, is_running, read_facts
+from agent.status import Facts, is_running, read_facts
 from agent.store.identity import FileIdentityStore
 from agent.store.journal import FileJournal
 
@@ -44,7 +45,7 @@ def examine(settings: Settings, now: datetime) -> list[Finding]:
     found.append(_runtimes(settings.runtime_python))
     found.append(_heat(settings.host_root))
     found.append(_memory(settings.host_root))
-    found.append(_running(settings))
+    found += _running(settings)
     return found
 
 
@@ -154,15 +155,19 @@ def _memory(root: Path) -> Finding:
     return Finding("memory", Verdict.OK, f"{available / 1e6:,.0f} MB available")
 
 
-def _running(settings: Settings) -> Finding:
+def _running(settings: Settings) -> list[Finding]:
     facts = read_facts(settings.state_dir)
-    if facts is not None and is_running(facts):
-        if answers(facts.listen_grpc):
-            return _answering(facts)
-        return Finding(
-            "agent", Verdict.PROBLEM, f"runs, but {facts.listen_grpc} does not answer",
-            "look into its log, then restart it",
-        )  # fmt: skip
+    if facts is None or not is_running(facts):
+        return [_stopped(settings)]
+    silence = ask_grpc(facts.listen_grpc)
+    if silence is None:
+        return [_answering(facts), look_at_http(facts.listen_http)]
+    text = f"runs, but {silence.text}"
+    said = Finding("agent", Verdict.PROBLEM, text, silence.todo)
+    return [said, look_at_http(facts.listen_http)]
+
+
+def _stopped(settings: Settings) -> Finding:
     try:
         with only_one(settings.state_dir):
             damage = FileJournal(settings.state_dir / "journal").damage

@@ -15,7 +15,6 @@ from typing import Any
 
 FILE = "status.json"
 SCHEMA_VERSION = 1
-_SERVER_LIVE = "/inference.GRPCInferenceService/ServerLive"
 
 
 @dataclass(slots=True)
@@ -95,20 +94,6 @@ def is_running(facts: Facts) -> bool:
     except OSError:
         return False
     return b"agent" in command
-
-
-def answers(listen_grpc: str, timeout_s: float = 2.0) -> bool:
-    """Whether the local inference API says that it lives."""
-    import grpc
-
-    with grpc.insecure_channel(listen_grpc, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
-            _SERVER_LIVE, request_serializer=bytes, response_deserializer=bytes
-        )
-        try:
-            return bool(ask(b"", timeout=timeout_s) == b"\x08\x01")
-        except grpc.RpcError:
-            return False
 
 
 def show(facts: Facts, now: datetime) -> list[str]:

@@ -211,15 +211,23 @@ def plan_facts(
         pause_reasons=rollout.pause_reasons,
         not_returned=tally.not_returned,
         taken_over=len(gone),
-        superseded=ledger.superseded_reason(conn, rollout.rollout_id)
-        if counts[_A.SUPERSEDED]
-        else f"superseded by {gone[-1][1]}"
-        if gone
-        else "",
+        superseded=_superseded(conn, rollout.rollout_id, counts, gone),
         refused=ledger.refused_reason(conn, rollout.rollout_id)
         if at_end and counts[_A.REFUSED]
         else "",
     )
+
+
+def _superseded(
+    conn: Connection,
+    rollout_id: str,
+    counts: Mapping[AssignmentState, int],
+    gone: list[tuple[int, str]],
+) -> str:
+    """By what: devices on their way to it, or those that had it and went on; empty for neither."""
+    if counts[_A.SUPERSEDED]:
+        return ledger.superseded_reason(conn, rollout_id)
+    return f"superseded by {gone[-1][1]}" if gone else ""
 
 
 def _acknowledged(rollout: RolloutRow, wave: WaveRow) -> datetime | None:
