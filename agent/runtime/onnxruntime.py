@@ -167,7 +167,7 @@ class OnnxRuntime:
         if not self._absent:
             return []
         used = self._session.get_providers()[0]
-        return [f"{' and '.join(self._absent)} is not there: {used} computes"]
+        return [f"{' and '.join(self._absent)} not there: {used} computes"]
 
     def rest(self) -> None:
         """Empty the pool: only a run can do it, when it ends."""

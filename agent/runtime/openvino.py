@@ -1,8 +1,8 @@
-"""OpenVINO behind the backend door, on the CPU. Imported library: only inside `load`.
+"""OpenVINO behind the backend door: CPU, GPU or NPU. Imported library: only inside `load`.
 
-Refuses containers that are not whole, and compiled models that it did not keep itself. Infers in
-the thread that asks, whose CPU time then tells whether it was starved; such a call cannot be called
-off.
+Refuses containers that are not whole, and compiled models that it did not keep itself. A device
+that is asked for and is not there is said, and the next one taken. On the CPU it infers in the
+thread that asks, whose CPU time then tells whether it was starved; no call can be called off.
 """
 
 import sys
@@ -14,6 +14,16 @@ from agent.errors import LoadError
 from agent.runtime.arrays import arrays_of, tensor_of
 from agent.runtime.backend import Backend, Options
 from agent.runtime.compiled import CompiledCache, instructions
+from agent.runtime.openvino_devices import (
+    CPU,
+    NPU,
+    choose,
+    facts_of,
+    one_row,
+    properties_of,
+    row_by_row,
+    said_of,
+)
 from agent.runtime.openvino_ir import open_container
 
 _DTYPES = {"boolean": DType.BOOL, "u8": DType.UINT8, "u16": DType.UINT16, "u32": DType.UINT32,
@@ -22,7 +32,12 @@ _DTYPES = {"boolean": DType.BOOL, "u8": DType.UINT8, "u16": DType.UINT16, "u32":
 
 
 def load(path: str, options: Options) -> Backend:
-    """Open a build; options: `intra_op_threads` (1), `cache_dir`, `digest`. LoadError says why."""
+    """Open a build; LoadError says why not.
+
+    Options: `intra_op_threads` (1), `cache_dir`, `digest`; `device` (CPU), of CPU, GPU and NPU in
+    the order of preference; `static` (false): compile for one row and give rows one by one, which
+    an NPU always wants.
+    """
     # Without what reports its use to its makers, and the converters, nine megabytes.
     for name in ("openvino_telemetry", "openvino.tools.ovc"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
@@ -40,42 +55,74 @@ class OpenVinoBackend:
     def __init__(self, library: Any, path: str, options: Options) -> None:
         # The library reads the weights where they lie: they have to live as long as the model.
         precision, graph, self._weights = open_container(path)
-        wanted = {"INFERENCE_NUM_THREADS": int(options.get("intra_op_threads", 1)),
-            "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False,
-            "INFERENCE_PRECISION_HINT": precision}  # fmt: skip
-        key = {"openvino": library.get_version(), "cpu": instructions(), "wanted": str(wanted)}
         cache, core = CompiledCache(options), library.Core()
+        self._device, self._absent = choose(core, str(options.get("device", CPU)))
+        wanted = properties_of(self._device, precision, int(options.get("intra_op_threads", 1)))
+        static = self._device == NPU or bool(options.get("static", False))
+        key = {"openvino": library.get_version(), "cpu": instructions(), "wanted": str(wanted),
+            **facts_of(core, self._device, static)}  # fmt: skip
+        found: dict[str, Any] = {}
 
         def compile_here() -> Any:
             weights = library.Tensor(self._weights, shared_memory=True)
-            model = core.compile_model(core.read_model(graph, weights), "CPU", wanted)
-            cache.keep(key, model.export_model().getvalue())
+            read = core.read_model(graph, weights)
+            if static:
+                read.reshape({port: one_row(port.get_partial_shape()) for port in read.inputs})
+            model = core.compile_model(read, self._device, wanted)
+            found["blob"] = model.export_model().getvalue()
             return model
 
         try:
-            self._model: Any = cache.bring(key, lambda kept: core.import_model(kept, "CPU", wanted))
+            self._model: Any = cache.bring(
+                key, lambda kept: core.import_model(kept, self._device, wanted)
+            )
             self._model = self._model or compile_here()
+            signature = Signature(_specs(self._model.inputs), _specs(self._model.outputs))
+            self._signature = (
+                _of_graph(core, graph, self._weights, library) if static else signature
+            )
+        except LoadError:
+            raise
         # Its exceptions have no common base below Exception.
         except Exception as error:
             words = " ".join(str(error).split())[:300]
             raise LoadError(f"openvino cannot load {path}: {words}") from error
-        self._signature = Signature(_specs(self._model.inputs), _specs(self._model.outputs))
+        if "blob" in found:
+            cache.keep(key, found["blob"])
+        self._by_row = static
         self._idle: list[Any] = []
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Infer once; each call that runs beside others has a request of its own."""
+        arrays = arrays_of(inputs)
+        found = (
+            row_by_row(self._signature, arrays, self._infer)
+            if self._by_row
+            else self._infer(arrays)
+        )
+        specs = zip(self._signature.outputs, found, strict=True)
+        return {spec.name: tensor_of(spec.name, spec.dtype, array) for spec, array in specs}
+
+    def _infer(self, arrays: dict[str, Any]) -> list[Any]:
         try:
             request = self._idle.pop()
         except IndexError:
             request = self._model.create_infer_request()
-        found = request.infer(arrays_of(inputs), share_inputs=True).to_tuple()
+        found = request.infer(arrays, share_inputs=True).to_tuple()
         self._idle.append(request)
-        specs = zip(self._signature.outputs, found, strict=True)
-        return {spec.name: tensor_of(spec.name, spec.dtype, array) for spec, array in specs}
+        return list(found)
 
     def signature(self) -> Signature:
         """Inputs and outputs as the file names them."""
         return self._signature
+
+    def spent_s(self, thread: int) -> float:
+        """What an accelerator computes is work for as long as it takes."""
+        return 0.0 if self._device == CPU else float("inf")
+
+    def remarks(self) -> tuple[str, ...]:
+        """Devices that were asked for and are not there."""
+        return said_of(self._absent, self._device)
 
     def rest(self) -> None:
         """Free what only inferences need."""
@@ -89,6 +136,12 @@ class OpenVinoBackend:
         """Drop the model and then the weights that it reads."""
         self._idle.clear()
         self._model = self._weights = None
+
+
+def _of_graph(core: Any, graph: Any, weights: Any, library: Any) -> Signature:
+    """The signature as the file has it, before it was made static."""
+    read = core.read_model(graph, library.Tensor(weights, shared_memory=True))
+    return Signature(_specs(read.inputs), _specs(read.outputs))
 
 
 def _specs(ports: Any) -> tuple[TensorSpec, ...]:

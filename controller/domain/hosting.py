@@ -28,7 +28,7 @@ KNOWN: Mapping[str, Mapping[str, type[Option]]] = {
         "providers": str, "device_id": int, "gpu_memory_bytes": int, "fp16": bool, "int8": bool,
         "cpu_fallback": bool, "intra_op_threads": int,
     },
-    "openvino": {"device": str, "intra_op_threads": int},
+    "openvino": {"device": str, "static": bool, "intra_op_threads": int},
     "tensorrt": {
         "device_id": int, "fp16": bool, "workspace_bytes": int, "headroom_bytes": int,
         "max_batch": int, "opt_batch": int, "max_side": int, "opt_side": int, "min_side": int,

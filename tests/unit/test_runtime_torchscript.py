@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from agent.domain.probation import Trial, begin
 from agent.domain.tensor import DType, Tensor
 from agent.errors import LoadError
+from agent.runtime import torch_compiled
 from agent.runtime.registry import open_backend
-from agent.runtime.torchscript import load
+from agent.runtime.torchscript import TorchScriptBackend, load
 from lighterman.oip import inference_pb2 as pb
 from tests.support.serving import Bench, tensor, values
 from tests.support.serving import scaled as onnx_scaled
@@ -113,3 +115,72 @@ def test_a_bench_answers(tmp_path: Path, made: dict[str, bytes]) -> None:
     bench.serve("1.0.0", {"heavy": made["two"]}, runtime="torch")
     assert values(bench.host.infer("photo", [tensor()])) == [2.0, 4.0, 6.0, 8.0]
     bench.host.close()
+
+
+@pytest.mark.parametrize(
+    ("factor", "needed", "said"),
+    [(2.0, float("inf"), ""), (2.0, 0.0, "is not quicker"), (2.1, float("inf"), "otherwise")],
+)
+def test_what_was_compiled_is_taken_where_it_is_quicker_and_alike(
+    tmp_path: Path,
+    made: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    factor: float,
+    needed: float,
+    said: str,
+) -> None:
+    """The compiler's place is taken by a plain function: compiling takes a minute."""
+    calls: list[int] = []
+
+    def compiled(rows: Any) -> tuple[Any]:
+        calls.append(len(rows))
+        return (rows * factor,)
+
+    monkeypatch.setattr(torch_compiled, "_compile", lambda *_: compiled)
+    monkeypatch.setattr(torch_compiled, "QUICKER", needed)
+    backend = loaded(tmp_path, made)
+    assert [said in one for one in backend.remarks()] == [True] * bool(said)
+    calls.clear()
+    check_doubles(backend)
+    assert calls == ([] if said else [1]), "three rows are the program's own"
+
+
+@pytest.mark.skipif(
+    not os.environ.get("LIGHTERMAN_TEST_COMPILE"), reason="a minute: LIGHTERMAN_TEST_COMPILE=1"
+)
+def test_the_real_compiler(
+    tmp_path: Path, made: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_compiled, "QUICKER", float("inf"))
+    backend = loaded(tmp_path, made, cache_dir=str(tmp_path / "kept"))
+    assert backend.remarks() == ()
+    check_doubles(backend)
+    assert (tmp_path / "kept" / "torch").stat().st_mode & 0o077 == 0
+
+
+def loaded(folder: Path, made: dict[str, bytes], **options: str) -> TorchScriptBackend:
+    (folder / "two").write_bytes(made["two"])
+    backend = load(str(folder / "two"), {"compile": True, **options})
+    assert isinstance(backend, TorchScriptBackend)
+    return backend
+
+
+def check_doubles(backend: TorchScriptBackend) -> None:
+    for rows in (1, 3):
+        data = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
+        found = backend.run({"x": Tensor("x", DType.FP32, data.shape, data.tobytes())})["y"]
+        assert np.allclose(np.frombuffer(found.data, np.float32), 2 * data.ravel())
+
+
+def test_without_a_compiler_the_program_runs_as_it_is(
+    tmp_path: Path, made: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no working C++ compiler")
+
+    monkeypatch.setattr(torch_compiled, "_compile", fails)
+    backend = loaded(tmp_path, made)
+    assert backend.remarks() == (
+        "torch.compile fails, the program runs as it is: no working C++ compiler",
+    )
+    assert list(np.frombuffer(backend.run({"x": tensor()})["y"].data, np.float32)) == [2, 4, 6, 8]
