@@ -92,6 +92,7 @@ class Agent:
             self._decided,
             lambda: memory_available_bytes(settings.host_root),
             open_backend=Keeping(root / COMPILED, Hosting(open_backend, settings.runtime_python)),
+            batching=settings.serve_batching,
         )
         self._loop = AgentLoop(self._loop_parts())
         self._hung = ""

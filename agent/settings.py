@@ -48,6 +48,11 @@ SETTINGS = (
         " the agent's user, or be shared with its group or with everybody.",
     ),
     Setting(
+        "serve.batching", "LIGHTERMAN_SERVE_BATCHING", "on", "",
+        "`on`: requests that wait are inferred together where that was measured to be quicker;"
+        " `off`: each alone.",
+    ),
+    Setting(
         "serve.metrics", "LIGHTERMAN_SERVE_METRICS", "127.0.0.1:8002", "",
         "Address of /metrics (Prometheus' text format over HTTP); port 0 takes a free one, `off`"
         " has none. What it tells is meant for this device's own network.",
@@ -100,7 +105,7 @@ _TEXTS = frozenset(
     {
         "state_dir", "serve.grpc", "serve.http", "serve.socket", "serve.grpc_socket",
         "serve.mode",
-        "serve.shared_memory", "serve.metrics",
+        "serve.shared_memory", "serve.batching", "serve.metrics",
         "host_root", "log", "runtime_python",
     }
 )  # fmt: skip
@@ -122,6 +127,7 @@ class Settings:
     serve_grpc_socket: Path | None = None
     serve_mode: int = 0o660
     serve_shared_memory: bool = False
+    serve_batching: bool = True
     serve_metrics: str = "127.0.0.1:8002"
     host_root: Path = Path("/")
     telemetry_s: float = 10.0
@@ -161,6 +167,7 @@ def load_settings(
         serve_grpc_socket=_path_or_off(*values["serve.grpc_socket"]),
         serve_mode=_mode(*values["serve.mode"]),
         serve_shared_memory=_choice(*values["serve.shared_memory"], choices=("on", OFF)) == "on",
+        serve_batching=_choice(*values["serve.batching"], choices=("on", OFF)) == "on",
         serve_metrics=_address_or_off(*values["serve.metrics"]),
         host_root=Path(values["host_root"][0]),
         telemetry_s=_number(*values["telemetry_s"], least=0.05, most=86400.0),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from agent.domain.batching import Curve
 from agent.domain.desired import DesiredModel, Target
 from agent.domain.histogram import Histogram
 from agent.domain.ladder import Pressure
@@ -19,6 +20,7 @@ from agent.domain.ports_store import Spool as Spool
 from agent.domain.ports_store import SpoolEntry as SpoolEntry
 from agent.domain.probation import LadderPosition, RollBack, RowState, StepDown, Trial
 from agent.domain.tensor import Signature, Tensor
+from agent.errors import AgentError
 
 
 class Clock(Protocol):
@@ -37,7 +39,8 @@ class Clock(Protocol):
 class InferResult:
     """The outputs, and who made them. `service_s` is the runtime call alone, `queue_s` the wait.
 
-    `rows` is the size of the batch; 1 where the model takes none.
+    `rows` is the size of the batch that was asked; 1 where the model takes none. `executions` is 1,
+    or 0 where the request was inferred together with another one that has it.
     """
 
     outputs: tuple[Tensor, ...]
@@ -46,6 +49,16 @@ class InferResult:
     service_s: float
     queue_s: float = 0.0
     rows: int = 1
+    executions: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one client asks of a model; `waited_s` lie behind it."""
+
+    inputs: Sequence[Tensor]
+    outputs: Sequence[str] = ()
+    waited_s: float = 0.0
 
 
 class Infer(Protocol):
@@ -94,6 +107,19 @@ class Served(Infer, Protocol):
 
         For who has others to care for: at most some milliseconds, if the model stays what it was.
         """
+        ...
+
+    def infer_together(
+        self, model: str, requests: Sequence[Request]
+    ) -> list[InferResult | AgentError]:
+        """Several of one shape but for their rows, as one batch where that pays; in their order.
+
+        Each has an answer or an error of its own. UnknownModelError, UnavailableError for all.
+        """
+        ...
+
+    def curve(self, model: str) -> Curve:
+        """What batches of the rung that answers were measured to take. UnknownModelError."""
         ...
 
     def width(self, model: str) -> int:

@@ -8,16 +8,18 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from agent.domain.batching import NO_BATCHES
 from agent.domain.desired import RungKind
 from agent.domain.ladder import Pressure, is_pressured
 from agent.domain.policy import Policy
-from agent.domain.ports import Decision, InferResult
+from agent.domain.ports import Decision, InferResult, Request
 from agent.domain.probation import ServiceSample
 from agent.domain.tensor import Tensor, rows_of
-from agent.errors import InferenceError
+from agent.errors import AgentError, InferenceError
 from agent.runtime.backend import Backend
 from agent.runtime.finite import all_finite
 from agent.runtime.gate import Gate
+from agent.runtime.joining import Feed, join, split
 from agent.runtime.running import Running
 from agent.runtime.served import ServedModel
 from agent.runtime.slot import LoadedRung, LoadedSlot, check_outputs, pick_outputs
@@ -35,6 +37,32 @@ class Ran:
     ended_s: float
     service_s: float
     cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests that were run at once: `share` is what one row takes alone of what they took.
+
+    `waited_s` they waited for a place, all of them alike.
+    """
+
+    slot: LoadedSlot
+    rung: LoadedRung
+    ran: Ran
+    share: float
+    rows: Sequence[int]
+    parts: Sequence[dict[str, Tensor]]
+    waited_s: float
+
+    def hold_against(self, alone: Sequence[InferResult | AgentError]) -> None:
+        """Let the rung answer batches, or never, by what each request got alone."""
+        by = (self.slot.release.version, self.rung.spec.name)
+        results = [one for one in alone if isinstance(one, InferResult)]
+        if any((one.version, one.rung) != by for one in results):
+            return  # somebody else answers by now
+        outputs = [one.outputs for one in results]
+        if len(results) < len(alone) or not self.rung.proof.look(self.parts, outputs):
+            self.rung.curve = NO_BATCHES
 
 
 class Answerer:
@@ -77,6 +105,71 @@ class Answerer:
         if gate is None:
             return None
         return self._answer(served, gate, feed, outputs, gate.enter())
+
+    def answer_together(
+        self, served: ServedModel, feeds: Sequence[Feed], requests: Sequence[Request]
+    ) -> list[InferResult | AgentError]:
+        """Answer requests as one batch if that pays, else one by one."""
+        batch = self._run_batch(served, feeds, requests) if len(feeds) > 1 else None
+        if batch is not None and batch.rung.proof.is_given:
+            return self._told(served, batch, requests)
+        found = [
+            self._one_of(served, feed, request)
+            for feed, request in zip(feeds, requests, strict=True)
+        ]
+        if batch is not None:
+            batch.hold_against(found)
+        return found
+
+    def _one_of(
+        self, served: ServedModel, feed: Feed, request: Request
+    ) -> InferResult | AgentError:
+        try:
+            return self.answer(served, feed, request.outputs, request.waited_s)
+        except AgentError as error:
+            return error
+
+    def _run_batch(
+        self, served: ServedModel, feeds: Sequence[Feed], requests: Sequence[Request]
+    ) -> Batch | None:
+        """None where the batch did not come about or failed; nothing is counted here."""
+        rows = [next(iter(feed.values())).shape[0] for feed in feeds]
+        gate = served.gate()
+        longest_s = max(request.waited_s for request in requests)
+        waited_s = gate.enter(longest_s) - longest_s
+        try:
+            slot, rung, backend = served.enter()
+            share = rung.curve.alone(sum(rows))
+            if share is None:  # it is another rung by now, or another version
+                served.leave(rung)
+                return None
+            ran = self._run(served, slot, rung, backend, join(feeds))
+            if ran.error:
+                rung.curve = NO_BATCHES
+                return None
+            return Batch(slot, rung, ran, share, rows, split(ran.outputs, rows), waited_s)
+        finally:
+            gate.leave()
+
+    def _told(
+        self, served: ServedModel, batch: Batch, requests: Sequence[Request]
+    ) -> list[InferResult | AgentError]:
+        """The answers of a batch, each counted with what it would have taken alone.
+
+        Batches say nothing else of a version: a queue must not make a good one look slow.
+        """
+        found: list[InferResult | AgentError] = []
+        ran, slot = batch.ran, batch.slot
+        alone = replace(ran, service_s=ran.service_s * batch.share, cpu_s=ran.cpu_s * batch.share)
+        for part, request, count in zip(batch.parts, requests, batch.rows, strict=True):
+            queue_s = request.waited_s + batch.waited_s
+            one = replace(alone, outputs=part)
+            self._tell(self._note(served, slot, batch.rung, one, queue_s))
+            picked = pick_outputs(slot.release.signature, part, request.outputs)
+            version, rung = slot.release.version, batch.rung.spec.name
+            first = 0 if found else 1
+            found.append(InferResult(picked, version, rung, ran.service_s, queue_s, count, first))
+        return found
 
     def _answer(
         self,

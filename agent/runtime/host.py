@@ -9,6 +9,7 @@ crashing new version: the same request is answered by who else can.
         on_decision: Callable[[Decision], None],       # in a serving thread, after the swap; quick
         memory_available: Callable[[], int | None],    # agent.host.sensors.memory_available_bytes
         parallel: int = 1,                             # inferences of one model at once
+        batching: bool = True,                         # what waits is inferred together if it pays
     )
     # satisfies agent.domain.ports.ModelHost and .Served; safe from any thread, but one loads.
 """
@@ -18,7 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from agent.clock import thread_cpu_s
-from agent.domain.desired import DesiredModel, RungKind, RungSpec
+from agent.domain.batching import Curve
+from agent.domain.desired import DesiredModel, RungKind
 from agent.domain.ladder import Pressure
 from agent.domain.ports import (
     Clock,
@@ -26,12 +28,13 @@ from agent.domain.ports import (
     InferResult,
     Measured,
     ModelCard,
+    Request,
     RungWindow,
     Serving,
 )
 from agent.domain.probation import RowState, Trial
-from agent.domain.tensor import Signature, Tensor, check_request
-from agent.errors import LoadError, UnavailableError, UnknownModelError
+from agent.domain.tensor import Signature, Tensor
+from agent.errors import AgentError, LoadError, UnavailableError, UnknownModelError
 from agent.runtime.answer import Answerer
 from agent.runtime.backend import Backend, Rests
 from agent.runtime.queues import Outside, Queues
@@ -45,13 +48,15 @@ from agent.runtime.slot import (
     Loader,
     OpenBackend,
     OpenRemote,
+    close_all,
     fits_beside,
     load_slot,
     open_local,
     platform_of,
-    warm_backend,
 )
 from agent.runtime.slot import open_remote as open_remote_rung
+from agent.runtime.together import feed_of, together
+from agent.runtime.warming import Warmer
 
 _DRAIN_S = 5.0  # for requests in flight; the last of them frees in any case
 
@@ -69,10 +74,12 @@ class ModelHost:
         open_backend: OpenBackend = open_backend,
         open_remote: OpenRemote = open_remote,
         thread_cpu: Callable[[], float] = thread_cpu_s,
+        batching: bool = True,
     ) -> None:
         self._clock = clock
         self._running = Running(clock)
         self._answerer = Answerer(on_decision, thread_cpu, self._running)
+        self._warmer = Warmer(self._running, clock, batching=batching)
         self._loader = Loader(open_backend, open_remote, memory_available)
         self._parallel = parallel
         self._lock = threading.Lock()
@@ -93,14 +100,25 @@ class ModelHost:
         waited_s: float = 0.0,
     ) -> InferResult:
         """See `agent.domain.ports.Infer`."""
-        served, feed = self._checked(model, inputs, outputs)
-        return self._answerer.answer(served, feed, outputs, waited_s)
+        served = self._open(model)
+        return self._answerer.answer(served, feed_of(served, inputs, outputs), outputs, waited_s)
 
     def infer_now(
         self, model: str, inputs: Sequence[Tensor], outputs: Sequence[str] = ()
     ) -> InferResult | None:
         """See `agent.domain.ports.Served`."""
-        return self._answerer.answer_now(*self._checked(model, inputs, outputs), outputs)
+        served = self._open(model)
+        return self._answerer.answer_now(served, feed_of(served, inputs, outputs), outputs)
+
+    def infer_together(
+        self, model: str, requests: Sequence[Request]
+    ) -> list[InferResult | AgentError]:
+        """See `agent.domain.ports.Served`."""
+        return together(self._answerer, self._open(model), requests)
+
+    def curve(self, model: str) -> Curve:
+        """See `agent.domain.ports.Served`."""
+        return self._served(model).curve()
 
     def add_queue(self, of: Outside) -> None:
         """See `agent.domain.ports.Served`."""
@@ -110,17 +128,11 @@ class ModelHost:
         """See `agent.domain.ports.Served`."""
         return self._served(model).width()
 
-    def _checked(
-        self, model: str, inputs: Sequence[Tensor], outputs: Sequence[str]
-    ) -> tuple[ServedModel, dict[str, Tensor]]:
+    def _open(self, model: str) -> ServedModel:
         served = self._served(model)
         if self._closing:
             raise UnavailableError("this agent is shutting down")
-        active = served.active
-        if active is None:
-            raise UnavailableError(f"model {model} has no version loaded yet")
-        check_request(active.release.signature, inputs, outputs)
-        return served, {tensor.name: tensor for tensor in inputs}
+        return served
 
     # -- loading and swapping ----------------------------------------------------------------------
 
@@ -146,11 +158,7 @@ class ModelHost:
         slot = self._slot(model, slot_id)
         for rung in slot.local:
             if rung.backend is not None:
-                self._warm(slot.release, rung.spec, rung.backend)
-
-    def _warm(self, release: DesiredModel, rung: RungSpec, backend: Backend) -> None:
-        with self._running.inside(release.model, rung.name, backend):
-            warm_backend(release, rung, backend)
+                rung.curve = self._warmer.warm(slot.release, rung.spec, rung.backend)
 
     def swap(
         self, model: str, slot_id: str, trial: Trial, row: RowState, fallback: str | None
@@ -194,7 +202,7 @@ class ModelHost:
             if slot.rung not in rungs:
                 served.take_rung(slot, slot.local[0].spec.name)
             closing = [served.retire(r) for r in gone]
-        _close(closing)
+        close_all(closing)
 
     def set_rung(self, model: str, rung: str) -> None:
         """See `agent.domain.ports.ModelHost`."""
@@ -215,12 +223,12 @@ class ModelHost:
                 served.take_rung(slot, rung)
             others = [r for r in slot.local if r is not chosen] if alone else []
             closing = [served.retire(r) for r in others]
-        _close(closing)
+        close_all(closing)
 
     def _load_rung(self, slot: LoadedSlot, rung: LoadedRung) -> None:
         try:
             backend = open_local(self._loader, slot.release, rung.spec, slot.paths)
-            self._warm(slot.release, rung.spec, backend)
+            rung.curve = self._warmer.warm(slot.release, rung.spec, backend)
         except LoadError as error:
             rung.broken = error.message
             raise
@@ -247,7 +255,7 @@ class ModelHost:
             rungs = list(slot.rungs.values())
             closing = [served.retire(r) for r in rungs]
             served.idle.wait_for(lambda: not any(r.in_flight for r in rungs), _DRAIN_S)
-        _close(closing)
+        close_all(closing)
         with self._lock:
             if not served.slots:
                 self._models.pop(model, None)
@@ -332,14 +340,8 @@ class ModelHost:
 
     def measure(self, model: str) -> Measured:
         """See `agent.domain.ports.ModelHost`."""
-        served = self._served(model)
-        now = self._clock.monotonic()
-        with self._reading(served) as slot:
-            since = now - slot.release.policy.ladder.window_s
-            times = sorted(s for at, s in slot.current.recent if at >= since)
-        # Nearest rank: with few samples the slowest one speaks.
-        p95 = times[max(0, -(-len(times) * 95 // 100) - 1)] if times else None
-        return Measured(p95, self._queues.of(served, now)[1])
+        served, now = self._served(model), self._clock.monotonic()
+        return Measured(served.p95_s(now), self._queues.of(served, now)[1])
 
     def longest(self) -> tuple[str, float] | None:
         """What has been running longest and for how many seconds; None when nothing runs."""
@@ -392,9 +394,3 @@ class ModelHost:
             if served.active is None:
                 raise UnknownModelError(f"model {served.model} has no version loaded yet")
             yield served.active
-
-
-def _close(backends: Sequence[Backend | None]) -> None:
-    for backend in backends:
-        if backend is not None:
-            backend.close()

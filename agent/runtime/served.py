@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from agent.domain import probation
+from agent.domain.batching import NO_BATCHES, Curve
 from agent.domain.desired import RungKind
 from agent.domain.histogram import Histogram
 from agent.domain.ladder import Pressure, is_pressured
 from agent.domain.ports import Clock, Decision, RungWindow
 from agent.domain.probation import Cause, RollBack, ServiceSample, StepDown, Trial
-from agent.errors import UnavailableError
+from agent.errors import UnavailableError, UnknownModelError
 from agent.runtime.backend import Backend
 from agent.runtime.gate import Gate
 from agent.runtime.slot import LoadedRung, LoadedSlot
@@ -82,6 +83,11 @@ class ServedModel:
                 return None
         gate = self.gates[RungKind.LOCAL]
         return gate if gate.waiting() <= _QUICK_WAITING else None
+
+    def curve(self) -> Curve:
+        """What batches of the rung that answers take."""
+        with self.lock:
+            return NO_BATCHES if self.active is None else self.active.current.curve
 
     def width(self) -> int:
         """How many requests are worth having under way at once; more would only wait."""
@@ -214,6 +220,16 @@ class ServedModel:
     ) -> Decision:
         done_in_s = self._clock.monotonic() - at_s
         return Decision(self.model, slot.slot_id, verdict, to, at_s, done_in_s, slot.row.seen)
+
+    def p95_s(self, now: float) -> float | None:
+        """Of what its current rung took lately, by nearest rank: of few, the slowest speaks."""
+        with self.lock:
+            slot = self.active
+            if slot is None:
+                raise UnknownModelError(f"model {self.model} has no version loaded yet")
+            since = now - slot.release.policy.ladder.window_s
+            times = sorted(s for at, s in slot.current.recent if at >= since)
+        return times[max(0, -(-len(times) * 95 // 100) - 1)] if times else None
 
     # -- changes, with the lock held ---------------------------------------------------------------
 

@@ -4,11 +4,11 @@ Refuses to decide and to lock: `host` holds the lock of the model around every c
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 
 from agent.domain import probation
+from agent.domain.batching import NO_BATCHES, Curve
 from agent.domain.desired import DesiredModel, RungKind, RungSpec, Target
 from agent.domain.histogram import Histogram
 from agent.domain.ladder import position_of
@@ -17,6 +17,7 @@ from agent.domain.probation import LadderPosition, RowState, Trial
 from agent.domain.tensor import Signature, Tensor, is_whole, show_shape
 from agent.errors import InferenceError, LoadError, UnavailableError
 from agent.runtime.backend import Backend, Options
+from agent.runtime.joining import Proof
 
 OpenBackend = Callable[[str, str, Options], Backend]
 OpenRemote = Callable[[RemoteModel, float, Signature], Backend]
@@ -38,7 +39,8 @@ class LoadedRung:
 
     `recent` holds (ended, service seconds), `quick` how many in a row were short. `skip_until` is
     when a failed remote is tried again. `broken` says why it could not be loaded on a step. A
-    retired one is closed by its last user.
+    retired one is closed by its last user. `curve` is what its batches
+    take, `proof` whether they may answer.
     """
 
     spec: RungSpec
@@ -48,6 +50,8 @@ class LoadedRung:
     skip_until: float = 0.0
     broken: str = ""
     quick: int = 0
+    curve: Curve = NO_BATCHES
+    proof: Proof = field(default_factory=Proof)
     recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_RECENT_KEPT))
 
 
@@ -229,23 +233,6 @@ def platform_of(rung: RungSpec) -> str:
     return f"{runtime}_onnx" if is_onnx else runtime
 
 
-def warm_backend(release: DesiredModel, rung: RungSpec, backend: Backend) -> None:
-    """Run a local rung once on zeros; LoadError when it fails or its outputs do not fit."""
-    inputs = {}
-    for spec in release.signature.inputs:
-        shape = tuple(axis if isinstance(axis, int) else 1 for axis in spec.shape)
-        data = bytes(prod(shape) * spec.dtype.item_bytes)
-        inputs[spec.name] = Tensor(spec.name, spec.dtype, shape, data)
-    try:
-        check_outputs(release.signature, backend.run(inputs), inputs)
-    # A runtime may raise anything; whatever it is, this build does not run here.
-    except Exception as error:
-        raise LoadError(
-            f"{release.model}:{release.version} rung {rung.name!r} fails its first"
-            f" inference: {error}"
-        ) from error
-
-
 def check_outputs(
     signature: Signature, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
 ) -> None:
@@ -290,3 +277,10 @@ def _left(left: int | None, used: int, measured: int | None) -> int | None:
     if left is None:
         return measured
     return left - used if measured is None else min(left - used, measured)
+
+
+def close_all(backends: Iterable[Backend | None]) -> None:
+    """Free those that there are."""
+    for backend in backends:
+        if backend is not None:
+            backend.close()

@@ -4,11 +4,12 @@ Refuses to know any wire: roads bring tensors and take results.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from agent.domain.ports import Clock, InferResult, ModelCard, Served
+from agent.domain.batching import Waiting, first_of
+from agent.domain.ports import Clock, InferResult, ModelCard, Request, Served
 from agent.domain.tensor import Tensor
 from agent.errors import AgentError, UnavailableError, UnknownModelError
 from agent.serve.errors import RefusedError, outcome_of
@@ -33,6 +34,25 @@ class Asked:
     outputs: Sequence[str]
     since_s: float
     places: Mapping[str, Place] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Hashable:
+        """Equal for requests that differ in their rows alone; None for what is answered alone."""
+        if self.is_shared or not self.inputs or not all(self.inputs[0].shape[:1]):
+            return None
+        rows = self.inputs[0].shape[:1]
+        if not rows or any(tensor.shape[:1] != rows for tensor in self.inputs):
+            return None
+        return (
+            self.version,
+            tuple(self.outputs),
+            tuple((tensor.name, tensor.dtype, tensor.shape[1:]) for tensor in self.inputs),
+        )
+
+    @property
+    def rows(self) -> int:
+        """The first axis of its first input."""
+        return self.inputs[0].shape[0]
 
     @property
     def is_shared(self) -> bool:
@@ -83,6 +103,39 @@ class Desk:
         self._put(asked, result)
         self.ledger.answered(asked.model, result, asked.since_s)
         return result
+
+    def infer_together(self, asked: Sequence[Asked]) -> list[InferResult | AgentError]:
+        """`infer` for several of one model and shape, as one batch where that pays."""
+        now = self.clock.monotonic()
+        found: list[InferResult | AgentError | None] = [None] * len(asked)
+        requests, places = [], []
+        for at, one in enumerate(asked):
+            try:
+                self._check(one)
+                requests.append(Request(self._inputs(one), one.outputs, now - one.since_s))
+                places.append(at)
+            except AgentError as error:
+                found[at] = error
+        answers = self.served.infer_together(asked[0].model, requests)
+        for at, answer in zip(places, answers, strict=True):
+            found[at] = answer
+            if isinstance(answer, InferResult):
+                self.ledger.answered(asked[at].model, answer, asked[at].since_s)
+        return [one for one in found if one is not None]
+
+    def kind_of(self, asked: Asked) -> Hashable:
+        """Equal for requests that may be inferred at once; None where that never pays."""
+        try:
+            return asked.kind if self.served.curve(asked.model).most > 1 else None
+        except UnknownModelError:
+            return None
+
+    def together(self, model: str, queue: Sequence[Waiting]) -> int:
+        """How many of the first in a queue are to be inferred at once."""
+        try:
+            return first_of(queue, self.served.curve(model))
+        except UnknownModelError:
+            return 1
 
     def infer_now(self, asked: Asked) -> InferResult | None:
         """`infer` where that is quick; None: nothing was done."""

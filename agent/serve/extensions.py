@@ -80,7 +80,7 @@ class Extensions(pb_grpc.GRPCInferenceServiceServicer):
                 version=one.version,
                 last_inference=int(one.last_at * 1000),
                 inference_count=one.inferences,
-                execution_count=one.success,
+                execution_count=one.executions,
             )
             for name, (count, ns) in one.durations().items():
                 duration = getattr(entry.inference_stats, name)

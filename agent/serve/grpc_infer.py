@@ -4,18 +4,20 @@ A lane's thread goes on to the next request of its model without another one bei
 infer itself: the desk does; and to know frames: a `Call` brings the request and takes the answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import grpc
 
+from agent.domain.batching import Waiting
+from agent.domain.ports import InferResult
 from agent.errors import AgentError, InferenceError
 from agent.serve import convert
 from agent.serve.desk import Asked, Desk
 from agent.serve.errors import code_of
 from agent.serve.http2.call import Call
 from agent.serve.http2.server import GrpcServer
-from agent.serve.lanes import Lanes, Ticket
+from agent.serve.lanes import Item, Lanes, Ticket
 from lighterman.details import fitting
 
 
@@ -38,7 +40,7 @@ class GrpcInfer:
         self._desk = desk
         self._server = server
         self._after = after
-        self._lanes: Lanes[None] = Lanes(desk.clock, lambda _ticket, _answer: after())
+        self._lanes: Lanes[None] = Lanes(desk.clock, lambda _ticket, _answer: after(), self)
         desk.served.add_queue(self._lanes.queue)
 
     def stop(self) -> None:
@@ -76,8 +78,65 @@ class GrpcInfer:
             turn.received = turn.asked = None
 
         width = self._desk.served.width(model)
+        asked = turn.asked
+        assert asked is not None
+        item: Item[None] = Item(turn, partial(self._in_turn, turn), self._desk.kind_of(asked), turn)
+        if item.kind is not None:
+            left_s = turn.call.time_remaining()
+            item.rows = asked.rows
+            item.deadline_s = None if left_s is None else self._desk.clock.monotonic() + left_s
+        del asked
         turn.call.add_callback(cancelled)
-        self._lanes.offer(model, width, turn, partial(self._in_turn, turn))
+        self._lanes.offer(model, width, item)
+
+    # -- together: see `agent.serve.lanes.Together` ------------------------------------------------
+
+    def count(self, model: str, queue: Sequence[Waiting]) -> int:
+        """How many of the first of a queue are answered at once."""
+        return self._desk.together(model, queue)
+
+    def answer(self, items: Sequence[Item[None]], inferred: Callable[[], None]) -> list[None]:
+        """Answer calls as one batch; in a lane's thread."""
+        self._all_in_turn([item.asked for item in items], inferred)
+        return [None] * len(items)
+
+    def _all_in_turn(self, turns: Sequence[_Turn], inferred: Callable[[], None]) -> None:
+        outcomes = self._outcomes(turns, inferred)
+        # Only here: a buffer of which a view is left is not used again.
+        for call, model, outcome in outcomes:
+            if isinstance(outcome, AgentError):
+                self._fail(call, model, outcome)
+            else:
+                call.release()
+                call.reply(outcome, grpc.StatusCode.OK)
+            self._server.left(call)
+
+    def _outcomes(
+        self, turns: Sequence[_Turn], inferred: Callable[[], None]
+    ) -> list[tuple[Call, str, bytes | AgentError]]:
+        """The answers to calls that are still wanted, in frames that end with their views."""
+        wanted = []
+        for turn in turns:
+            received, asked = turn.received, turn.asked
+            turn.received = turn.asked = None
+            if turn.call.is_wanted() and received is not None and asked is not None:
+                wanted.append((turn.call, received, asked))
+            else:
+                self._server.left(turn.call)
+        results = self._infer_all([asked for _, _, asked in wanted])
+        inferred()
+        return [
+            (call, asked.model, _packed(received, result))
+            for (call, received, asked), result in zip(wanted, results, strict=True)
+        ]
+
+    def _infer_all(self, asked: Sequence[Asked]) -> Sequence[InferResult | AgentError]:
+        try:
+            return self._desk.infer_together(asked) if asked else ()
+        except AgentError as error:
+            return [error] * len(asked)
+        except Exception as error:  # noqa: BLE001 - their places and bytes must not be lost
+            return [_failure(error)] * len(asked)
 
     def _in_turn(self, turn: _Turn) -> None:
         """In a lane's thread; raises nothing."""
@@ -94,8 +153,7 @@ class GrpcInfer:
         except AgentError as error:
             self._fail(call, model, error)
         except Exception as error:  # noqa: BLE001 - its place and its bytes must not be lost
-            failure = InferenceError(f"this agent failed: {type(error).__name__}: {error}")
-            self._fail(call, model, failure)
+            self._fail(call, model, _failure(error))
         else:
             del received, asked
             call.release()
@@ -112,3 +170,16 @@ class GrpcInfer:
         self._desk.failed(model, error, call.begun_at)
         call.release()
         call.reply(None, code_of(error), fitting(str(error)))
+
+
+def _packed(received: convert.Received, result: InferResult | AgentError) -> bytes | AgentError:
+    if isinstance(result, AgentError):
+        return result
+    try:
+        return convert.to_response(received, result).SerializeToString()
+    except Exception as error:  # noqa: BLE001 - one answer that cannot be written is one failure
+        return _failure(error)
+
+
+def _failure(error: Exception) -> InferenceError:
+    return InferenceError(f"this agent failed: {type(error).__name__}: {error}")

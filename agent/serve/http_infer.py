@@ -4,8 +4,10 @@ What is large is read and written in a lane, too: others must not wait for it. R
 """
 
 import zlib
+from collections.abc import Callable, Sequence
 from functools import partial
 
+from agent.domain.batching import Waiting
 from agent.domain.ports import InferResult
 from agent.domain.tensor import Buffer
 from agent.errors import AgentError, InferenceError
@@ -15,7 +17,7 @@ from agent.serve.http_answer import JSON, RAW, Answer, refuse
 from agent.serve.http_convert import HttpRequest, read_request, write_result
 from agent.serve.http_head import Head
 from agent.serve.http_routes import Infer
-from agent.serve.lanes import Lanes, Ticket, Work
+from agent.serve.lanes import Item, Lanes, Ticket, Work
 
 # JSON of this size takes about a millisecond to read or write.
 _SMALL_BYTES = 32 * 1024
@@ -27,9 +29,15 @@ _ANY_WINDOW = 32 + zlib.MAX_WBITS
 class HttpInfer:
     """Every inference of the HTTP road."""
 
-    def __init__(self, desk: Desk, lanes: Lanes[Answer]) -> None:
+    def __init__(self, desk: Desk, finished: Callable[[Ticket, Answer], None]) -> None:
+        """`finished` gets what a lane answered, in its thread."""
         self._desk = desk
-        self._lanes = lanes
+        self._lanes: Lanes[Answer] = Lanes(desk.clock, finished, self)
+        desk.served.add_queue(self._lanes.queue)
+
+    def stop(self) -> None:
+        """Nobody is waited for."""
+        self._lanes.stop()
 
     def begin(self, infer: Infer, head: Head, body: Buffer, ticket: Ticket) -> Answer | None:
         """The answer, or None: the ticket gets it later."""
@@ -43,7 +51,7 @@ class HttpInfer:
             result = self._desk.infer_now(asked)
             if result is None:
                 wait = partial(self._infer, asked, request)
-                return self._later(infer.model, ticket, wait, since_s)
+                return self._later(infer.model, ticket, wait, since_s, (asked, request))
             if _is_small(request, result):
                 return _answer(infer.model, request, result)
             write = partial(_answer, infer.model, request, result)
@@ -51,11 +59,44 @@ class HttpInfer:
         except AgentError as error:
             return self._failed(infer.model, error, since_s)
 
-    def _later(self, model: str, ticket: Ticket, work: Work, since_s: float) -> Answer | None:
-        """Always None: in a lane, if there is room."""
-        safe = partial(self._safely, model, work, since_s)
-        self._lanes.offer(model, self._desk.served.width(model), ticket, safe)
+    def _later(
+        self,
+        model: str,
+        ticket: Ticket,
+        work: Work,
+        since_s: float,
+        read: tuple[Asked, HttpRequest] | None = None,
+    ) -> Answer | None:
+        """Always None: in a lane, if there is room; with others, where it was `read` already."""
+        item = Item(ticket, partial(self._safely, model, work, since_s))
+        if read is not None and (kind := self._desk.kind_of(read[0])) is not None:
+            item.kind, item.asked, item.rows = kind, read, read[0].rows
+        self._lanes.offer(model, self._desk.served.width(model), item)
         return None
+
+    # -- together: see `agent.serve.lanes.Together` ------------------------------------------------
+
+    def count(self, model: str, queue: Sequence[Waiting]) -> int:
+        """How many of the first of a queue are answered at once."""
+        return self._desk.together(model, queue)
+
+    def answer(
+        self, items: Sequence[Item[Answer]], inferred: Callable[[], None]
+    ) -> Sequence[Answer]:
+        """Answer requests as one batch; in a lane's thread."""
+        asked = [item.asked[0] for item in items]
+        results: Sequence[InferResult | AgentError]
+        try:
+            results = self._desk.infer_together(asked)
+        except AgentError as error:
+            results = [error] * len(items)
+        except BaseException as error:  # noqa: BLE001 - whatever a runtime's own code raises
+            results = [_failure(error)] * len(items)
+        inferred()
+        return [
+            self._safely(one.model, partial(_written, one, item.asked[1], result), one.since_s)
+            for one, item, result in zip(asked, items, results, strict=True)
+        ]
 
     def _safely(self, model: str, work: Work, since_s: float) -> Answer:
         """The answer in any case: who waits is owed one, and the lane its thread."""
@@ -68,7 +109,7 @@ class HttpInfer:
                 "this agent has no memory for this request", "send less at once, or ask again later"
             )
         except BaseException as error:  # noqa: BLE001 - whatever a runtime's own code raises
-            failure = InferenceError(f"this agent failed: {type(error).__name__}: {error}")
+            failure = _failure(error)
         # Only now: what the failed work held is free again.
         return self._failed(model, failure, since_s)
 
@@ -85,6 +126,16 @@ class HttpInfer:
     def _failed(self, model: str, error: AgentError, since_s: float) -> Answer:
         self._desk.failed(model, error, since_s)
         return refuse(error)
+
+
+def _written(asked: Asked, request: HttpRequest, result: InferResult | AgentError) -> Answer:
+    if isinstance(result, AgentError):
+        raise result
+    return _answer(asked.model, request, result)
+
+
+def _failure(error: BaseException) -> InferenceError:
+    return InferenceError(f"this agent failed: {type(error).__name__}: {error}")
 
 
 def inflate(body: Buffer, encoding: str) -> Buffer:

@@ -192,7 +192,7 @@ def _statistics(one: Statistics) -> dict[str, Any]:
         "version": one.version,
         "last_inference": int(one.last_at * 1000),
         "inference_count": one.inferences,
-        "execution_count": one.success,
+        "execution_count": one.executions,
         "inference_stats": {
             name: {"count": count, "ns": ns} for name, (count, ns) in one.durations().items()
         },

@@ -32,7 +32,7 @@ from agent.serve.http_connection import Connection
 from agent.serve.http_head import Head
 from agent.serve.http_infer import HttpInfer
 from agent.serve.http_routes import Routes
-from agent.serve.lanes import Lanes, Ticket
+from agent.serve.lanes import Ticket
 from agent.serve.sockets import UnixListener, tcp_listeners
 
 MOST_CONNECTIONS = 1000
@@ -59,10 +59,8 @@ class HttpServer:
     ) -> None:
         self._listen = listen
         self._unix = UnixListener(socket_path, socket_mode) if socket_path else None
-        self._lanes = Lanes(desk.clock, self._finished)
-        desk.served.add_queue(self._lanes.queue)
         self._routes = Routes(desk)
-        self._infer = HttpInfer(desk, self._lanes)
+        self._infer = HttpInfer(desk, self._finished)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._servers: list[asyncio.AbstractServer] = []
@@ -119,7 +117,7 @@ class HttpServer:
             return
         asyncio.run_coroutine_threadsafe(self._end(grace_s), loop)
         thread.join(grace_s + _START_S)
-        self._lanes.stop()
+        self._infer.stop()
         if self._unix is not None:
             self._unix.remove()
         self._loop = self._thread = None

@@ -18,13 +18,15 @@ _KEPT = 64
 class Statistics:
     """Sums of one version since the start. Times are seconds, `last_at` is Unix time (0: never).
 
-    `inferences` counts the rows of batches, `success` requests. `infer_s` is the runtime alone.
+    `inferences` counts the rows of batches, `success` requests, `executions` runs of the runtime,
+    of which one may be for several requests. `infer_s` is the runtime alone.
     """
 
     model: str
     version: str
     inferences: int = 0
     success: int = 0
+    executions: int = 0
     failed: int = 0
     success_s: float = 0.0
     failed_s: float = 0.0
@@ -81,6 +83,7 @@ class Ledger:
             sums = self._of(model, result.version)
             sums.success += 1
             sums.inferences += result.rows
+            sums.executions += result.executions
             sums.success_s += now - since_s
             sums.queue_s += result.queue_s
             sums.infer_s += result.service_s

@@ -566,8 +566,8 @@ def test_a_lane_goes_on_when_an_answer_cannot_be_handed_on(
         got.append(answer)
 
     lane: lanes.Lanes[str] = lanes.Lanes(api.bench.clock, finished)
-    lane.offer("photo", 1, lanes.Ticket(), lambda: "bad")
-    lane.offer("photo", 1, lanes.Ticket(), lambda: "good")
+    lane.offer("photo", 1, lanes.Item(lanes.Ticket(), lambda: "bad"))
+    lane.offer("photo", 1, lanes.Item(lanes.Ticket(), lambda: "good"))
     wait_for(lambda: got, 20, "the answer after the one that failed")
     lane.stop()
     assert got == ["good"]

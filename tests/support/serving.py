@@ -257,6 +257,7 @@ class Bench:
         clock: Clock | None = None,
         open_backend: Callable[[str, str, Options], Backend] = open_backend,
         thread_cpu: Callable[[], float] = thread_cpu_s,
+        batching: bool = False,
     ) -> None:
         self.folder = folder
         self.clock = clock or SystemClock()
@@ -268,6 +269,7 @@ class Bench:
             memory_available,
             open_backend=open_backend,
             thread_cpu=thread_cpu,
+            batching=batching,
         )
 
     def _decided(self, decision: Decision) -> None:

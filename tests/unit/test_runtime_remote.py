@@ -143,6 +143,7 @@ def test_the_prober_sees_a_link_go_and_come_back(edge: Edge, tmp_path: Path) -> 
         assert reading.rtt_s is not None
         assert 0.0 < reading.rtt_s < 0.2
         # The server lives, but has no such model: no link for that rung.
+        wait_for(lambda: prober.read(stranger), 5, "the other one's first answer")
         without = prober.read(stranger)
         assert without is not None
         assert without == LinkReading(None, 100.0, f"{edge.address} does not serve unknown")
