@@ -20,6 +20,7 @@ from controller.optimize.rows import Array, Rows
 
 if TYPE_CHECKING:
     from controller.optimize.import_torch import TorchModel
+    from controller.optimize.passes.aware import LearnedRange
 
 GROUP = "lighterman.builders"
 
@@ -65,6 +66,7 @@ class Order:
     go_on: Callable[[int], bool] = lambda _: True
     caution: int = 1
     ranking: list[str] = field(default_factory=list)
+    ranges: "tuple[LearnedRange, ...]" = ()  # of layers' inputs, where training learned them
     notes: list[str] = field(default_factory=list)
 
     def rows(self) -> Rows:
@@ -119,10 +121,12 @@ def require_builder(recipe: Recipe) -> Builder:
             f"it has {', '.join(builder.NEEDS)}",
         )
     prunes = any(one.name is PassName.PRUNE for one in recipe.passes)
-    wanted = (*builder.NEEDS[recipe.precision], *(("torch_pruning",) if prunes else ()))
+    rounds = any(one.quantize for one in recipe.passes)
+    of_passes = (*(("torch_pruning",) if prunes else ()), *(("torchao",) if rounds else ()))
+    wanted = (*builder.NEEDS[recipe.precision], *of_passes)
     absent = [name for name in wanted if not is_installed(name)]
     if absent:
-        extra = "optimize" if absent == ["torch_pruning"] else builder.EXTRA
+        extra = "optimize" if set(absent) <= set(of_passes) else builder.EXTRA
         raise LackingError(
             f"recipe {recipe.name} needs {' and '.join(absent)}, which this worker has not",
             f"pip install 'lighterman[{extra}]' there, then build again",

@@ -17,14 +17,15 @@ from pathlib import Path
 
 from controller.domain.build import Evidence, Precision, Recipe
 from controller.domain.model import ModelFormat
-from controller.domain.passes import Pass
+from controller.domain.passes import Pass, PassName
 from controller.errors import InvalidError, LightermanError
 from controller.optimize import evaluate
 from controller.optimize.builder import Order, Runner, require_builder
 from controller.optimize.fallback import cautions, is_worth_more
 from controller.optimize.host import build_host, measured_on
 from controller.optimize.outcome import Base, Float, Outcome, evidence_of, failing, row_of
-from controller.optimize.passes.run import run_passes
+from controller.optimize.passes.checkpoint import FOLDER
+from controller.optimize.passes.run import Material, run_passes
 from controller.optimize.rows import Feed, Rows, load_rows
 from controller.optimize.source import LIKENESS_ROWS, LoadedSource
 from controller.optimize.spec import SCHEMA, JobSpec, read_spec
@@ -56,7 +57,11 @@ class Job:
         self._inputs = directory / "inputs"
         self._outputs = directory / "outputs"
         self._work = directory / "work"
+        self._checkpoints = directory / FOLDER
         self._report = report
+        # Where builds begin among the percents: training takes most of the time before.
+        trains = any(p.name is PassName.TRAIN for b in spec.builds for p in b.recipe.passes)
+        self._begin = 75.0 if trains else 50.0
         self._lanes = len(os.sched_getaffinity(0))
         self._versions: dict[str, str] = {}
         self._eager: evaluate.Timing | None = None
@@ -95,7 +100,7 @@ class Job:
         derived = self._derive(outcomes, source, calibration)
         source.forget()
         left = [outcome for outcome in outcomes if outcome.builder is not None]
-        width = 38 / max(1, len(left))
+        width = (88 - self._begin) / max(1, len(left))
         for place, outcome in enumerate(left):
             with failing(outcome):
                 made_from = derived.get(outcome.build.recipe.passes, source)
@@ -165,26 +170,37 @@ class Job:
             with failing(*those):
                 work = self._work / f"passes-{number}"
                 work.mkdir()
-                notes = run_passes(
-                    source.torch(),
-                    passes,
-                    rows,
-                    work / "source.pt2",
-                    self._spec.seed,
-                    self._going(),
-                )
+                given = Material(
+                    rows, self._spec.seed, self._going(), self._teacher(passes, work),
+                    self._checkpoints / f"passes-{number}",
+                )  # fmt: skip
+                notes, ranges = run_passes(source.torch(), passes, work / "source.pt2", given)
                 spec = replace(self._spec, source_format=ModelFormat.TORCH_EXPORT)
-                found[passes] = LoadedSource(spec, work / "source.pt2", work, lambda *_: None)
+                made = LoadedSource(spec, work / "source.pt2", work, lambda *_: None)
+                made.ranges, found[passes] = ranges, made
                 for outcome in those:
                     outcome.notes = (*source.notes, *notes)
         return found
+
+    def _teacher(self, passes: tuple[Pass, ...], work: Path) -> Runner | None:
+        """The other variant that a pass learns from. InvalidError where the version has it not."""
+        name = next((one.teacher for one in passes if one.teacher), "")
+        if not name:
+            return None
+        teacher = self._spec.teachers.get(name)
+        if teacher is None:
+            raise InvalidError(f"the version has no variant {name} to learn from")
+        (work / "teacher").mkdir()
+        spec = replace(self._spec, source_format=teacher.format)
+        file = self._inputs / teacher.role
+        return LoadedSource(spec, file, work / "teacher", lambda *_: None).runner()
 
     def _going(self) -> Callable[[float, str], bool]:
         """Tells how far a pass is, and whether there is time for more."""
         watch = Stopwatch()
 
         def go_on(share: float, step: str) -> bool:
-            self._report(48 + 2 * share, step, "")
+            self._report(48 + (self._begin - 48) * share, step, "")
             return watch.elapsed_s() < self._spec.time_s * PASSES_SHARE
 
         return go_on
@@ -203,14 +219,14 @@ class Job:
     ) -> None:
         """Compile and evaluate; with more layers in float while the accuracy asks for it."""
         recipe, builder = outcome.build.recipe, outcome.builder
-        ranking, notes, base = list[str](), outcome.notes, 50 + width * place
+        ranking, notes, base = list[str](), outcome.notes, self._begin + width * place
         judged = answers is not None and answers.said is not None
         for caution in cautions(recipe, getattr(builder, "CAUTION_MOST", 0), judged=judged):
             go_on = self._budget(
                 CALIBRATION_CPU_S, base, width / 3, len(calibration or ()), "calibrating",
                 outcome.build.build_id,
             )  # fmt: skip
-            order = Order(recipe, calibration, go_on, caution, ranking)
+            order = Order(recipe, calibration, go_on, caution, ranking, source.ranges)
             self._compile(outcome, source, order)
             outcome.notes = (*notes, *order.notes)
             self._evaluate(outcome, source, evaluation, answers, base + width / 3, width * 2 / 3)

@@ -21,7 +21,7 @@ from controller.optimize.builder import Order
 from controller.optimize.export_onnx import drop_unused_domains
 from controller.optimize.raw import first_words, keep_raw
 from controller.optimize.rows import Array, Rows
-from controller.optimize.sensitivity import rank_layers
+from controller.optimize.sensitivity import LAYERS, rank_layers
 
 DEFAULT_CALIBRATION_ROWS = 100
 # A network's first layers see the raw range of the input and have few channels: as float they cost
@@ -78,7 +78,9 @@ def quantize_onnx(
     try:
         _prepare(source, prepared)
         spared = _spared(order, prepared, target, rows, signature)
-        _quantize(prepared, target, reader, method, spared, signed)
+        # Symmetric ranges are another scheme than the one that was learned.
+        learned = {} if signed else _learned(prepared, order)
+        _quantize(prepared, target, reader, method, spared, signed, learned)
     except (AssertionError, ValueError, ArithmeticError) as error:
         # The quantiser asserts that every range is a number: one recipe fails, not the job.
         keep_raw(error)
@@ -139,7 +141,13 @@ def _prepare(source: Path, prepared: Path) -> None:
 
 
 def _quantize(
-    prepared: Path, target: Path, reader: "_Reader", method: str, spared: list[str], signed: bool
+    prepared: Path,
+    target: Path,
+    reader: "_Reader",
+    method: str,
+    spared: list[str],
+    signed: bool,
+    learned: dict[str, list[dict[str, Any]]],
 ) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -161,7 +169,10 @@ def _quantize(
         calibrate_method=methods[method],
         op_types_to_quantize=list(_SIGNED_QUANTISED if signed else _QUANTISED),
         nodes_to_exclude=spared,
-        extra_options=_SIGNED_EXTRA if signed else None,
+        extra_options={
+            **(_SIGNED_EXTRA if signed else {}),
+            **({"TensorQuantOverrides": learned} if learned else {}),
+        },
     )
 
 
@@ -238,6 +249,31 @@ def _spared(
         how = f"{len(stem)} first layers" + (f" and {len(worst)} that lose most" if worst else "")
         order.notes.append(f"{how} kept in float")
     return spared
+
+
+def _learned(prepared: Path, order: Order) -> dict[str, list[dict[str, Any]]]:
+    """By tensor the range that training learned for it, as the quantiser takes it.
+
+    Layers are known again by their place and the shape of their weights; where those differ, all
+    ranges come from calibration.
+    """
+    from onnxruntime.quantization import QuantType
+
+    graph = onnx.load(prepared).graph
+    shapes = {one.name: sorted(one.dims) for one in graph.initializer}
+    layers = [node for node in graph.node if node.op_type in LAYERS and node.input[1] in shapes]
+    if not order.ranges:
+        return {}
+    if [shapes[node.input[1]] for node in layers] != [sorted(r.weights) for r in order.ranges]:
+        order.notes.append("the learned ranges do not fit the exported layers: calibrated instead")
+        return {}
+    stored = QuantType.QUInt8
+    return {
+        node.input[0]: [
+            {"quant_type": stored, "rmin": np.float32(r.low), "rmax": np.float32(r.high)}
+        ]
+        for node, r in zip(layers, order.ranges, strict=True)
+    }
 
 
 def _stem(path: Path) -> list[str]:

@@ -14,6 +14,7 @@ from controller.optimize.builder import Runner
 from controller.optimize.export_onnx import check_exported, export_onnx
 from controller.optimize.import_torch import TorchModel
 from controller.optimize.import_torch import versions as torch_versions
+from controller.optimize.passes.aware import LearnedRange
 from controller.optimize.raise_opset import raise_opset
 from controller.optimize.rows import Feed, Rows, sample_feeds, sample_inputs
 from controller.optimize.spec import JobSpec
@@ -34,6 +35,7 @@ class LoadedSource:
         """Load it. Raises InvalidError when it does not load."""
         self.signature: Signature = spec.signature
         self.versions: dict[str, str] = {}
+        self.ranges: tuple[LearnedRange, ...] = ()  # where passes learned them
         self.notes: tuple[str, ...] = ()  # what was done to the source, for each build's findings
         self._format, self._seed = spec.source_format, spec.seed
         self._onnx = self._pushed = work / "fp32.onnx"

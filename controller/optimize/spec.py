@@ -6,7 +6,7 @@ Refuses specs of another schema: the controller and its workers may differ in ag
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from controller.domain.build import Recipe, parse_recipe
@@ -34,6 +34,14 @@ class BuildSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Teacher:
+    """Another variant of the version, which a recipe's training learns from."""
+
+    role: str
+    format: ModelFormat
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """One variant, compiled by some recipes in one process, so that the export is paid once."""
 
@@ -48,6 +56,7 @@ class JobSpec:
     time_s: float
     seed: int
     task: Task = CLASSIFY
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)  # as recipes name them
 
 
 def read_spec(path: Path) -> JobSpec:
@@ -81,8 +90,12 @@ def parse_spec(text: str) -> JobSpec:
             time_s=float(limits["time_s"]),
             seed=int(body["seed"]),
             task=parse_task(body.get("task") or {}, body.get("params") or {}),
+            teachers={
+                str(name): Teacher(str(one["role"]), ModelFormat(one["format"]))
+                for name, one in (body.get("teachers") or {}).items()
+            },
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidError(f"the job's spec is incomplete: {error!r}") from error
 
 

@@ -21,6 +21,7 @@ from controller.services.context import Ctx, Limits
 from controller.services.datasets import require_dataset
 from controller.services.gates import judge, load_profiles, previous_of, recipe_of, write_gate
 from controller.services.suggestions import suggest_names
+from controller.services.teachers import find_teacher, refuse_teacher, teachers_of
 from controller.store import events
 from controller.store.artifacts import artifact_length
 from controller.store.builds import (
@@ -128,10 +129,13 @@ def _plan_one(
     key = _key(version, variant, profile, name)
     found = wish.dataset.name if wish.dataset else None
     refusal = refuse_early(recipe, profile, found, wish.dataset_name)
+    refusal = refusal or refuse_teacher(recipe, version, variant)
     if refusal is not None:
         write_gate(conn, ctx, key, build_id=None, result=refusal)
         return None
-    target = target_key(variant.digest, recipe, spec, wish.dataset, task_key(version))
+    target = target_key(
+        variant.digest, recipe, spec, wish.dataset, task_key(version), find_teacher(recipe, version)
+    )
     row = find_build(conn, ctx.project, target)
     if row is not None and row.state != "FAILED":
         write_gate(
@@ -162,6 +166,7 @@ def target_key(
     spec: dict[str, Any],
     dataset: DatasetRow | None,
     task: Mapping[str, Any],
+    teacher: VariantRow | None = None,
 ) -> str:
     """Digest of all that a compile depends on: equal keys give equal builds."""
     quantization = recipe.quantization
@@ -174,6 +179,7 @@ def target_key(
         "dataset": dataset.digest if dataset else None,
         "evidence": EVIDENCE,
         **({"task": dict(task)} if task else {}),
+        **({"teacher": teacher.digest} if teacher else {}),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
@@ -205,6 +211,7 @@ def queue_job(
             ):
                 length = artifact_length(conn, ctx.project, part) or 0
                 inputs.append({"role": role, "digest": part, "length": length})
+        inputs += [one.input() for one in teachers_of(version, map(recipe_of, group)).values()]
         add_job(conn, ctx.project, job_id, {"job": spec, "inputs": inputs}, ctx.now)
         queue_builds(conn, [one.build_id for one in group], job_id, ctx.now)
 
@@ -218,7 +225,13 @@ def _job_spec(
     dataset: DatasetRow | None,
 ) -> dict[str, Any]:
     """What the job process reads; its shape is a contract with `controller.optimize`."""
+    teachers = teachers_of(version, map(recipe_of, builds))
     return {
+        **(
+            {"teachers": {name: one.to_json() for name, one in teachers.items()}}
+            if teachers
+            else {}
+        ),
         "schema": 1,
         "job_id": job_id,
         "model": version.model,

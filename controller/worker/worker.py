@@ -19,6 +19,7 @@ from controller.errors import InvalidError, LightermanError, RefusedError, Unava
 from controller.optimize import torchscript_archive
 from controller.optimize.spec import JobSpec, parse_spec
 from controller.worker.cache import InputCache
+from controller.worker.checkpoints import Checkpoints
 from controller.worker.client import BuildClient, ClaimedJob
 from controller.worker.supervisor import JobEnd, JobLimits, Progress, run_job
 
@@ -56,7 +57,9 @@ class Worker:
         self._stop = stop
         self._clock = clock
         self._run = run
+        self._checkpoints = Checkpoints(work_dir / "checkpoints")
         # What a worker that was killed left behind.
+        self._checkpoints.gather(self._jobs)
         shutil.rmtree(self._jobs, ignore_errors=True)
         self._jobs.mkdir(parents=True)
 
@@ -99,12 +102,14 @@ class Worker:
         for item in job.inputs:
             self._cache.bring(item, inputs / _plain_name(item.role), self._client.fetch)
         (directory / "spec.json").write_text(job.spec_json, encoding="utf-8")
+        self._checkpoints.bring(job.job_id, directory)
         limits = JobLimits(spec.memory_bytes, spec.time_s)
         end = self._run(directory, limits, heart.progress, self._clock, heart.reason)
         if end.cancelled:
             # Not reported as failed: a job of a worker that stops is somebody's else when the lease
             # runs out, a cancelled one is the controller's own decision.
             log.info("job %s: stopped: %s", job.job_id, end.error)
+            self._checkpoints.keep(job.job_id, directory)
             return
         if end.error:
             log.warning("job %s: %s", job.job_id, end.error)

@@ -3,7 +3,7 @@
 import pytest
 
 from controller.domain.build import parse_recipe
-from controller.domain.passes import FINE_TUNE, PassName
+from controller.domain.passes import DISTILL, FINE_TUNE, HEAVIEST, PassName
 from controller.errors import InvalidError
 
 
@@ -26,6 +26,16 @@ def test_a_recipe_composes_passes_in_its_order() -> None:
     assert parse_recipe("r", recipe(None)).is_plain
 
 
+def test_a_teacher_makes_it_a_distillation_and_a_distillation_has_one() -> None:
+    asked = [{"train": {"teacher": "big"}}, {"train": {"step": DISTILL}}, {"train": {}}]
+    named, default, alone = (parse_recipe("r", recipe([one])).passes[0] for one in asked)
+    assert (named.step, named.teacher) == (DISTILL, "big")
+    assert (default.step, default.teacher) == (DISTILL, HEAVIEST)
+    assert (alone.step, alone.teacher, alone.quantize) == (FINE_TUNE, "", False)
+    assert (named.number("mix_pct"), alone.number("mix_pct")) == (75, 0)
+    assert parse_recipe("r", recipe([{"train": {"quantize": True}}])).passes[0].quantize
+
+
 @pytest.mark.parametrize(
     ("passes", "said"),
     [
@@ -39,6 +49,10 @@ def test_a_recipe_composes_passes_in_its_order() -> None:
         ([{"train": "os:system()"}], "it has to be as in controller"),
         ([{"train": 3}], "options are needed"),
         (["fold", "prune"], "it has to be the last pass"),
+        ([{"train": {"teacher": "a"}}, {"train": {"teacher": "b"}}], "names several teachers"),
+        ([{"train": {"quantize": "yes"}}], "true or false is needed"),
+        ([{"resolution": {"height": 8}}], "it takes height and width, or share_pct of both"),
+        ([{"resolution": {"share_pct": 50, "height": 8, "width": 8}}], "or share_pct of both"),
     ],
 )
 def test_what_is_refused_when_it_is_applied(passes: object, said: str) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch.fx import GraphModule, Node
 
+    from controller.optimize.passes.aware import LearnedRange
+
 _DIM_MOST = 4096  # of a dynamic axis, for the exporter; devices never see it
 
 
@@ -34,6 +36,7 @@ class Network:
     teacher: TorchModel
     signature: Signature
     notes: list[str]
+    ranges: "tuple[LearnedRange, ...]" = ()  # of layers' inputs, where training learned them
 
     def example(self, batch: int = 2) -> tuple["torch.Tensor", ...]:
         """Inputs of the right shape."""
@@ -71,23 +74,30 @@ def save_network(network: Network, target: Path) -> None:
     """Write it as a `.pt2` with the version's signature. InvalidError where that fails."""
     import torch
 
-    module, signature = network.module, network.signature
-    dims = {
-        name: torch.export.Dim(name, min=1, max=_DIM_MOST)
-        for spec in signature.inputs
-        for name in spec.shape
-        if isinstance(name, str)
-    }
-    names = _placeholders(module)
-    shapes = {name: _axes(spec, dims) for name, spec in zip(names, signature.inputs, strict=True)}
+    module = network.module
     try:
         module.eval()
+        shapes = dynamic_shapes(network)
         program = torch.export.export(module, network.example(), dynamic_shapes=shapes)
         torch.export.save(program, target)
     except Exception as error:
         keep_raw(error)
         said = f"PyTorch cannot export what the passes made{first_words(str(error))}"
         raise InvalidError(said) from error
+
+
+def dynamic_shapes(network: Network) -> dict[str, Any]:
+    """What the exporter has to know of the signature's free axes."""
+    import torch
+
+    dims = {
+        name: torch.export.Dim(name, min=1, max=_DIM_MOST)
+        for spec in network.signature.inputs
+        for name in spec.shape
+        if isinstance(name, str)
+    }
+    named = zip(_placeholders(network.module), network.signature.inputs, strict=True)
+    return {name: _axes(spec, dims) for name, spec in named}
 
 
 def run(network: Network, inputs: list[Array]) -> list[Array]:

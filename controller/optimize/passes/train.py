@@ -5,10 +5,12 @@ called, whatever a recipe says. It runs inside the job process, without network 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 
 from controller.errors import InvalidError
+from controller.optimize.builder import Runner
+from controller.optimize.passes.checkpoint import Checkpoint
 from controller.optimize.passes.network import Network
 from controller.optimize.raw import first_words, keep_raw
 from controller.optimize.rows import Rows
@@ -18,10 +20,12 @@ _MARK = "__lighterman_training_step__"
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What a step gets: `network` is trained in place, `network.teacher` is the pushed program.
+    """What a step gets: `network` is trained in place, `teacher` is what it learns from.
 
     ``rows`` are the calibration part of the dataset: no gate judges by them. ``numbers`` are the
-    recipe's. ``go_on(share)`` tells progress (0–1) and says False when the step has to stop.
+    recipe's. ``go_on(share)`` tells progress (0–1) and says False when the step has to stop. ``by``
+    is another variant of the version, where the recipe names one. ``quantize``: train with what
+    INT8 will round (`aware.trained_module`). ``checkpoint`` outlives the death of the worker.
     """
 
     network: Network
@@ -29,6 +33,14 @@ class Training:
     numbers: Mapping[str, float]
     seed: int
     go_on: Callable[[float], bool]
+    by: Runner | None = None
+    quantize: bool = False
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+
+    @property
+    def teacher(self) -> Runner:
+        """The other variant, else the pushed program as it was."""
+        return self.by or self.network.teacher
 
 
 Step = Callable[[Training], None]
