@@ -147,6 +147,10 @@ class Blobs:
         _sync_folder(target.parent)
         _sync_folder(target.parent.parent)
 
+    def remove(self, digest: str) -> None:
+        """Take an artifact away that nobody names; none is no error."""
+        self._path(digest).unlink(missing_ok=True)
+
     def _key(self, digest: str) -> str:
         if not _DIGEST.fullmatch(digest):
             raise InvalidError(f"{digest!r} is not a digest", "a digest is sha256:<64 hex digits>")

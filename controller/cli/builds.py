@@ -60,18 +60,30 @@ def run(
     wait: bool,
     timeout: float,
 ) -> int:
-    """Build every variant of a version for device profiles."""
+    """Build every variant of a version for device profiles.
+
+    What was built before is only judged; what runs already is joined, and --wait waits for it.
+    """
     name, version = parse_ref(ref)
     request = fleet_pb2.StartBuildRequest(
         model=name, version=version, profiles=profiles, dataset=dataset, recipes=recipes
     )
     builds = list(session.stub.StartBuild(request, timeout=60).builds)
-    if wait:
-        wanted = {_key(item) for item in builds}
-        builds = _wait(session, name, version, wanted, timeout)
-    if session.machine or not wait:
+    if not wait:
         _show(session, builds)
-    unusable = _without_usable(builds) if wait else []
+        return 0
+    return _follow(session, name, version, builds, timeout)
+
+
+def _follow(
+    session: Session, name: str, version: str, builds: list[fleet_pb2.Build], timeout_s: float
+) -> int:
+    """Wait until these are judged, whoever asked for them; 1 where a variant got no build."""
+    wanted = {_key(item) for item in builds}
+    builds = _wait(session, name, version, wanted, timeout_s)
+    if session.machine:
+        _show(session, builds)
+    unusable = _without_usable(builds)
     for line in unusable:
         session.note(line)
     return 1 if unusable else 0
@@ -336,16 +348,22 @@ def override(
 
 @build.command("retry")
 @click.argument("ref", metavar="NAME:VERSION")
+@click.option("--wait", is_flag=True, help="Wait, with progress, until these builds are judged.")
+@click.option("--timeout", type=units.DURATION, default="1h", help="Longest wait, as in 30m.")
 @common
-def retry(session: Session, ref: str) -> None:
+def retry(session: Session, ref: str, wait: bool, timeout: float) -> int:
     """Queue again the builds of a version whose job failed."""
     name, version = parse_ref(ref)
     request = fleet_pb2.RetryBuildRequest(model=name, version=version)
     builds = list(session.stub.RetryBuild(request, timeout=30).builds)
     if not builds and not session.machine:
         session.say(f"{name}:{version} has no failed build")
-        return
+        return 0
+    if wait:
+        going = [item for item in builds if item.state not in FINAL]
+        return _follow(session, name, version, going, timeout)
     _show(session, builds)
+    return 0
 
 
 @build.command("cancel")

@@ -1,12 +1,27 @@
 """Takes and gives artifacts. Stores bytes under their digest; others give them a meaning."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from controller.errors import ExhaustedError, InvalidError, NotFoundError
+from controller.errors import (
+    ErrorKind,
+    ExhaustedError,
+    InvalidError,
+    LightermanError,
+    NotFoundError,
+)
 from controller.services.context import Ctx, Deps
 from controller.services.suggestions import size_text
-from controller.store.artifacts import artifact_length, record_artifact
+from controller.store.artifacts import (
+    artifact_length,
+    forget_artifact,
+    is_used,
+    record_artifact,
+)
+
+# Kinds of errors that are the answer to a push, and not an accident on the way.
+_ANSWERS = (ErrorKind.INVALID, ErrorKind.CONFLICT, ErrorKind.REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,35 @@ def _receive(deps: Deps, digest: str, length: int, what: str, chunks: Iterable[b
                 f"{what} ended after {writer.length} of {length} bytes", "send it again"
             )
         writer.commit(digest)
+
+
+@contextmanager
+def used_or_discarded(deps: Deps, ctx: Ctx, digests: list[str]) -> Iterator[None]:
+    """Discard what nothing names at the end; `digests` may grow inside.
+
+    Where the controller could not say yes or no (its database is away, say) all of it stays.
+    """
+    try:
+        yield
+    except LightermanError as error:
+        if error.kind in _ANSWERS:
+            _discard(deps, ctx, digests)
+        raise
+    _discard(deps, ctx, digests)
+
+
+def require_stored(deps: Deps, digest: str) -> None:
+    """Call where it is named for the first time: a push of the same file may have been refused."""
+    if not deps.blobs.exists(digest):
+        raise NotFoundError(f"{digest} is not stored any more", "push it again")
+
+
+def _discard(deps: Deps, ctx: Ctx, digests: Iterable[str]) -> None:
+    # The bytes go within the transaction: no other one may name them meanwhile.
+    with deps.store.write() as conn:
+        for digest in dict.fromkeys(digests):
+            if not is_used(conn, digest) and forget_artifact(conn, ctx.project, digest):
+                deps.blobs.remove(digest)
 
 
 def read_artifact(

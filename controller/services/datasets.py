@@ -10,6 +10,7 @@ from typing import Any
 from controller.domain.model import parse_name
 from controller.errors import NotFoundError
 from controller.intake.dataset import parse_dataset, split_dataset
+from controller.services.artifacts import require_stored, used_or_discarded
 from controller.services.context import Ctx, Deps
 from controller.services.suggestions import suggest_names
 from controller.store import events
@@ -63,6 +64,11 @@ def push_dataset(deps: Deps, ctx: Ctx, *, name: str, digest: str, file_name: str
     The same content again changes nothing. Raises InvalidError for what intake refuses,
     NotFoundError when the file was not uploaded.
     """
+    with used_or_discarded(deps, ctx, [digest]):
+        return _push(deps, ctx, name, digest, file_name)
+
+
+def _push(deps: Deps, ctx: Ctx, name: str, digest: str, file_name: str) -> DatasetView:
     parse_name(name, "dataset")
     path = deps.blobs.local_path(digest)
     if path is None:
@@ -75,6 +81,7 @@ def push_dataset(deps: Deps, ctx: Ctx, *, name: str, digest: str, file_name: str
     row = DatasetRow(name, digest, calibration.digest, evaluation.digest, facts, ctx.now, ctx.actor)
     with deps.store.write() as conn:
         for part in (calibration, evaluation):
+            require_stored(deps, part.digest)
             record_artifact(conn, ctx.project, part.digest, part.length, ctx.now)
         before = find_dataset(conn, ctx.project, name)
         put_dataset(conn, ctx.project, row)

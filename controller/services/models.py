@@ -15,6 +15,7 @@ from controller.domain.task import Task, TaskKind, check_outputs, parse_task
 from controller.errors import ConflictError, InvalidError, NotFoundError
 from controller.intake.models import check_labels, check_one_signature, parse_model
 from controller.intake.torch_export import sanitize_pt2
+from controller.services.artifacts import require_stored, used_or_discarded
 from controller.services.context import Ctx, Deps
 from controller.services.suggestions import size_text, suggest_names
 from controller.store import events
@@ -93,11 +94,22 @@ def push_model(deps: Deps, ctx: Ctx, new: NewVersion) -> Pushed:
     """Store a version. The same content again changes nothing.
 
     Raises InvalidError for what intake refuses or variants of different signatures, NotFoundError
-    for files that were not uploaded, ConflictError when the version exists with other content.
+    for files that were not uploaded, ConflictError when the version exists with other content. What
+    was uploaded for a push that is refused is not kept.
     """
+    digests = [one.digest for one in new.variants]
+    with used_or_discarded(deps, ctx, digests):
+        return _push(deps, ctx, new, digests)
+
+
+def _push(deps: Deps, ctx: Ctx, new: NewVersion, digests: list[str]) -> Pushed:
+    """`digests` gets those of what is made of the uploads."""
     ref = ModelRef(parse_name(new.model), parse_version(new.version))
     _check_new(new)
-    understood = [_understand(deps, one, position) for position, one in enumerate(new.variants)]
+    understood: list[_Understood] = []
+    for position, uploaded in enumerate(new.variants):
+        understood.append(_understand(deps, uploaded, position))
+        digests.append(understood[-1].row.digest)
     signature = check_one_signature({one.row.variant: one.signature for one in understood})
     task = parse_task(new.task or {}, new.params or {})
     check_outputs(task, signature)
@@ -125,6 +137,7 @@ def push_model(deps: Deps, ctx: Ctx, new: NewVersion) -> Pushed:
                 raise _conflict(conn, ctx.project, row, stored)
             return Pushed(_view(stored, count_running(conn, ctx.project)), existed=True)
         for one in row.variants:
+            require_stored(deps, one.digest)
             record_artifact(conn, ctx.project, one.digest, one.length, ctx.now)
         add_version(conn, ctx.project, row)
         events.append(
