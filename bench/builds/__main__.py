@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.builds import digits, models
+from bench.builds import batches, digits, models
 from bench.builds.jobs import Ran
 from examples.fleet.clock import monotonic, utc_now
 
@@ -26,6 +26,9 @@ GOALS: tuple[tuple[str, str, float], ...] = (
     ("size_ratio_resnet50_pruned_int8", ">=", 10.0),
     ("digits.int8_drop_upper_pct", "<=", 0.5),
     ("digits.pruned_int8_drop_upper_pct", "<=", 1.0),
+    ("digits.distill_gain_lower_pct", ">=", 0.001),
+    ("batch_gain_best", ">=", 2.3),
+    ("batch_losses", "<=", 0),
     ("slower_builds_passed", "<=", 0),
     ("lite0_build_set_s", "<=", 300.0),
     ("worker_peak_rss_mb", "<=", 3000.0),
@@ -87,14 +90,19 @@ def _take(figures: dict[str, Any], part: str, root: Path) -> None:
         figures["worker_peak_rss_mb"] = round(jobs[0].peak_rss_mb)
     parts = figures.setdefault("parts", {})
     parts[part] = {
-        "took_s": round(monotonic() - began, 1), "load_before": round(load, 2), **_slower(jobs),
+        **_slower(jobs), "batches": batches.measure(part, jobs),
+        "took_s": round(monotonic() - began, 1), "load_before": round(load, 2),
     }  # fmt: skip
+    best = max(parts.values(), key=lambda one: float(one["batches"]["batch_gain_best"]))
     figures |= {
         "schema_version": 1,
         "at": utc_now().isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         "builds_judged": sum(one["builds_judged"] for one in parts.values()),
         "slower_builds_passed": sum(one["slower_builds_passed"] for one in parts.values()),
+        "batch_gain_best": best["batches"]["batch_gain_best"],
+        "batch_gain_of": best["batches"]["batch_gain_of"],
+        "batch_losses": sum(one["batches"]["batch_losses"] for one in parts.values()),
         "took_s": round(sum(one["took_s"] for one in parts.values()), 1),
     }
     print(f"{part}: {json.dumps(found)}", flush=True)

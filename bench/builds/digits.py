@@ -23,6 +23,17 @@ KINDS = {
     "pruned_int8": (PRUNED,),
 }
 
+# The same light network, from the same first weights, for as many epochs: by labels alone, and by
+# the heavy one.
+_NUMBERS = {"epochs": 30, "patience": 30, "rate": 0.004, "batch": 64}
+_STEPS: dict[str, dict[str, Any]] = {
+    "alone": {**_NUMBERS, "distill_pct": 0}, "distilled": {**_NUMBERS, "teacher": "heaviest"},
+}  # fmt: skip
+STUDENTS: dict[str, dict[str, Any]] = {
+    name: {"runtime": "onnxruntime", "precision": "fp32", "passes": [{"train": step}]}
+    for name, step in _STEPS.items()
+}
+
 Labels = NDArray[np.int64]
 
 
@@ -42,7 +53,25 @@ def measure(root: Path) -> tuple[dict[str, Any], list[Ran]]:
         for name, classes in answers.items():
             right.setdefault(name, []).append(classes == y[~inside])
     whole = {name: np.concatenate(parts) for name, parts in right.items()}
-    return _figures(whole), jobs
+    return _figures(whole) | _gain(whole), jobs
+
+
+def _gain(right: dict[str, NDArray[np.bool_]]) -> dict[str, Any]:
+    """Points that the distilled student wins over the one trained alone, row by row."""
+    taught, alone = right.get("distilled"), right.get("alone")
+    if taught is None or alone is None or len(taught) != len(alone):
+        return {}
+    gain = paired_difference_pts(
+        int((taught & ~alone).sum()), int((alone & ~taught).sum()), len(taught)
+    )
+    return {
+        "student_alone_pct": round(share_pct(int(alone.sum()), len(alone)).value, 2),
+        "distilled_pct": round(share_pct(int(taught.sum()), len(taught)).value, 2),
+        "distill_gain_pct": round(gain.value, 3),
+        "distill_gain_lower_pct": round(gain.low, 3),
+        "distill_gain_upper_pct": round(gain.high, 3),
+        "distill_n": len(taught),
+    }
 
 
 def _figures(right: dict[str, NDArray[np.bool_]]) -> dict[str, Any]:
@@ -66,7 +95,7 @@ def _fold(
     folder: Path, x: NDArray[np.float32], y: Labels, inside: NDArray[np.bool_]
 ) -> tuple[Ran, dict[str, Labels]]:
     """Train on what is inside, build, and ask source and builds for the rest."""
-    from examples.digits.networks import heavy, save
+    from examples.digits.networks import heavy, light, save
     from examples.digits.training import train
 
     folder.mkdir(parents=True)
@@ -84,6 +113,14 @@ def _fold(
     source = TorchModel(folder / "heavy.pt2", signature)
     answers = {"source": source.run([x[~inside]])[0].argmax(axis=1)}
     for name, built in job.built.items():
+        runner = find_builder(built.recipe.runtime).open_build(built.file, signature)
+        answers[name] = runner.run([x[~inside]])[0].argmax(axis=1)
+    save(light(), folder / "light.pt2")
+    students = run_job(
+        folder / "students", folder / "light.pt2", STUDENTS, folder / "inside.npz",
+        teacher=folder / "heavy.pt2",
+    )  # fmt: skip
+    for name, built in students.built.items():
         runner = find_builder(built.recipe.runtime).open_build(built.file, signature)
         answers[name] = runner.run([x[~inside]])[0].argmax(axis=1)
     return job, answers

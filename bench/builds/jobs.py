@@ -11,6 +11,7 @@ from typing import Any
 from controller.domain.build import Evidence, Recipe, parse_recipe
 from controller.domain.device import parse_profile
 from controller.domain.gate import GateResult, gate
+from controller.domain.model import Signature
 from controller.intake.models import parse_model
 from controller.services.context import Limits
 from controller.services.shipped import shipped_objects
@@ -39,6 +40,7 @@ class Ran:
     errors: dict[str, str]
     took_s: float
     peak_rss_mb: float
+    signature: Signature
 
 
 def shipped_recipe(name: str) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def run_job(
     recipes: dict[str, dict[str, Any]],
     calibration: Path | None = None,
     evaluation: Path | None = None,
+    teacher: Path | None = None,
 ) -> Ran:
     """Build ``source`` by the recipes. RuntimeError where the process itself fails."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -61,6 +64,7 @@ def run_job(
     inputs.mkdir(parents=True)
     for role, path in (
         ("source", source), ("calibration", calibration), ("evaluation", evaluation),
+        ("teacher0", teacher),
     ):  # fmt: skip
         if path is not None:
             os.link(path, inputs / role)
@@ -75,13 +79,14 @@ def run_job(
         ],
         "calibration": calibration is not None, "evaluation": evaluation is not None,
         "limits": {"memory_bytes": JOB_BYTES, "time_s": JOB_S},
+        "teachers": {"heaviest": {"role": "teacher0", "format": parsed.format.value}},
     }  # fmt: skip
     (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     began = monotonic()
     peak_kb = _run(folder)
     took_s = monotonic() - began
     rows = json.loads((folder / "result.json").read_text(encoding="utf-8"))["builds"]
-    found = Ran({}, {}, took_s, peak_kb / 1024)
+    found = Ran({}, {}, took_s, peak_kb / 1024, parsed.signature)
     for row in rows:
         name = row["recipe"]
         if row["ok"]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from controller.domain.batch import parse_curve
 from controller.domain.interval import Interval
 from controller.domain.passes import Pass, PassName, parse_passes
 from controller.domain.quality import (
@@ -170,6 +171,8 @@ class Evidence:
     p95_interval_ms: Interval | None = None
     fp32_p50_interval_ms: Interval | None = None
     eager_p50_interval_ms: Interval | None = None
+    # Batch, and the median of a call in ms; empty where the model takes one number of rows only.
+    batch_p50_ms: tuple[tuple[int, float], ...] = ()
     # Of tasks other than classification, or where the version names a metric of its own.
     task: TaskKind = TaskKind.CLASSIFICATION
     metric: str = ""  # the one that the version names
@@ -199,6 +202,7 @@ class Evidence:
             "rows_differing": self.rows_differing,
             "dataset_digest": self.dataset_digest,
             "notes": list(self.notes),
+            "batch_p50_ms": [list(one) for one in self.batch_p50_ms],
             "task": self.task.value,
             "metric": self.metric,
             "metrics": [one.to_json() for one in self.metrics],
@@ -230,6 +234,7 @@ class Evidence:
             rows_differing=_count(spec, "rows_differing"),
             dataset_digest=spec.text("dataset_digest", ""),
             notes=spec.texts("notes", ()),
+            batch_p50_ms=parse_curve(value.get("batch_p50_ms")),
             task=_task(spec),
             metric=spec.text("metric", ""),
             metrics=metrics_from_json(value.get("metrics")),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from controller.domain.batch import parse_curve
 from controller.domain.interval import Interval, quantile_of
 from controller.domain.model import Signature
 from controller.errors import InvalidError
@@ -127,6 +128,14 @@ def summarise(times_s: Sequence[float]) -> Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """Peak resident bytes at batch 1, and what a call takes by batch in ms."""
+
+    peak_rss_bytes: int
+    batch_p50_ms: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Bench:
     """Measures files of one runtime and signature, each time in a fresh process."""
 
@@ -138,9 +147,13 @@ class Bench:
         measured = self._measure("speed", files, seconds)
         return [summarise(item["times_s"]) for item in measured]
 
-    def memory(self, file: Path) -> int:
-        """Peak resident bytes of a process that loads the file and infers at batch 1."""
-        return int(self._measure("memory", [file], 0.0)[0]["peak_rss_bytes"])
+    def memory(self, file: Path, seconds: float = 0.0) -> Demand:
+        """What a process takes that loads the file and infers: at batch 1, then of other batches.
+
+        For the latter it has so many ``seconds``.
+        """
+        (found,) = self._measure("memory", [file], seconds)
+        return Demand(int(found["peak_rss_bytes"]), parse_curve(found["batches"]))
 
     def _measure(self, what: str, files: list[Path], seconds: float) -> list[dict[str, Any]]:
         module = (sys.executable, "-I", "-m", "controller.optimize.measure", self.runtime)

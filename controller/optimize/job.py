@@ -39,6 +39,7 @@ from controller.optimize.tasks.judge import Judge, judge_of, require_figures
 EVALUATION_CPU_S = 30.0
 CALIBRATION_CPU_S = 15.0
 LATENCY_S = 2.5
+BATCHES_S = 1.5
 MIN_ROWS = 8
 # Without a dataset there are no figures, but a model that answers NaN is found all the same.
 GENERATED_ROWS, GENERATED_CPU_S = 64, 8.0
@@ -307,7 +308,7 @@ class Job:
         bench = evaluate.Bench(runtime, self._spec.signature)
         files = [outcome.file for outcome in built if outcome.file is not None]
         baseline, *timings = bench.speed([self._floats[runtime].file, *files], LATENCY_S)
-        memory = [bench.memory(file) for file in files]
+        demands = [bench.memory(file, BATCHES_S) for file in files]
         base = Base(
             baseline,
             self._floats[runtime].likeness,
@@ -318,8 +319,8 @@ class Job:
             task=self._spec.task,
         )
         return {
-            outcome.build.build_id: evidence_of(outcome, file, timing, base, peak)
-            for outcome, file, timing, peak in zip(built, files, timings, memory, strict=True)
+            outcome.build.build_id: evidence_of(outcome, file, timing, base, demand)
+            for outcome, file, timing, demand in zip(built, files, timings, demands, strict=True)
         }
 
     def _result(self, outcomes: list[Outcome], evidence: dict[str, Evidence]) -> dict[str, object]:

@@ -9,18 +9,21 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from controller.domain.model import Signature
 from controller.optimize.builder import Builder, find_builder
-from controller.optimize.rows import numpy_type, sizes_of
+from controller.optimize.rows import Array, numpy_type, sizes_of
 from controller.optimize.stopwatch import Stopwatch
 
 WARM_UP_CALLS = 3
 MIN_CALLS = 8
 MAX_CALLS = 200
+BATCHES = (1, 2, 4, 8, 16, 32)
+CURVE_CALLS, CURVE_MOST = 5, 40
 
 
 def main(arguments: list[str]) -> int:
@@ -31,7 +34,9 @@ def main(arguments: list[str]) -> int:
     if what == "memory":
         for call in calls:
             call.timed()
-        result: Sequence[dict[str, Any]] = [{"peak_rss_bytes": _peak_rss_bytes()}]
+        # Batches come after it: they take memory that a device at batch 1 does not need.
+        peak = {"peak_rss_bytes": _peak_rss_bytes()}
+        result: Sequence[dict[str, Any]] = [{**peak, "batches": calls[0].curve(float(seconds))}]
     else:
         result = _times(calls, float(seconds))
     sys.stdout.write(json.dumps(result) + "\n")
@@ -50,17 +55,42 @@ class _Call:
     """One loaded file, called with fixed inputs on one thread."""
 
     def __init__(self, builder: Builder, file: Path, signature: Signature) -> None:
-        self._runner = builder.open_build(file, signature)
+        self._runner, self._signature = builder.open_build(file, signature), signature
+        self._inputs = self._filled(1)
+
+    def _filled(self, batch: int) -> list[Array]:
         random = np.random.default_rng(0)
-        self._inputs = [
-            random.random(sizes_of(spec, 1)).astype(numpy_type(spec)) for spec in signature.inputs
+        return [
+            random.random(sizes_of(spec, batch)).astype(numpy_type(spec))
+            for spec in self._signature.inputs
         ]
 
-    def timed(self) -> float:
+    def timed(self, inputs: list[Array] | None = None) -> float:
         """Seconds of one call."""
         watch = Stopwatch()
-        self._runner.run(self._inputs)
+        self._runner.run(inputs or self._inputs)
         return watch.elapsed_s()
+
+    def curve(self, seconds: float) -> list[tuple[int, float]]:
+        """Batch and median in ms, from 1 up as far as ``seconds`` allow.
+
+        Nothing where an input takes one number of rows only.
+        """
+        specs = self._signature.inputs
+        if not seconds or not all(one.shape and isinstance(one.shape[0], str) for one in specs):
+            return []
+        found, watch = list[tuple[int, float]](), Stopwatch()
+        for place, batch in enumerate(BATCHES):
+            inputs = self._filled(batch)
+            first_s = self.timed(inputs)  # takes the memory of the batch
+            if found and watch.elapsed_s() + CURVE_CALLS * first_s > seconds:
+                break
+            until = seconds * (place + 1) / len(BATCHES)
+            times = [self.timed(inputs) for _ in range(CURVE_CALLS)]
+            while len(times) < CURVE_MOST and watch.elapsed_s() < until:
+                times.append(self.timed(inputs))
+            found.append((batch, 1000 * median(times)))
+        return found
 
 
 def _times(calls: list[_Call], seconds: float) -> list[dict[str, list[float]]]:

@@ -58,7 +58,7 @@ class Base:
 
 
 def evidence_of(
-    outcome: Outcome, file: Path, timing: evaluate.Timing, base: Base, peak_rss_bytes: int
+    outcome: Outcome, file: Path, timing: evaluate.Timing, base: Base, demand: evaluate.Demand
 ) -> Evidence:
     """The figures of one build beside those of its runtime's float build."""
     figures, answers = outcome.figures or Figures(), outcome.answers
@@ -80,7 +80,7 @@ def evidence_of(
         fp32_p50_ms=floating.p50_ms,
         eager_p50_ms=eager.p50_ms if eager else None,
         # What the stand-in took says nothing of the device either.
-        peak_rss_bytes=None if stand_in else peak_rss_bytes,
+        peak_rss_bytes=None if stand_in else demand.peak_rss_bytes,
         tool_versions=base.versions,
         rows_checked=answers.rows if answers else None,
         rows_not_finite=answers.not_finite if answers else None,
@@ -92,6 +92,7 @@ def evidence_of(
         fp32_p50_interval_ms=floating.p50,
         eager_p50_interval_ms=eager.p50 if eager else None,
         notes=outcome.notes,
+        batch_p50_ms=demand.batch_p50_ms,
         task=base.task.kind,
         metric=base.task.metric,
         metrics=figures.metrics,

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from controller.domain.batch import choose_batch
 from controller.domain.build import Evidence, GateVerdict, parse_recipe
 from controller.domain.device import parse_profile
 from controller.domain.gate import gate
@@ -153,6 +154,9 @@ def test_a_pruned_build_comes_out_of_a_job_and_its_gate_judges_it(tmp_path: Path
     evidence = Evidence.from_json(pruned["evidence"])
     assert [note.split()[0] for note in evidence.notes] == ["pruned", "trained", "4"]
     assert evidence.fp32_p50_ms != evidence.p50_ms, "held against the whole network as float"
+    assert [batch for batch, _ in evidence.batch_p50_ms] == [1, 2, 4, 8, 16, 32]
+    assert Evidence.from_json(evidence.to_json()) == evidence
+    assert choose_batch(evidence.batch_p50_ms) > 1, "small pictures gain by company"
     # Three epochs on a hundred rows teach it little, and the gate says so.
     shipped = parse_recipe("onnxruntime-pruned-int8", spec["builds"][1]["spec"])
     profile = parse_profile("x", {"runtimes": ["onnxruntime"], "recipes": [shipped.name]})
