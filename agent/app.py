@@ -9,11 +9,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
+from agent.app_beside import Beside, BesideParts
 from agent.app_http import HttpListener
 from agent.app_metrics import MetricsListener, Watched
 from agent.clock import SystemClock
 from agent.domain.assignment import ModelState
+from agent.domain.capability import Capabilities
 from agent.domain.ports import Decision, Fetcher, Identity
 from agent.errors import AgentError, IdentityError, StoreError
 from agent.host.capabilities import detect, installed_runtimes, runnable
@@ -87,13 +90,8 @@ class Agent:
         clear(root / COMPILED)
         STARTING.begin()
         self._other_python = OtherPython(settings.runtime_python)
-        self._host = ModelHost(
-            self._clock,
-            self._decided,
-            lambda: memory_available_bytes(settings.host_root),
-            open_backend=Keeping(root / COMPILED, Hosting(open_backend, settings.runtime_python)),
-            batching=settings.serve_batching,
-        )
+        self._beside = Beside(self._beside_parts())
+        self._host = self._model_host(root / COMPILED)
         self._loop = AgentLoop(self._loop_parts())
         self._hung = ""
         self._tidy = Tidy(self._rest)
@@ -119,6 +117,16 @@ class Agent:
         facts = self._facts()
         self._board = StatusBoard(root, facts)
         self._metrics = MetricsListener(self._watched(facts), self._clock)
+
+    def _model_host(self, compiled: Path) -> ModelHost:
+        hosting = Hosting(open_backend, self._settings.runtime_python)
+        return ModelHost(
+            self._clock,
+            self._decided,
+            lambda: memory_available_bytes(self._settings.host_root),
+            open_backend=Keeping(compiled, self._beside.sharing(hosting)),
+            batching=self._settings.serve_batching,
+        )
 
     def _who(self) -> Identity | None:
         """The identity, None when it is damaged; NotEnrolledError when there never was one."""
@@ -152,6 +160,19 @@ class Agent:
             device_id=who.device_id if who else "",
             project=who.project if who else "",
             controller=who.grpc_endpoint if who else "",
+        )
+
+    def _beside_parts(self) -> BesideParts:
+        return BesideParts(
+            settings=self._settings,
+            clock=self._clock,
+            teller=self._teller,
+            fetcher=self._fetcher,
+            engines=lambda: self._connection.engines() if self._connection else None,
+            requests=lambda: sum(self._server.requests().values()),
+            running=lambda: self._host.longest() is not None,
+            states=lambda: self._loop.states(),
+            capabilities=self._capabilities,
         )
 
     def _loop_parts(self) -> LoopParts:
@@ -191,6 +212,10 @@ class Agent:
         )
 
     # -- doors between parts that are built one after the other ------------------------------------
+
+    def _capabilities(self) -> Capabilities:
+        settings = self._settings
+        return detect(settings.host_root, settings.state_dir, self._elsewhere())
 
     def _elsewhere(self) -> dict[str, str]:
         """Runtimes that run under another Python."""
@@ -284,12 +309,14 @@ class Agent:
                 spool=self._spool,
                 loop=self._loop,
                 teller=self._teller,
-                capabilities=lambda: detect(
-                    settings.host_root, settings.state_dir, self._elsewhere()
-                ),
+                capabilities=self._capabilities,
                 show=self._board.update,
                 poll_s=settings.poll_s,
                 seals=Apart(),
+                orders=self._beside.ordered,
+                orders_refused=self._beside.orders_refused,
+                engine_refused=self._beside.engine_refused,
+                engine_taken=self._beside.engine_taken,
             )
         )
         self._connection.start()
@@ -330,6 +357,7 @@ class Agent:
         self._metrics.stop()
         self._http.stop(DRAIN_S)
         self._server.stop(DRAIN_S)
+        self._beside.stop()
         if self._connection is not None:
             self._connection.stop()
         STARTING.end()  # nobody waits for what compiles now: the next start does it anew

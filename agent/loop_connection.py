@@ -10,10 +10,12 @@ from datetime import datetime
 
 from agent.domain.capability import Capabilities
 from agent.domain.desired import DesiredState
-from agent.domain.ports import Clock, Fetcher, Identity, IdentityStore, Spool
+from agent.domain.ports import Clock, Engines, Fetcher, Identity, IdentityStore, Spool
+from agent.domain.tuning import DeviceOrders
 from agent.link.authority import Endpoint, parse_endpoint
 from agent.link.client import Welcome
 from agent.link.convert import presence_payload
+from agent.link.engines import EngineExchange
 from agent.link.errors import LinkError, LinkFault
 from agent.link.fetcher import BlobFetcher
 from agent.link.mqtt import MqttEvents, MqttLink, TlsFiles
@@ -43,6 +45,10 @@ class ConnectionParts:
     show: Callable[..., None]
     poll_s: float
     seals: Seals
+    orders: Callable[[DeviceOrders], None] = lambda _: None
+    orders_refused: Callable[[int, str], None] = lambda number, reason: None
+    engine_refused: Callable[[str], None] = lambda _: None
+    engine_taken: Callable[[str], None] = lambda _: None
 
 
 class Connection:
@@ -69,6 +75,8 @@ class Connection:
                 has_doorbell=lambda: self._mqtt.connected,
                 seals=parts.seals,
                 acknowledged=parts.spool.acknowledged,
+                orders=parts.orders,
+                orders_refused=parts.orders_refused,
             )
         )
         self._mqtt = MqttLink(
@@ -81,6 +89,7 @@ class Connection:
                 ack=lambda point: self._sender.acked(point),
                 connected=self._on_mqtt,
                 turned_away=self._on_turned_away,
+                orders=self._session.ring_orders,
             ),
         )
         self._sender = SpoolSender(
@@ -124,6 +133,19 @@ class Connection:
     def fetcher(self) -> Fetcher:
         """Brings files from the controller."""
         return BlobFetcher(self._session.client)
+
+    def engines(self) -> Engines | None:
+        """What devices of this kind compile for each other; None while there is no connection."""
+        if not self.is_up:
+            return None
+        session = self._session
+        return EngineExchange(
+            session.client,
+            session.orders_verifier,
+            self.fetcher(),
+            self._parts.engine_refused,
+            self._parts.engine_taken,
+        )
 
     # -- SessionEvents -----------------------------------------------------------------------------
 

@@ -13,12 +13,14 @@ from typing import Protocol
 from agent.domain.capability import Capabilities
 from agent.domain.desired import DesiredState
 from agent.domain.ports import Clock, IdentityStore
+from agent.domain.tuning import DeviceOrders
 from agent.errors import AgentError, ManifestError
 from agent.link.authority import parse_endpoint
 from agent.link.backoff import Backoff
 from agent.link.channel import Credentials
 from agent.link.client import ControllerClient, Welcome
 from agent.link.errors import LinkError, LinkFault, TrustError
+from agent.link.orders import OrdersVerifier
 from agent.link.renewal import credentials_of, renew, renewal_due_at
 from agent.link.seals import Seals
 from agent.link.trust import ManifestVerifier
@@ -81,6 +83,8 @@ class SessionParts:
     has_doorbell: Callable[[], bool]
     seals: Seals
     acknowledged: Callable[[], Mapping[str, int]] = dict
+    orders: Callable[[DeviceOrders], None] = lambda _: None
+    orders_refused: Callable[[int, str], None] = lambda number, reason: None
 
 
 class ControllerSession:
@@ -96,6 +100,10 @@ class ControllerSession:
         self._verifier = ManifestVerifier(
             identity.signing_keys, identity.device_id, identity.project, parts.seals
         )
+        self.orders_verifier = OrdersVerifier(
+            identity.signing_keys, identity.device_id, identity.project, parts.seals
+        )
+        self._orders = 0
         self.client = ControllerClient(
             parse_endpoint(identity.grpc_endpoint), credentials_of(identity)
         )
@@ -129,6 +137,11 @@ class ControllerSession:
         """A doorbell named this generation; an older one is no news."""
         with self._bell:
             self._rung = max(self._rung, generation)
+        self._wake.set()
+
+    def ring_orders(self, number: int) -> None:
+        """A doorbell named these orders."""
+        self.client.orders = max(self.client.orders, number)
         self._wake.set()
 
     def look_again(self) -> None:
@@ -181,6 +194,7 @@ class ControllerSession:
             self._parts.connected(None)
             poll_s = self._poll_s if self._parts.has_doorbell() else min(BLIND_POLL_S, self._poll_s)
             self._poll_at = now + self._backoff.spread(poll_s)
+        self._ask_orders()
         self._renew_if_due()
         self._backoff.succeeded()
         renew_in_s = (self._renew_at - self._parts.clock.now()).total_seconds()
@@ -230,6 +244,19 @@ class ControllerSession:
             self._parts.events.refused(signed.generation, str(error))
             return
         self._parts.events.desired(state)
+
+    def _ask_orders(self) -> None:
+        """An older controller never names any, and is never asked for them."""
+        if self.client.orders <= self._orders:
+            return
+        came = self.client.get_orders()
+        self._orders = max(self.client.orders, came.number)
+        try:
+            orders = self.orders_verifier.orders(came)
+        except (ManifestError, TrustError) as error:
+            self._parts.orders_refused(came.number, str(error))
+        else:
+            self._parts.orders(orders)
 
     def _answered(self, rung: int) -> None:
         """Nothing is there for this bell; one that rang while the answer came stays."""

@@ -88,9 +88,10 @@ class Teller:
         state: ModelState | None = None,
         version: str = "",
         details: Mapping[str, str] | None = None,
+        model: str = "",
     ) -> None:
         """Spool a thing that happened, of a model or of the whole device."""
-        model = state.model if state else ""
+        model = state.model if state else model
         if state is not None and not version and state.current is not None:
             version = state.current.release.version
         self._count(kind, model, version, details or {})

@@ -92,6 +92,21 @@ SETTINGS = (
         " bound to /usr/bin/python3. They run in a process of their own there.",
     ),
     Setting(
+        "tuning", "LIGHTERMAN_TUNING", "on", "",
+        "`on`: the controller may have builds measured here, in a process of its own, while nobody"
+        " asks this device anything; `off`: never.",
+    ),
+    Setting(
+        "tuning_idle_s", "LIGHTERMAN_TUNING_IDLE_S", "10", "s",
+        "So long nobody may have asked anything before a build is measured. A request ends a"
+        " measurement at once; it is tried again later.",
+    ),
+    Setting(
+        "accept_shared_engines", "LIGHTERMAN_ACCEPT_SHARED_ENGINES", "on", "",
+        "`on`: what a builder compiled for exactly this kind of device is loaded where the"
+        " controller signed it; `off`: this device compiles all for itself.",
+    ),
+    Setting(
         "log", "LIGHTERMAN_LOG", "text", "",
         "Log lines on stderr: text or json.",
     ),
@@ -106,7 +121,7 @@ _TEXTS = frozenset(
         "state_dir", "serve.grpc", "serve.http", "serve.socket", "serve.grpc_socket",
         "serve.mode",
         "serve.shared_memory", "serve.batching", "serve.metrics",
-        "host_root", "log", "runtime_python",
+        "host_root", "log", "runtime_python", "tuning", "accept_shared_engines",
     }
 )  # fmt: skip
 _OLD_ENV = ("LIGHTERMAN_LISTEN_GRPC", "LIGHTERMAN_SERVE_GRPC")
@@ -136,6 +151,9 @@ class Settings:
     hang_s: float = 20.0
     model_memory_bytes: int = 0
     runtime_python: str = ""
+    tuning: bool = True
+    tuning_idle_s: float = 10.0
+    accept_shared_engines: bool = True
     log: str = "text"
 
 
@@ -176,6 +194,10 @@ def load_settings(
         model_memory_bytes=_memory(*values["model_memory_bytes"]),
         runtime_python=_program(*values["runtime_python"]),
         hang_s=_number(*values["hang_s"], least=0.1, most=86400.0),
+        tuning=_choice(*values["tuning"], choices=("on", OFF)) == "on",
+        tuning_idle_s=_number(*values["tuning_idle_s"], least=0.1, most=86400.0),
+        accept_shared_engines=_choice(*values["accept_shared_engines"], choices=("on", OFF))
+        == "on",
         log=_choice(*values["log"], choices=("text", "json")),
     )
 

@@ -166,16 +166,15 @@ class Controller:
         store = Store.open(settings.database_url(), settings.data_dir)
         self._ended.callback(store.close)
         migrate(settings.database_url())
-        authority, signer = load_trust(
-            settings.data_dir, settings.trust_folder(), self._clock.now()
-        )
+        trust = load_trust(settings.data_dir, settings.trust_folder(), self._clock.now())
         blobs = Blobs(settings.data_dir / "blobs")
         blobs.sweep()
         deps = Deps(
             store=store,
             blobs=blobs,
-            authority=authority,
-            signer=signer,
+            authority=trust.authority,
+            signer=trust.signer,
+            engines=trust.engines,
             samples=SampleWindow(),
             limits=Limits(
                 job_memory_bytes=settings.job_memory_bytes,

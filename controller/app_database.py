@@ -49,14 +49,15 @@ def _beside(settings: Settings) -> Iterator[tuple[Deps, Ctx]]:
             "name it with --data-dir; `serve` makes one at its first start",
         )
     clock = SystemClock()
-    authority, signer = load_trust(settings.data_dir, settings.trust_folder(), clock.now())
+    trust = load_trust(settings.data_dir, settings.trust_folder(), clock.now())
     store = Store.open(settings.database_url())
     try:
         deps = Deps(
             store=store,
             blobs=Blobs(settings.data_dir / "blobs"),
-            authority=authority,
-            signer=signer,
+            authority=trust.authority,
+            signer=trust.signer,
+            engines=trust.engines,
             samples=SampleWindow(),
         )
         ctx = Ctx(clock.now(), RandomIds(), user_name())

@@ -42,8 +42,17 @@ def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
         os.close(folder)
 
 
-def load_trust(data_dir: Path, room: Path, now: datetime) -> tuple[Authority, Signer]:
-    """The authority and the signing key in ``room``, made at the first start.
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom devices believe. ``engines`` signs what builders compiled, and nothing else."""
+
+    authority: Authority
+    signer: Signer
+    engines: Signer | None
+
+
+def load_trust(data_dir: Path, room: Path, now: datetime) -> Trust:
+    """The authority and the signing keys in ``room``, made at the first start.
 
     Raises InvariantError when a file is there but cannot be read: devices trust what was in it;
     UnavailableError when one is missing and cannot be made, or the clock is behind the authority.
@@ -58,6 +67,7 @@ def load_trust(data_dir: Path, room: Path, now: datetime) -> tuple[Authority, Si
         if not signing_file.exists():
             write_file(signing_file, Signer.create().key_pem())
         signer = Signer.load(signing_file.read_bytes())
+        engines = _engines_key(room / "engines.pem")
     except (ValueError, LightermanError) as error:
         raise InvariantError(
             f"the keys in {room} cannot be read: {error}",
@@ -71,7 +81,19 @@ def load_trust(data_dir: Path, room: Path, now: datetime) -> tuple[Authority, Si
         ) from error
     check_clock(authority, room, now)
     write_file(data_dir / "ca.pem", authority.certificate_pem, 0o644)
-    return authority, signer
+    return Trust(authority, signer, engines)
+
+
+def _engines_key(path: Path) -> Signer | None:
+    """The key for what builders compiled. None where the folder of the others cannot be written:
+    a controller of before has none, and then nothing is shared.
+    """
+    if not path.exists():
+        try:
+            write_file(path, Signer.create().key_pem())
+        except OSError:
+            return None
+    return Signer.load(path.read_bytes())
 
 
 def check_clock(authority: Authority, room: Path, now: datetime) -> None:

@@ -17,6 +17,8 @@ KINDS: dict[str, str] = {
     "build": "Build",
     "build_report": "Build",
     "build_explanation": "BuildExplanation",
+    "tuning": "Tuning",
+    "engine": "SharedEngine",
     "device": "Device",
     "device_explanation": "DeviceExplanation",
     "token": "Token",

@@ -317,3 +317,15 @@ class Fetcher(Protocol):
     def fetch(self, target: Target, offset: int) -> Iterator[bytes]:
         """Chunks from `offset` on. FetchError says whether trying again can help."""
         ...
+
+
+class Engines(Protocol):
+    """What devices of one kind compile for each other; a key holds all that it depends on."""
+
+    def fetch(self, key: Mapping[str, str]) -> bytes | None:
+        """Bytes that were verified for exactly this key; None: compile it here. Raises nothing."""
+        ...
+
+    def offer(self, key: Mapping[str, str], data: bytes) -> None:
+        """Give what was compiled here to others; AgentError where nobody takes it."""
+        ...

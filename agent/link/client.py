@@ -19,17 +19,21 @@ from agent.link.convert import (
     AckPoint,
     ack_from_wire,
     capabilities_to_wire,
+    engine_from_wire,
     numbered,
+    orders_from_wire,
     state_from_wire,
     time_from_wire,
 )
 from agent.link.errors import LinkError, LinkFault
+from agent.link.orders import SignedEngine, SignedOrders
 from agent.link.trust import SignedState
 from lighterman.v1 import common_pb2, device_pb2, device_pb2_grpc
 
 PROTOCOL_MIN = PROTOCOL
 PROTOCOL_MAX = PROTOCOL
 CALL_S = 15.0
+PART_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class ControllerClient:
     ) -> None:
         self.endpoint = endpoint
         self._call_s = call_s
+        # The number of the newest orders, as the controller said last.
+        self.orders = 0
         self._lock = threading.Lock()
         self._open(credentials)
 
@@ -123,6 +129,7 @@ class ControllerClient:
             answer = self._stub.Hello(request, timeout=self._call_s)
         except grpc.RpcError as error:
             raise link_error(error, self.endpoint) from None
+        self.orders = max(self.orders, answer.orders)
         if not PROTOCOL_MIN <= answer.protocol <= PROTOCOL_MAX:
             raise LinkError(
                 f"the controller chose protocol {answer.protocol},"
@@ -150,7 +157,38 @@ class ControllerClient:
             answer = self._stub.GetDesired(request, timeout=self._call_s)
         except grpc.RpcError as error:
             raise link_error(error, self.endpoint) from None
+        self.orders = max(self.orders, answer.orders)
         return state_from_wire(answer)
+
+    def get_orders(self) -> SignedOrders:
+        """What this device is to do beside serving, unverified. LinkError."""
+        try:
+            answer = self._stub.GetOrders(device_pb2.GetOrdersRequest(), timeout=self._call_s)
+        except grpc.RpcError as error:
+            raise link_error(error, self.endpoint) from None
+        return orders_from_wire(answer)
+
+    def find_engine(self, key_json: str) -> SignedEngine | None:
+        """What another device compiled for this key, unverified; None: nothing. LinkError."""
+        request = device_pb2.FindEngineRequest(key_json=key_json)
+        try:
+            return engine_from_wire(self._stub.FindEngine(request, timeout=self._call_s))
+        except grpc.RpcError as error:
+            raise link_error(error, self.endpoint) from None
+
+    def publish_engine(self, key_json: str, digest: str, data: bytes, timeout_s: float) -> None:
+        """Give what was compiled here to devices that are like this one. LinkError."""
+        header = device_pb2.EngineHeader(key_json=key_json, digest=digest, length=len(data))
+
+        def parts() -> Iterator[device_pb2.PublishEngineRequest]:
+            yield device_pb2.PublishEngineRequest(header=header)
+            for start in range(0, len(data), PART_BYTES):
+                yield device_pb2.PublishEngineRequest(data=data[start : start + PART_BYTES])
+
+        try:
+            self._stub.PublishEngine(parts(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise link_error(error, self.endpoint) from None
 
     def open_blob(self, digest: str, offset: int, timeout_s: float) -> BlobStream:
         """Start to receive a file from a byte on."""

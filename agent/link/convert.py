@@ -4,7 +4,7 @@ Refuses an enum's zero and bodies that do not belong to a topic: what cannot be 
 error, not a default.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -18,6 +18,7 @@ from agent.domain.histogram import SCALE
 from agent.domain.ladder import Pressure
 from agent.domain.ports import RungWindow, SpoolEntry
 from agent.link.errors import TrustError
+from agent.link.orders import Signed, SignedEngine, SignedOrders
 from agent.link.trust import Signature, SignedState
 from lighterman.v1 import common_pb2, device_pb2, topics
 
@@ -291,7 +292,7 @@ def state_from_wire(answer: device_pb2.DesiredState) -> SignedState | None:
     return SignedState(
         generation=answer.generation,
         manifest=answer.manifest,
-        signatures=tuple(Signature(s.key_id, s.signature) for s in answer.signatures),
+        signatures=signatures_from(answer.signatures),
     )
 
 
@@ -308,6 +309,36 @@ def parse_doorbell(payload: bytes) -> int | None:
         return int(device_pb2.Doorbell.FromString(payload).generation) or None
     except DecodeError:
         return None
+
+
+def parse_orders_bell(payload: bytes) -> int:
+    """The number of the orders that a doorbell names; 0 for none."""
+    if len(payload) > MAX_DOWN_BYTES:
+        return 0
+    try:
+        return int(device_pb2.Doorbell.FromString(payload).orders)
+    except DecodeError:
+        return 0
+
+
+def orders_from_wire(answer: device_pb2.Orders) -> SignedOrders:
+    """Orders that nobody has looked into yet."""
+    return SignedOrders(answer.number, Signed(answer.manifest, signatures_from(answer.signatures)))
+
+
+def engine_from_wire(answer: device_pb2.Engine) -> SignedEngine | None:
+    """What another device compiled, unverified; None where there is nothing."""
+    if not answer.found:
+        return None
+    return SignedEngine(
+        Signed(answer.statement, signatures_from(answer.signatures)),
+        Signed(answer.delegation, signatures_from(answer.delegation_signatures)),
+    )
+
+
+def signatures_from(signatures: Iterable[device_pb2.Signed]) -> tuple[Signature, ...]:
+    """Signatures."""
+    return tuple(Signature(one.key_id, one.signature) for one in signatures)
 
 
 def parse_ack(payload: bytes) -> AckPoint | None:

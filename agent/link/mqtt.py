@@ -17,7 +17,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.link.authority import Endpoint, reason_of
 from agent.link.backoff import Backoff
-from agent.link.convert import AckPoint, parse_ack, parse_doorbell
+from agent.link.convert import AckPoint, parse_ack, parse_doorbell, parse_orders_bell
 from lighterman.v1 import topics
 
 # A ping costs an idle device as much as a measurement; a broken road is noticed in one and a half.
@@ -53,6 +53,7 @@ class MqttEvents:
     ack: Callable[[AckPoint], None]
     connected: Callable[[bool, str], None]
     turned_away: Callable[[], None] = lambda: None
+    orders: Callable[[int], None] = lambda _: None
 
 
 class MqttLink:
@@ -257,6 +258,9 @@ class MqttLink:
             generation = parse_doorbell(bytes(message.payload))
             if generation is not None:
                 self._events.doorbell(generation)
+            orders = parse_orders_bell(bytes(message.payload))
+            if orders:
+                self._events.orders(orders)
         elif message.topic == topics.device(self._device_id, topics.DOWN_ACK):
             ack = parse_ack(bytes(message.payload))
             if ack is not None:

@@ -55,6 +55,16 @@ def check_keys(keys: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
     return known
 
 
+def is_signed(
+    data: bytes, signatures: Sequence[Signature], keys: Mapping[str, bytes], seals: Seals
+) -> bool:
+    """Whether any of these signatures was made over exactly these bytes by one of these keys."""
+    return any(
+        one.key_id in keys and seals.is_signed(keys[one.key_id], one.value, data)
+        for one in signatures
+    )
+
+
 class ManifestVerifier:
     """Knows the signing keys and who this device is; gives desired states that may be applied."""
 
@@ -95,7 +105,4 @@ class ManifestVerifier:
         return state
 
     def _signed_by_known(self, data: bytes, signature: Signature) -> bool:
-        public_key = self._keys.get(signature.key_id)
-        if public_key is None:
-            return False
-        return self._seals.is_signed(public_key, signature.value, data)
+        return is_signed(data, (signature,), self._keys, self._seals)

@@ -1,13 +1,13 @@
 """OpenVINO behind the backend door: CPU, GPU or NPU. Imported library: only inside `load`.
 
-Refuses containers that are not whole, and compiled models that it did not keep itself. A device
-that is asked for and is not there is said, and the next one taken. On the CPU it infers in the
-thread that asks, whose CPU time then tells whether it was starved; no call can be called off.
+Refuses containers that are not whole, and compiled models of any other key than this device's. A
+device that is asked for and is not there is said, and the next one taken. On the CPU it infers in
+the thread that asks, whose CPU time then tells whether it was starved; no call can be called off.
 """
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent.domain.tensor import DType, Signature, Tensor, TensorSpec
 from agent.errors import LoadError
@@ -38,6 +38,17 @@ def load(path: str, options: Options) -> Backend:
     the order of preference; `static` (false): compile for one row and give rows one by one, which
     an NPU always wants.
     """
+    return OpenVinoBackend(_library(), path, options)
+
+
+def shared_key(path: str, options: Options) -> dict[str, str]:
+    """All that the compiled build depends on beside its digest: see `registry.Sharing`."""
+    precision, _, _ = open_container(path)
+    library = _library()
+    return _how(library, library.Core(), precision, options).key
+
+
+def _library() -> Any:
     # Without what reports its use to its makers, and the converters, nine megabytes.
     for name in ("openvino_telemetry", "openvino.tools.ovc"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
@@ -46,7 +57,26 @@ def load(path: str, options: Options) -> Backend:
     except ImportError as error:
         hint = "pip install 'lighterman[openvino]'"
         raise LoadError(f"runtime 'openvino' is not installed ({error})", hint) from error
-    return OpenVinoBackend(openvino, path, options)
+    return openvino
+
+
+class _How(NamedTuple):
+    """How a build is compiled here, and the key of what comes of it."""
+
+    device: str
+    absent: list[str]
+    wanted: dict[str, Any]
+    static: bool
+    key: dict[str, str]
+
+
+def _how(library: Any, core: Any, precision: str, options: Options) -> _How:
+    device, absent = choose(core, str(options.get("device", CPU)))
+    wanted = properties_of(device, precision, int(options.get("intra_op_threads", 1)))
+    static = device == NPU or bool(options.get("static", False))
+    key = {"openvino": library.get_version(), "cpu": instructions(), "wanted": str(wanted),
+        **facts_of(core, device, static)}  # fmt: skip
+    return _How(device, absent, wanted, static, key)
 
 
 class OpenVinoBackend:
@@ -56,11 +86,8 @@ class OpenVinoBackend:
         # The library reads the weights where they lie: they have to live as long as the model.
         precision, graph, self._weights = open_container(path)
         cache, core = CompiledCache(options), library.Core()
-        self._device, self._absent = choose(core, str(options.get("device", CPU)))
-        wanted = properties_of(self._device, precision, int(options.get("intra_op_threads", 1)))
-        static = self._device == NPU or bool(options.get("static", False))
-        key = {"openvino": library.get_version(), "cpu": instructions(), "wanted": str(wanted),
-            **facts_of(core, self._device, static)}  # fmt: skip
+        how = _how(library, core, precision, options)
+        self._device, self._absent, wanted, static, key = how
         found: dict[str, Any] = {}
 
         def compile_here() -> Any:

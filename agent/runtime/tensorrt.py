@@ -2,7 +2,7 @@
 
 What ships is the graph (explicit Q/DQ for INT8, half floats for FP16); the engine is made on the
 device, in a process of its own, and kept under all that it depends on. The timings that the maker
-takes are kept for the device, too. Refuses engines that it did not make itself.
+takes are kept for the device, too. Refuses engines of any other key than this device's.
 
 In the syntax of Python 3.8: a child under the system's Python runs it where TensorRT is bound to
 that, as on a Jetson.
@@ -67,6 +67,14 @@ def open_plain(path: str, options: Mapping[str, Any]) -> Engine:
     made = take(plan)
     cache.keep(key, plan)
     return made
+
+
+def shared_key(path: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """See `registry.Sharing`; any error where the library is not this Python's."""
+    import tensorrt
+
+    cuda = Cuda(int(options.get("device_id", 0)))
+    return engine_key(tensorrt.__version__, cuda, unpack(path, KIND), options)
 
 
 def engine_key(

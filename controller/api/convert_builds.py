@@ -9,6 +9,7 @@ from controller.domain.interval import Interval
 from controller.services.build_explanations import BuildExplanation
 from controller.services.builds import BuildView
 from controller.services.jobs import ClaimedJob
+from controller.services.tuning_words import Word
 from lighterman.v1 import build_pb2, common_pb2, fleet_pb2
 
 
@@ -48,6 +49,8 @@ def build_message(view: BuildView) -> fleet_pb2.Build:
         built_at=time_to_wire(view.built_at),
         attempts=view.attempts,
         worker=view.worker,
+        measured=[word_message(one) for one in view.measured],
+        rung=view.rung,
     )
 
 
@@ -55,6 +58,29 @@ def explanation_message(found: BuildExplanation) -> fleet_pb2.BuildExplanation:
     """Why a build is as it is, for the wire."""
     return fleet_pb2.BuildExplanation(
         build=build_message(found.build), facts=fact_messages(found.facts)
+    )
+
+
+def word_message(word: Word) -> fleet_pb2.DeviceFigures:
+    """What a device says of a build, for the wire."""
+    found = word.measured
+    return fleet_pb2.DeviceFigures(
+        device_id=word.device_id,
+        ok=found.ok,
+        reason=found.reason,
+        p50_ms=found.p50_ms,
+        p95_ms=found.p95_ms,
+        n=found.n,
+        first_p50_ms=found.first_p50_ms,
+        rss_bytes=found.rss_bytes,
+        temperature_start_c=found.temperature_start_c,
+        temperature_max_c=found.temperature_max_c,
+        energy_mj=found.energy_mj,
+        energy_source=found.energy_source,
+        os=found.os,
+        runtime=f"{found.runtime} {found.runtime_version}".strip(),
+        measured_at=timestamp(word.measured_at),
+        stale=word.stale,
     )
 
 

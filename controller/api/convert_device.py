@@ -11,8 +11,10 @@ from controller.domain.rollout import AssignmentState
 from controller.domain.words import one_line
 from controller.errors import InvalidError
 from controller.services.device_sessions import DesiredView, HelloFacts
+from controller.services.engines import EngineView
 from controller.services.protocol import check_protocol
 from controller.services.reports import DeviceEnvelope, EventBody, ReportBody
+from controller.services.tuning_orders import OrdersView
 from lighterman.v1 import common_pb2, device_pb2, enrollment_pb2
 
 
@@ -23,6 +25,15 @@ class Key(Protocol):
     def key_id(self) -> str: ...
     @property
     def public_key(self) -> bytes: ...
+
+
+class SignatureLike(Protocol):
+    """A signature and the key that made it."""
+
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def signature(self) -> bytes: ...
 
 
 # Numbers that the controller gave out and devices give back: generations.
@@ -99,13 +110,37 @@ def keys_to_wire(keys: Iterable[Key]) -> list[enrollment_pb2.SigningKey]:
 def desired_to_wire(view: DesiredView, known_generation: int) -> device_pb2.DesiredState:
     """The signed state, or `unchanged` where the device has it or there is none."""
     if view.generation in (0, known_generation):
-        return device_pb2.DesiredState(generation=view.generation, unchanged=True)
+        return device_pb2.DesiredState(
+            generation=view.generation, unchanged=True, orders=view.orders
+        )
     return device_pb2.DesiredState(
         generation=view.generation,
         manifest=view.manifest,
-        signatures=[
-            device_pb2.Signed(key_id=one.key_id, signature=one.signature) for one in view.signatures
-        ],
+        signatures=signed_to_wire(view.signatures),
+        orders=view.orders,
+    )
+
+
+def signed_to_wire(signatures: Iterable[SignatureLike]) -> list[device_pb2.Signed]:
+    """Signatures."""
+    return [device_pb2.Signed(key_id=one.key_id, signature=one.signature) for one in signatures]
+
+
+def orders_to_wire(view: OrdersView) -> device_pb2.Orders:
+    """Signed orders."""
+    return device_pb2.Orders(
+        number=view.number, manifest=view.manifest, signatures=signed_to_wire(view.signatures)
+    )
+
+
+def engine_to_wire(view: EngineView) -> device_pb2.Engine:
+    """A signed engine, and who may sign such."""
+    return device_pb2.Engine(
+        found=True,
+        statement=view.statement,
+        signatures=signed_to_wire(view.signatures),
+        delegation=view.delegation,
+        delegation_signatures=signed_to_wire(view.delegation_signatures),
     )
 
 

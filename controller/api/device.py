@@ -9,12 +9,15 @@ import grpc
 from controller.api.base import ApiBase, caller_of
 from controller.api.convert_device import (
     desired_to_wire,
+    engine_to_wire,
     envelope_from_wire,
     hello_from_wire,
     keys_to_wire,
+    orders_to_wire,
     time_to_wire,
 )
 from controller.api.pace import in_pieces
+from controller.api.upload import split_upload
 from controller.clock import SystemClock
 from controller.errors import InvalidError
 from controller.services.context import Ctx, Deps
@@ -24,7 +27,9 @@ from controller.services.device_sessions import (
     open_build,
     renew_certificate,
 )
+from controller.services.engines import allowed_digests, find_shared, publish_engine
 from controller.services.reports import accept_reports
+from controller.services.tuning_orders import fetch_orders
 from lighterman.v1 import common_pb2, device_pb2, device_pb2_grpc
 
 ENVELOPES_MAX = 1000
@@ -60,6 +65,7 @@ class DeviceApi(ApiBase, device_pb2_grpc.DeviceServiceServicer):
             profile=view.profile,
             pending=view.pending,
             stored=[device_pb2.Ack(boot_id=boot, seq=seq) for boot, seq in view.stored],
+            orders=view.orders,
         )
 
     def GetDesired(
@@ -74,15 +80,12 @@ class DeviceApi(ApiBase, device_pb2_grpc.DeviceServiceServicer):
     def FetchBlob(
         self, request: common_pb2.FetchBlobRequest, context: grpc.ServicerContext
     ) -> Iterator[common_pb2.BlobChunk]:
-        """Bytes of a build of the caller's current manifest, or of the one before."""
-        device_id = caller_of(context).name
+        """Bytes of a build of the caller's manifests or orders, or of an engine of one."""
+        device_id, ctx = caller_of(context).name, self.ctx(context)
+        allowed = allowed_digests(self.deps, ctx, device_id, request.digest)
+        allowed |= self._handed_before(device_id)
         length, chunks = open_build(
-            self.deps,
-            self.ctx(context),
-            device_id,
-            request.digest,
-            request.offset,
-            self._handed_before(device_id),
+            self.deps, ctx, device_id, request.digest, request.offset, allowed
         )
         offset, total = request.offset, length
         for data in in_pieces(chunks, self._clock):
@@ -90,6 +93,38 @@ class DeviceApi(ApiBase, device_pb2_grpc.DeviceServiceServicer):
             offset, total = offset + len(data), 0
         if total:  # nothing left behind the offset: still say how long it is
             yield common_pb2.BlobChunk(offset=offset, total_bytes=total)
+
+    def GetOrders(
+        self, request: device_pb2.GetOrdersRequest, context: grpc.ServicerContext
+    ) -> device_pb2.Orders:
+        """What the caller is to do beside serving."""
+        view = fetch_orders(self.deps, self.ctx(context), caller_of(context).name)
+        return orders_to_wire(view)
+
+    def FindEngine(
+        self, request: device_pb2.FindEngineRequest, context: grpc.ServicerContext
+    ) -> device_pb2.Engine:
+        """What another device compiled of a build of the caller's, for exactly its key."""
+        ctx = self.ctx(context)
+        found = find_shared(self.deps, ctx, caller_of(context).name, request.key_json)
+        return device_pb2.Engine(found=False) if found is None else engine_to_wire(found)
+
+    def PublishEngine(
+        self, request: Iterator[device_pb2.PublishEngineRequest], context: grpc.ServicerContext
+    ) -> device_pb2.Engine:
+        """Take what a builder compiled."""
+        first, chunks = split_upload(request)
+        header = first.header
+        found = publish_engine(
+            self.deps,
+            self.ctx(context),
+            caller_of(context).name,
+            header.key_json,
+            header.digest,
+            header.length,
+            chunks,
+        )
+        return engine_to_wire(found)
 
     def Report(
         self, request: device_pb2.ReportRequest, context: grpc.ServicerContext

@@ -9,6 +9,7 @@ from controller.api.fleet_events import EventsApi
 from controller.api.fleet_status import StatusApi
 from controller.api.fleet_tokens import TokensApi
 from controller.api.rollouts import RolloutsApi
+from controller.api.tunings import TuningsApi
 from controller.services.context import Ctx, Deps
 from controller.services.status import ProcessFacts
 from lighterman.v1 import fleet_pb2_grpc
@@ -17,6 +18,7 @@ from lighterman.v1 import fleet_pb2_grpc
 class FleetServicer(
     CatalogueApi,
     BuildsApi,
+    TuningsApi,
     RolloutsApi,
     DevicesApi,
     EventsApi,

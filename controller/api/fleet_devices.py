@@ -7,6 +7,7 @@ from controller.api.convert_device import capabilities_to_wire, time_to_wire
 from controller.api.convert_rollouts import fact_messages
 from controller.services import devices
 from controller.services.devices import DeviceView
+from controller.services.engines import set_role
 from controller.services.explain import explain_device
 from lighterman.v1 import fleet_pb2
 
@@ -61,6 +62,15 @@ class DevicesApi(ApiBase):
         view = devices.retire_device(self.deps, self.ctx(context), request.device_id)
         return device_to_wire(view)
 
+    def SetDeviceRole(
+        self, request: fleet_pb2.SetDeviceRoleRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.Device:
+        """Grant a device a role, or take it."""
+        ctx = self.ctx(context)
+        devices.get_device(self.deps, ctx, request.device_id)
+        set_role(self.deps, ctx, request.device_id, request.role, request.granted)
+        return device_to_wire(devices.get_device(self.deps, ctx, request.device_id))
+
     def ExplainDevice(
         self, request: fleet_pb2.DeviceRequest, context: grpc.ServicerContext
     ) -> fleet_pb2.DeviceExplanation:
@@ -101,4 +111,5 @@ def device_to_wire(view: DeviceView) -> fleet_pb2.Device:
         certificate_expires_at=time_to_wire(view.certificate_expires_at),
         retired_at=time_to_wire(view.retired_at),
         retired_by=view.retired_by,
+        roles=view.roles,
     )

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from controller.errors import InvalidError
-from lighterman.v1 import build_pb2, fleet_pb2
+from lighterman.v1 import build_pb2, device_pb2, fleet_pb2
 
-Part = TypeVar("Part", fleet_pb2.UploadRequest, build_pb2.PutBlobRequest)
+Part = TypeVar(
+    "Part", fleet_pb2.UploadRequest, build_pb2.PutBlobRequest, device_pb2.PublishEngineRequest
+)
 
 
 def split_upload(parts: Iterator[Part]) -> tuple[Part, Iterator[bytes]]:

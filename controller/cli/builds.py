@@ -1,6 +1,7 @@
 """``fleetctl build``: run, list, override, retry, cancel. Shows progress, judges nothing.
 
-``show`` and ``explain`` are in `build_show`, ``report`` in `build_report`.
+``show`` and ``explain`` are in `build_show`, ``report`` in `build_report`, ``tune`` in
+`build_tune`.
 """
 
 import time
@@ -10,7 +11,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from controller.cli import build_report, build_show, units
+from controller.cli import build_report, build_show, build_tune, units
 from controller.cli.build_figures import (
     FINAL,
     USABLE,
@@ -394,3 +395,5 @@ def cancel(session: Session, what: str, reason: str) -> None:
 build.add_command(build_show.show)
 build.add_command(build_show.explain)
 build.add_command(build_report.report)
+build.add_command(build_tune.tune)
+build.add_command(build_tune.engines)

@@ -1,4 +1,4 @@
-"""``fleetctl device``: list, show, label, accept, retire, explain."""
+"""``fleetctl device``: list, show, label, accept, retire, grant, revoke, explain."""
 
 import textwrap
 
@@ -154,6 +154,8 @@ def _show(session: Session, item: fleet_pb2.Device) -> None:
         ("certificate", f"until {units.local(item.certificate_expires_at)}"),
         ("enrolled", units.local(item.enrolled_at)),
     ]
+    if item.roles:
+        rows.append(("roles", ", ".join(item.roles)))
     if item.HasField("retired_at"):
         rows.append(("retired", f"{units.local(item.retired_at)} by {item.retired_by}"))
     for name, text in rows:
@@ -273,3 +275,31 @@ def retire(session: Session, device_id: str, yes: int | None) -> None:
     session.show(
         "device", item, device_id, lambda: session.say(f"retired {device_id}, certificate revoked")
     )
+
+
+@device.command("grant")
+@click.argument("device_id", metavar="DEVICE")
+@click.argument("role", metavar="ROLE", type=click.Choice(["builder"]))
+@common
+def grant(session: Session, device_id: str, role: str) -> None:
+    """Make a device a builder: what it compiles goes to all devices of exactly its kind.
+
+    They run it as native code: only for a board that you have in your hands.
+    """
+    _set_role(session, device_id, role, granted=True)
+
+
+@device.command("revoke")
+@click.argument("device_id", metavar="DEVICE")
+@click.argument("role", metavar="ROLE", type=click.Choice(["builder"]))
+@common
+def revoke(session: Session, device_id: str, role: str) -> None:
+    """Take a role from a device; what it compiled is given to nobody any more."""
+    _set_role(session, device_id, role, granted=False)
+
+
+def _set_role(session: Session, device_id: str, role: str, *, granted: bool) -> None:
+    request = fleet_pb2.SetDeviceRoleRequest(device_id=device_id, role=role, granted=granted)
+    item = session.stub.SetDeviceRole(request, timeout=30)
+    text = f"{device_id} is a {role}" if granted else f"{device_id} is no {role} any more"
+    session.show("device", item, device_id, lambda: session.say(text))

@@ -26,7 +26,11 @@ _CONTROLLER = (
     "device_online",
     "device_quarantined",
     "device_retired",
+    "device_role_granted",
+    "device_role_taken",
+    "engine_published",
     "first_wave_override",
+    "ladder_chosen",
     "missing_rung_override",
     "model_pushed",
     "object_applied",
@@ -40,17 +44,24 @@ _CONTROLLER = (
     "signature_override",
     "token_created",
     "token_revoked",
+    "tuning_cancelled",
+    "tuning_finished",
+    "tuning_started",
     "wave_judged",
     "wave_opened",
 )
 _DEVICES = (
     "boot",
+    "build_measured",
     "cannot_return",  # a committed version is slow or bad, and there is none to go back to
     "clock_unsure",
     "device_event",  # one whose kind was no name
+    "engine_refused",  # another device's, not signed as it must be or for another key
+    "engine_taken",  # compiled by a builder, not here
     "generation_applied",
     "hung",
     "manifest_refused",
+    "orders_refused",
     "recovered",  # from that
     "report_ignored",
     "report_lost",
@@ -58,6 +69,7 @@ _DEVICES = (
     "rung_changed",
     "rung_failed",
     "store_repaired",
+    "tuning_waits",  # the device is not idle, or not cool
 )
 KINDS = frozenset(
     (*_CONTROLLER, *_DEVICES, *(f"assignment_{state.value.lower()}" for state in AssignmentState))

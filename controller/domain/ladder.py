@@ -211,28 +211,74 @@ def compose_ladder(
     profile: str,
     policy: Policy,
     runtimes: Iterable[str] | None = None,
+    chosen: Sequence[str] = (),
 ) -> Ladder:
-    """The ladder of a device of ``profile``: per variant its fastest passed build.
+    """The ladder of a device of ``profile``: the builds ``chosen`` for it, heavy to light.
+
+    Without any, or where a policy wants a variant of which none is chosen or the device has the
+    runtime of none: per variant its fastest passed build.
 
     ``variants`` heavy to light; ``runtimes`` are those the device reports (None: not asked). A
     rung that the policy wants (without one: every variant) and no build fills is ``missing``: a
     device without its light rung has nothing to step down to, one without its heavy rung is worse
     than its model. What goes out so, a person decides. Names of other models' variants are no wish.
     """
+    passed = list(passed)
     fastest = fastest_builds(passed, runtimes)
-    wishes = policy.rungs or tuple(RungWish(variant, RungKind.LOCAL) for variant in variants)
+    picked = chosen_builds(passed, runtimes, chosen)
+    wishes = policy.rungs or _own_wishes(variants, passed, chosen)
     rungs: list[Rung] = []
     missing: list[str] = []
     for wish in sorted(wishes, key=lambda w: not w.first):
         if wish.kind is not RungKind.LOCAL:
             rungs.append(Rung(wish.rung, wish.kind, endpoint=wish.endpoint))
+        elif wish.rung in picked:
+            rungs += _rungs_of(picked[wish.rung])
         elif wish.rung in fastest:
             rungs.append(Rung(wish.rung, RungKind.LOCAL, fastest[wish.rung]))
         elif wish.rung in variants:
             missing.append(wish.rung)
     if not any(rung.kind is RungKind.LOCAL for rung in rungs):
         return Ladder((), f"no passed build for profile {profile}", tuple(missing))
+    if not policy.rungs and picked:
+        place = {build_id: number for number, build_id in enumerate(chosen)}
+        rungs.sort(key=lambda rung: place.get(rung.build.build_id if rung.build else "", -1))
     return Ladder(tuple(rungs), "", tuple(missing))
+
+
+def chosen_builds(
+    passed: Iterable[PassedBuild], runtimes: Iterable[str] | None, chosen: Sequence[str]
+) -> dict[str, list[PassedBuild]]:
+    """By variant, in their order, the builds chosen for a ladder that a device can run.
+
+    One that was chosen and may not be released any more is none of them.
+    """
+    able = None if runtimes is None else frozenset(runtimes)
+    known = {one.build_id: one for one in passed}
+    found: dict[str, list[PassedBuild]] = {}
+    for build_id in chosen:
+        build = known.get(build_id)
+        if build is not None and (able is None or build.runtime in able):
+            found.setdefault(build.variant, []).append(build)
+    return found
+
+
+def _own_wishes(
+    variants: Sequence[str], passed: Sequence[PassedBuild], chosen: Sequence[str]
+) -> tuple[RungWish, ...]:
+    """All variants; of a chosen ladder its own, for the others were cut with their reason."""
+    mine = {one.variant for one in passed if one.build_id in set(chosen)}
+    return tuple(
+        RungWish(variant, RungKind.LOCAL) for variant in variants if not mine or variant in mine
+    )
+
+
+def _rungs_of(builds: Sequence[PassedBuild]) -> list[Rung]:
+    """A variant's first build has its name; further ones name their recipe too."""
+    return [
+        Rung(one.variant if not place else f"{one.variant}-{one.recipe}", RungKind.LOCAL, one)
+        for place, one in enumerate(builds)
+    ]
 
 
 def fastest_builds(

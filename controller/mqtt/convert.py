@@ -167,7 +167,8 @@ def told_message(row: OutboxRow) -> tuple[str, bytes]:
     match row.kind:
         case OutboxKind.DOORBELL:
             bell = json.loads(row.payload)
-            return bell_message(row.topic, bell["generation"], bell["manifest_digest"])
+            orders = int(bell.get("orders", 0))
+            return bell_message(row.topic, bell["generation"], bell["manifest_digest"], orders)
         case OutboxKind.FEED:
             _, project, rollout_id = row.topic.split("/")
             return topics.feed_rollout(project, rollout_id), row.payload
@@ -175,7 +176,11 @@ def told_message(row: OutboxRow) -> tuple[str, bytes]:
             return row.topic, row.payload
 
 
-def bell_message(device_id: str, generation: int, manifest_digest: str) -> tuple[str, bytes]:
-    """Topic and payload of a doorbell."""
-    bell = device_pb2.Doorbell(generation=generation, manifest_digest=manifest_digest)
+def bell_message(
+    device_id: str, generation: int, manifest_digest: str, orders: int = 0
+) -> tuple[str, bytes]:
+    """Topic and payload of a doorbell; 0 orders are no news of any."""
+    bell = device_pb2.Doorbell(
+        generation=generation, manifest_digest=manifest_digest, orders=orders
+    )
     return topics.device(device_id, topics.DOWN_DESIRED), bell.SerializeToString()

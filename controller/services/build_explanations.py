@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 from controller.domain.build import PassedBuild
 from controller.domain.device import Profile
-from controller.domain.ladder import fastest_builds
+from controller.domain.ladder import chosen_builds, fastest_builds
 from controller.domain.words import moment, ms
 from controller.errors import NotFoundError
 from controller.services.builds import BuildView, read_builds
 from controller.services.context import Ctx, Deps
 from controller.services.explain import Fact
 from controller.services.gates import load_profiles
+from controller.services.tuning_words import Word
 from controller.store.builds import passed_builds
 from controller.store.session import Connection
+from controller.store.tunings import choices_of
 
 USABLE = ("passed", "overridden")
 LINES_SHOWN = 8
@@ -74,6 +76,7 @@ def explain(
         facts.append(Fact("overridden", f"by {view.override_by}{when}: {view.override_reason}"))
     if view.evidence is not None:
         facts.append(Fact("measured", _measured(view, profile)))
+    facts += [Fact("on devices", word_text(one)) for one in view.measured]
     if view.state in (*USABLE, "refused", "failed"):
         facts.append(Fact("used", _used(view, given)))
     if view.state == "failed":
@@ -82,7 +85,10 @@ def explain(
 
 
 def _given(conn: Connection, ctx: Ctx, view: BuildView, profile: str) -> dict[str, PassedBuild]:
-    return fastest_builds(passed_builds(conn, ctx.project, view.model, view.version, profile))
+    passed = passed_builds(conn, ctx.project, view.model, view.version, profile)
+    choice = choices_of(conn, ctx.project, view.model, view.version).get(profile)
+    chosen = chosen_builds(passed, None, choice.build_ids if choice else ())
+    return fastest_builds(passed) | {variant: builds[0] for variant, builds in chosen.items()}
 
 
 def _state(view: BuildView) -> str:
@@ -118,8 +124,29 @@ def _measured(view: BuildView, profile: Profile | None) -> str:
     )
 
 
+def word_text(word: Word) -> str:
+    """What a device says of a build: its figures after the soak, or why it has none."""
+    found = word.measured
+    if not found.ok:
+        return f"{word.device_id}: {found.reason}"
+    parts = [f"p50 {ms(found.p50_ms)}  p95 {ms(found.p95_ms)} ms, n={found.n:,}"]
+    if found.rss_bytes:
+        parts.append(f"{found.rss_bytes / 1e6:.0f} MB")
+    if found.temperature_max_c is not None:
+        began = found.temperature_start_c
+        rise = f" ({found.temperature_max_c - began:+.0f})" if began is not None else ""
+        parts.append(f"{found.temperature_max_c:.0f} °C{rise}")
+    if found.energy_mj is not None:
+        parts.append(f"{found.energy_mj:.3g} mJ each ({found.energy_source})")
+    parts.append(f"{found.runtime} {found.runtime_version}, {found.os}")
+    old = f"stale, {word.stale}: " if word.stale else ""
+    return f"{word.device_id} {moment(word.measured_at)}: {old}{', '.join(parts)}"
+
+
 def _used(view: BuildView, given: Mapping[str, PassedBuild]) -> str:
     best = given.get(view.variant)
+    if view.rung and view.state in USABLE:
+        return f"yes: rung {view.rung} of the ladder that was chosen for {view.profile}"
     if best is None:
         return f"no: no build of {view.variant} may go to {view.profile}"
     if best.recipe == view.recipe:

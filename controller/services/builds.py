@@ -17,6 +17,7 @@ from controller.services.context import Ctx, Deps
 from controller.services.gates import load_profiles, measured_on_class
 from controller.services.models import require_version
 from controller.services.suggestions import suggest_names
+from controller.services.tuning_words import Told, Word, told_of
 from controller.store import events
 from controller.store.builds import SeenRow, list_seen, put_gate
 from controller.store.objects import list_objects
@@ -62,6 +63,8 @@ class BuildView:
     built_at: datetime | None = None  # or failed
     attempts: int = 0
     worker: str = ""
+    measured: tuple[Word, ...] = ()  # by devices of the profile
+    rung: str = ""  # in the ladder that a person chose
 
 
 def start_build(
@@ -268,7 +271,17 @@ def _views(
 ) -> list[BuildView]:
     profiles = load_profiles(conn, project)
     seen = list_seen(conn, project, model, version, profile)
-    return [_view(one, profiles) for one in seen]
+    ids = sorted({one.gate.build_id for one in seen if one.gate.build_id})
+    told = told_of(conn, project, ids, {(s.gate.key.model, s.gate.key.version) for s in seen})
+    return [_with_told(_view(one, profiles), told) for one in seen]
+
+
+def _with_told(view: BuildView, told: Told) -> BuildView:
+    return replace(
+        view,
+        measured=told.of(view.build_id, view.profile),
+        rung=told.rung(view.model, view.version, view.profile, view.build_id),
+    )
 
 
 def state_of(one: SeenRow) -> str:

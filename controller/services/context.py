@@ -41,6 +41,9 @@ class Deps:
     limits: Limits = field(default_factory=Limits)
     totals: LatencyTotals = field(default_factory=LatencyTotals)
     agenda: Agenda = field(default_factory=Agenda)  # of the tick: news of single rollouts
+    engines: "Signer | None" = (
+        None  # what builders compiled is signed by it; None: nothing is shared
+    )
     wake: Callable[[], None] = lambda: None  # a stored fact may change any decision: tick soon
 
 

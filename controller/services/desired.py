@@ -28,6 +28,7 @@ from controller.store.models import VersionRow, find_version
 from controller.store.objects import list_objects
 from controller.store.outbox import OutboxKind
 from controller.store.session import Connection
+from controller.store.tunings import ChoiceRow, choices_of
 
 Json = dict[str, Any]
 
@@ -94,6 +95,7 @@ class Composer:
     pinned: bool = False
     _passed: dict[str, list[PassedBuild]] = field(default_factory=dict)
     _hosting: dict[str, Hosting] = field(default_factory=dict)
+    _chosen: dict[str, ChoiceRow] | None = None
 
     @property
     def models(self) -> frozenset[str]:
@@ -118,7 +120,12 @@ class Composer:
         passed = self._passed[profile]
         variants = [variant.variant for variant in self.version.variants]
         ladder = compose_ladder(
-            variants, passed, profile, self.policy(member.subject), member.runtimes
+            variants,
+            passed,
+            profile,
+            self.policy(member.subject),
+            member.runtimes,
+            self._choice(profile),
         )
         if not ladder.rungs and passed:
             needed = sorted({build.runtime for build in passed} - set(member.runtimes))
@@ -134,6 +141,15 @@ class Composer:
                 for row in list_objects(self.conn, self.project, "Profile")
             }
         return self._hosting.get(profile, Hosting())
+
+    def _choice(self, profile: str) -> tuple[str, ...]:
+        """Builds of the ladder that a person chose for the profile; empty without one."""
+        if self._chosen is None:
+            self._chosen = choices_of(
+                self.conn, self.project, self.version.model, self.version.version
+            )
+        found = self._chosen.get(profile)
+        return found.build_ids if found else ()
 
     def entry(self, member: Member, ladder: Ladder, rollout_id: str) -> Json:
         """The manifest's entry of this version on this device."""

@@ -17,7 +17,7 @@ from controller.services.certificates import store_issued
 from controller.services.context import Ctx, Deps
 from controller.services.profiles import match
 from controller.services.protocol import negotiate
-from controller.store import boots, certificates, devices, events
+from controller.store import boots, certificates, devices, events, tunings
 from controller.store.devices import DeviceRow
 from controller.store.session import Connection
 from controller.trust.authority import public_key_digest, read_request
@@ -52,6 +52,7 @@ class HelloView:
     profile: str
     pending: bool
     stored: tuple[tuple[str, int], ...] = ()  # boot, and how far it is stored
+    orders: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class DesiredView:
     manifest: bytes = b""
     signatures: tuple[Signature, ...] = ()
     digests: frozenset[str] = frozenset()
+    orders: int = 0  # number of the newest
 
 
 def admit_device(conn: Connection, device_id: str, *, pending_too: bool = False) -> DeviceRow:
@@ -115,6 +117,7 @@ def greet_device(deps: Deps, ctx: Ctx, device_id: str, facts: HelloFacts) -> Hel
             clone = _quarantine(conn, ctx, row, facts.boot_id)
         desired = devices.get_desired(conn, device_id)
         known = boots.list_boots(conn, [device_id], facts.acknowledged)
+        orders = tunings.order_number(conn, device_id)
     deps.wake()
     if clone is not None:
         raise clone
@@ -128,6 +131,7 @@ def greet_device(deps: Deps, ctx: Ctx, device_id: str, facts: HelloFacts) -> Hel
             (boot_id, one.last_seq if (one := known.get((device_id, boot_id))) else 0)
             for boot_id in facts.acknowledged
         ),
+        orders=orders,
     )
 
 
@@ -215,12 +219,19 @@ def fetch_desired(deps: Deps, ctx: Ctx, device_id: str) -> DesiredView:
     with deps.store.read() as conn:
         admit_device(conn, device_id)
         row = devices.get_desired(conn, device_id)
+        orders = tunings.order_number(conn, device_id)
     if row is None:
-        return DesiredView(0)
+        return DesiredView(0, orders=orders)
     signatures = tuple(
         Signature(one["key_id"], base64.b64decode(one["signature"])) for one in row.signatures
     )
-    return DesiredView(row.generation, row.manifest, signatures, _digests(row.models))
+    return DesiredView(row.generation, row.manifest, signatures, _digests(row.models), orders)
+
+
+def desired_digests(conn: Connection, device_id: str) -> frozenset[str]:
+    """Builds that the device's desired state names."""
+    row = devices.get_desired(conn, device_id)
+    return frozenset() if row is None else _digests(row.models)
 
 
 def _digests(models: dict[str, Any]) -> frozenset[str]:
@@ -237,8 +248,9 @@ def open_build(
 ) -> tuple[int, Iterator[bytes]]:
     """Length and bytes from `offset` of a build that the device's desired state names.
 
-    `also` are digests of the manifest it was given before. Raises DeniedError for other builds,
-    InvalidError for an offset outside, NotFoundError when the bytes are gone.
+    `also` are others that it may have: of the manifest before, of its orders, engines. Raises
+    DeniedError for what is none of them, InvalidError for an offset outside, NotFoundError when the
+    bytes are gone.
     """
     allowed = fetch_desired(deps, ctx, device_id).digests | also
     if digest not in allowed:

@@ -14,7 +14,7 @@ from controller.services.labels import check_label, refuse_versions
 from controller.services.selections import nobody_matches, slips
 from controller.services.subjects import check_models, load_subjects, read_selector
 from controller.services.suggestions import suggest_names
-from controller.store import certificates, devices, events, labels
+from controller.store import certificates, devices, engines, events, labels
 from controller.store.devices import DeviceRow
 from controller.store.session import Connection
 
@@ -52,6 +52,7 @@ class DeviceView:
     certificate_expires_at: datetime | None
     retired_at: datetime | None = None  # while it is retired
     retired_by: str = ""
+    roles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,8 @@ def retire_device(deps: Deps, ctx: Ctx, device_id: str) -> DeviceView:
         if row.state != DeviceState.RETIRED:
             revoke_name(conn, ctx, device_id, f"retired by {ctx.actor}")
             devices.update_device(conn, device_id, state=DeviceState.RETIRED, online=False)
+            engines.set_role(conn, device_id, "builder", False, ctx.actor, ctx.now)
+            engines.drop_engines(conn, device_id)
             events.append(
                 conn, ctx.project, ctx.now, "device_retired", ctx.actor, device_id=device_id
             )
@@ -195,6 +198,7 @@ def _views(conn: Connection, rows: Sequence[DeviceRow]) -> list[DeviceView]:
     generations = devices.desired_generations(conn)
     ends = certificates.newest_end(conn)
     previous = devices.previous_versions(conn, ids)
+    roles = engines.roles_of(conn, ids)
     gone = [row.device_id for row in rows if row.state == DeviceState.RETIRED]
     retired = events.newest_of_devices(conn, "device_retired", gone)
     views = []
@@ -221,6 +225,7 @@ def _views(conn: Connection, rows: Sequence[DeviceRow]) -> list[DeviceView]:
                 certificate_expires_at=ends.get(row.device_id),
                 retired_at=retired[row.device_id][0] if row.device_id in retired else None,
                 retired_by=retired[row.device_id][1] if row.device_id in retired else "",
+                roles=roles.get(row.device_id, ()),
             )
         )
     return views

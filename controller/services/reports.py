@@ -17,6 +17,7 @@ from controller.domain.words import times_ms
 from controller.errors import DeniedError, LightermanError
 from controller.services.context import Ctx, Deps
 from controller.services.device_sessions import boot_counter
+from controller.services.tuning_reports import KINDS, take_word
 from controller.store import assignments, boots, devices, events, outbox, reported
 from controller.store.assignments import AssignmentRow
 from controller.store.boots import BootRow
@@ -149,6 +150,7 @@ class _Desk:
         self._applied: dict[str, int] = {}
         self._news: set[str] = set()  # rollouts
         self._left: set[str] = set()  # those that a device left, or could not follow
+        self._measured: list[tuple[str, EventBody]] = []
 
     def take(self, device_id: str, envelopes: Sequence[DeviceEnvelope]) -> Accepted:
         """Take in what one device says. DeniedError, InvalidError; then nothing of it counts."""
@@ -181,6 +183,8 @@ class _Desk:
         boots.set_last_seqs(self._conn, self._reached)
         events.append_many(self._conn, self._events)
         reported.put_reported(self._conn, self._moved.values())
+        for device_id, said in self._measured:
+            take_word(self._conn, self._ctx, device_id, said.kind, said.reason, said.details)
         now = self._ctx.now
         devices.note_heard(
             self._conn, [(name, now, applied, None) for name, applied in self._applied.items()]
@@ -224,6 +228,8 @@ class _Desk:
         body = envelope.body
         if isinstance(body, EventBody):
             self._tell(speaker, envelope, _event_kind(body.kind), body.reason, body.details)
+            if body.kind in KINDS:
+                self._measured.append((speaker.device_id, body))
             return
         if body.applied:
             before = self._applied.get(speaker.device_id, 0)

@@ -40,6 +40,15 @@ from controller.store.tables_rollouts import (
     rollout,
     wave,
 )
+from controller.store.tables_tuning import (
+    device_order,
+    device_role,
+    engine,
+    ladder_choice,
+    measurement,
+    tuning,
+    tuning_device,
+)
 
 __all__ = [
     "OPEN_STATES",
@@ -56,8 +65,13 @@ __all__ = [
     "device",
     "device_boot",
     "device_group",
+    "device_order",
+    "device_role",
+    "engine",
     "event",
     "label",
+    "ladder_choice",
+    "measurement",
     "metadata",
     "model",
     "operator",
@@ -69,6 +83,8 @@ __all__ = [
     "rollout",
     "sample",
     "token",
+    "tuning",
+    "tuning_device",
     "variant",
     "version",
     "wave",

@@ -123,6 +123,7 @@ def make_world(root: Path, limits: Limits | None = None) -> World:
         blobs=Blobs(root / "blobs"),
         authority=Authority.create(datetime.now(UTC)),  # TLS looks at the real clock
         signer=Signer.create(),
+        engines=Signer.create(),
         samples=SampleWindow(),
         limits=limits or Limits(),
     )

@@ -206,6 +206,21 @@ class _Device(device_pb2_grpc.DeviceServiceServicer):
         answer.now.FromDatetime(now())
         return answer
 
+    def GetOrders(
+        self, request: device_pb2.GetOrdersRequest, context: grpc.ServicerContext
+    ) -> device_pb2.Orders:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "an older controller")
+
+    def FindEngine(
+        self, request: device_pb2.FindEngineRequest, context: grpc.ServicerContext
+    ) -> device_pb2.Engine:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "an older controller")
+
+    def PublishEngine(
+        self, request: Iterator[device_pb2.PublishEngineRequest], context: grpc.ServicerContext
+    ) -> device_pb2.Engine:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "an older controller")
+
     def GetDesired(
         self, request: device_pb2.GetDesiredRequest, context: grpc.ServicerContext
     ) -> device_pb2.DesiredState:

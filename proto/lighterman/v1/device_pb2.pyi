@@ -131,6 +131,7 @@ class HelloResponse(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
     STORED_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     desired_generation: _builtins.int
     poll_after_s: _builtins.float
@@ -138,6 +139,10 @@ class HelloResponse(_message.Message):
     profile: _builtins.str
     """empty: no profile matches"""
     pending: _builtins.bool
+    orders: _builtins.int
+    """the database was restored from an older state
+    number of the newest orders; 0: there never were any
+    """
     @_builtins.property
     def now(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -158,10 +163,11 @@ class HelloResponse(_message.Message):
         profile: _builtins.str = ...,
         pending: _builtins.bool = ...,
         stored: _abc.Iterable[Global___Ack] | None = ...,
+        orders: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_generation", b"desired_generation", "mqtt_endpoint", b"mqtt_endpoint", "now", b"now", "pending", b"pending", "poll_after_s", b"poll_after_s", "profile", b"profile", "protocol", b"protocol", "signing_keys", b"signing_keys", "stored", b"stored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired_generation", b"desired_generation", "mqtt_endpoint", b"mqtt_endpoint", "now", b"now", "orders", b"orders", "pending", b"pending", "poll_after_s", b"poll_after_s", "profile", b"profile", "protocol", b"protocol", "signing_keys", b"signing_keys", "stored", b"stored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -195,10 +201,13 @@ class DesiredState(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     SIGNATURES_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     manifest: _builtins.bytes
     """canonical JSON, exactly the signed bytes"""
     unchanged: _builtins.bool
+    orders: _builtins.int
+    """as in HelloResponse, also when unchanged"""
     @_builtins.property
     def signatures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Signed]: ...
     def __init__(
@@ -208,14 +217,168 @@ class DesiredState(_message.Message):
         manifest: _builtins.bytes = ...,
         signatures: _abc.Iterable[Global___Signed] | None = ...,
         unchanged: _builtins.bool = ...,
+        orders: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "manifest", b"manifest", "signatures", b"signatures", "unchanged", b"unchanged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "manifest", b"manifest", "orders", b"orders", "signatures", b"signatures", "unchanged", b"unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DesiredState: _TypeAlias = DesiredState  # noqa: Y015
+
+@_typing.final
+class GetOrdersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOrdersRequest: _TypeAlias = GetOrdersRequest  # noqa: Y015
+
+@_typing.final
+class Orders(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    SIGNATURES_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """only grows"""
+    manifest: _builtins.bytes
+    """canonical JSON, exactly the signed bytes"""
+    @_builtins.property
+    def signatures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Signed]: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        manifest: _builtins.bytes = ...,
+        signatures: _abc.Iterable[Global___Signed] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "number", b"number", "signatures", b"signatures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Orders: _TypeAlias = Orders  # noqa: Y015
+
+@_typing.final
+class FindEngineRequest(_message.Message):
+    """Everything that a compiled model depends on, as canonical JSON: one key, one engine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_JSON_FIELD_NUMBER: _builtins.int
+    key_json: _builtins.str
+    def __init__(
+        self,
+        *,
+        key_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_json", b"key_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindEngineRequest: _TypeAlias = FindEngineRequest  # noqa: Y015
+
+@_typing.final
+class Engine(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOUND_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    SIGNATURES_FIELD_NUMBER: _builtins.int
+    DELEGATION_FIELD_NUMBER: _builtins.int
+    DELEGATION_SIGNATURES_FIELD_NUMBER: _builtins.int
+    found: _builtins.bool
+    statement: _builtins.bytes
+    """canonical JSON, exactly the signed bytes: key, digest, length, who compiled it"""
+    delegation: _builtins.bytes
+    """canonical JSON: which engines keys there are"""
+    @_builtins.property
+    def signatures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Signed]:
+        """by the engines key"""
+
+    @_builtins.property
+    def delegation_signatures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Signed]:
+        """by a key that the device has known since it enrolled"""
+
+    def __init__(
+        self,
+        *,
+        found: _builtins.bool = ...,
+        statement: _builtins.bytes = ...,
+        signatures: _abc.Iterable[Global___Signed] | None = ...,
+        delegation: _builtins.bytes = ...,
+        delegation_signatures: _abc.Iterable[Global___Signed] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delegation", b"delegation", "delegation_signatures", b"delegation_signatures", "found", b"found", "signatures", b"signatures", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Engine: _TypeAlias = Engine  # noqa: Y015
+
+@_typing.final
+class PublishEngineRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    @_builtins.property
+    def header(self) -> Global___EngineHeader:
+        """in the first message alone"""
+
+    def __init__(
+        self,
+        *,
+        header: Global___EngineHeader | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishEngineRequest: _TypeAlias = PublishEngineRequest  # noqa: Y015
+
+@_typing.final
+class EngineHeader(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_JSON_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    key_json: _builtins.str
+    digest: _builtins.str
+    length: _builtins.int
+    def __init__(
+        self,
+        *,
+        key_json: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "key_json", b"key_json", "length", b"length"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineHeader: _TypeAlias = EngineHeader  # noqa: Y015
 
 @_typing.final
 class Signed(_message.Message):
@@ -333,17 +496,21 @@ class Doorbell(_message.Message):
 
     GENERATION_FIELD_NUMBER: _builtins.int
     MANIFEST_DIGEST_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     manifest_digest: _builtins.str
+    orders: _builtins.int
+    """as in HelloResponse"""
     def __init__(
         self,
         *,
         generation: _builtins.int = ...,
         manifest_digest: _builtins.str = ...,
+        orders: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "manifest_digest", b"manifest_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "manifest_digest", b"manifest_digest", "orders", b"orders"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

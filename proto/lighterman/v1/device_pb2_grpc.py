@@ -60,6 +60,21 @@ class DeviceServiceStub(object):
                 request_serializer=lighterman_dot_v1_dot_device__pb2.RenewRequest.SerializeToString,
                 response_deserializer=lighterman_dot_v1_dot_device__pb2.RenewResponse.FromString,
                 _registered_method=True)
+        self.GetOrders = channel.unary_unary(
+                '/lighterman.v1.DeviceService/GetOrders',
+                request_serializer=lighterman_dot_v1_dot_device__pb2.GetOrdersRequest.SerializeToString,
+                response_deserializer=lighterman_dot_v1_dot_device__pb2.Orders.FromString,
+                _registered_method=True)
+        self.FindEngine = channel.unary_unary(
+                '/lighterman.v1.DeviceService/FindEngine',
+                request_serializer=lighterman_dot_v1_dot_device__pb2.FindEngineRequest.SerializeToString,
+                response_deserializer=lighterman_dot_v1_dot_device__pb2.Engine.FromString,
+                _registered_method=True)
+        self.PublishEngine = channel.stream_unary(
+                '/lighterman.v1.DeviceService/PublishEngine',
+                request_serializer=lighterman_dot_v1_dot_device__pb2.PublishEngineRequest.SerializeToString,
+                response_deserializer=lighterman_dot_v1_dot_device__pb2.Engine.FromString,
+                _registered_method=True)
 
 
 class DeviceServiceServicer(object):
@@ -96,6 +111,26 @@ class DeviceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOrders(self, request, context):
+        """What the device is to do beside serving: measure builds while it is idle. Signed as the desired state is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindEngine(self, request, context):
+        """What another device of the same kind compiled already, and what this one compiled for the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishEngine(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -123,6 +158,21 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.Renew,
                     request_deserializer=lighterman_dot_v1_dot_device__pb2.RenewRequest.FromString,
                     response_serializer=lighterman_dot_v1_dot_device__pb2.RenewResponse.SerializeToString,
+            ),
+            'GetOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOrders,
+                    request_deserializer=lighterman_dot_v1_dot_device__pb2.GetOrdersRequest.FromString,
+                    response_serializer=lighterman_dot_v1_dot_device__pb2.Orders.SerializeToString,
+            ),
+            'FindEngine': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindEngine,
+                    request_deserializer=lighterman_dot_v1_dot_device__pb2.FindEngineRequest.FromString,
+                    response_serializer=lighterman_dot_v1_dot_device__pb2.Engine.SerializeToString,
+            ),
+            'PublishEngine': grpc.stream_unary_rpc_method_handler(
+                    servicer.PublishEngine,
+                    request_deserializer=lighterman_dot_v1_dot_device__pb2.PublishEngineRequest.FromString,
+                    response_serializer=lighterman_dot_v1_dot_device__pb2.Engine.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -260,6 +310,87 @@ class DeviceService(object):
             '/lighterman.v1.DeviceService/Renew',
             lighterman_dot_v1_dot_device__pb2.RenewRequest.SerializeToString,
             lighterman_dot_v1_dot_device__pb2.RenewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lighterman.v1.DeviceService/GetOrders',
+            lighterman_dot_v1_dot_device__pb2.GetOrdersRequest.SerializeToString,
+            lighterman_dot_v1_dot_device__pb2.Orders.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindEngine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lighterman.v1.DeviceService/FindEngine',
+            lighterman_dot_v1_dot_device__pb2.FindEngineRequest.SerializeToString,
+            lighterman_dot_v1_dot_device__pb2.Engine.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishEngine(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/lighterman.v1.DeviceService/PublishEngine',
+            lighterman_dot_v1_dot_device__pb2.PublishEngineRequest.SerializeToString,
+            lighterman_dot_v1_dot_device__pb2.Engine.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,11 @@ class DeviceServiceStub:
     Report: _grpc.UnaryUnaryMultiCallable[_device_pb2.ReportRequest, _device_pb2.Ack]
     """The slow road for reports and events when MQTT is away; same envelopes, same acknowledgement."""
     Renew: _grpc.UnaryUnaryMultiCallable[_device_pb2.RenewRequest, _device_pb2.RenewResponse]
+    GetOrders: _grpc.UnaryUnaryMultiCallable[_device_pb2.GetOrdersRequest, _device_pb2.Orders]
+    """What the device is to do beside serving: measure builds while it is idle. Signed as the desired state is."""
+    FindEngine: _grpc.UnaryUnaryMultiCallable[_device_pb2.FindEngineRequest, _device_pb2.Engine]
+    """What another device of the same kind compiled already, and what this one compiled for the others."""
+    PublishEngine: _grpc.StreamUnaryMultiCallable[_device_pb2.PublishEngineRequest, _device_pb2.Engine]
 
 @_typing.type_check_only
 class DeviceServiceAsyncStub(DeviceServiceStub):
@@ -48,6 +53,11 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     Report: _aio.UnaryUnaryMultiCallable[_device_pb2.ReportRequest, _device_pb2.Ack]  # type: ignore[assignment]
     """The slow road for reports and events when MQTT is away; same envelopes, same acknowledgement."""
     Renew: _aio.UnaryUnaryMultiCallable[_device_pb2.RenewRequest, _device_pb2.RenewResponse]  # type: ignore[assignment]
+    GetOrders: _aio.UnaryUnaryMultiCallable[_device_pb2.GetOrdersRequest, _device_pb2.Orders]  # type: ignore[assignment]
+    """What the device is to do beside serving: measure builds while it is idle. Signed as the desired state is."""
+    FindEngine: _aio.UnaryUnaryMultiCallable[_device_pb2.FindEngineRequest, _device_pb2.Engine]  # type: ignore[assignment]
+    """What another device of the same kind compiled already, and what this one compiled for the others."""
+    PublishEngine: _aio.StreamUnaryMultiCallable[_device_pb2.PublishEngineRequest, _device_pb2.Engine]  # type: ignore[assignment]
 
 class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -85,5 +95,28 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _device_pb2.RenewRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_device_pb2.RenewResponse, _abc.Awaitable[_device_pb2.RenewResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetOrders(
+        self,
+        request: _device_pb2.GetOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_pb2.Orders, _abc.Awaitable[_device_pb2.Orders]]:
+        """What the device is to do beside serving: measure builds while it is idle. Signed as the desired state is."""
+
+    @_abc_1.abstractmethod
+    def FindEngine(
+        self,
+        request: _device_pb2.FindEngineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_pb2.Engine, _abc.Awaitable[_device_pb2.Engine]]:
+        """What another device of the same kind compiled already, and what this one compiled for the others."""
+
+    @_abc_1.abstractmethod
+    def PublishEngine(
+        self,
+        request_iterator: _MaybeAsyncIterator[_device_pb2.PublishEngineRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_pb2.Engine, _abc.Awaitable[_device_pb2.Engine]]: ...
 
 def add_DeviceServiceServicer_to_server(servicer: DeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

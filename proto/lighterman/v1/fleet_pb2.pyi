@@ -1119,6 +1119,8 @@ class Build(_message.Message):
     BUILT_AT_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
+    MEASURED_FIELD_NUMBER: _builtins.int
+    RUNG_FIELD_NUMBER: _builtins.int
     build_id: _builtins.str
     model: _builtins.str
     version: _builtins.str
@@ -1149,6 +1151,8 @@ class Build(_message.Message):
     attempts: _builtins.int
     """of the job that made it last"""
     worker: _builtins.str
+    rung: _builtins.str
+    """in the ladder that a person chose; empty: it is none of it"""
     @_builtins.property
     def figures(self) -> Global___BuildFigures: ...
     @_builtins.property
@@ -1170,6 +1174,10 @@ class Build(_message.Message):
     @_builtins.property
     def built_at(self) -> _timestamp_pb2.Timestamp:
         """or failed"""
+
+    @_builtins.property
+    def measured(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceFigures]:
+        """what devices of the profile say, in the order of their ids"""
 
     def __init__(
         self,
@@ -1207,14 +1215,458 @@ class Build(_message.Message):
         built_at: _timestamp_pb2.Timestamp | None = ...,
         attempts: _builtins.int = ...,
         worker: _builtins.str = ...,
+        measured: _abc.Iterable[Global___DeviceFigures] | None = ...,
+        rung: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "built_at", b"built_at", "figures", b"figures", "override_at", b"override_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "attempts", b"attempts", "build_id", b"build_id", "built_at", b"built_at", "cached", b"cached", "dataset", b"dataset", "dataset_digest", b"dataset_digest", "digest", b"digest", "figures", b"figures", "findings", b"findings", "job_id", b"job_id", "last_lines", b"last_lines", "model", b"model", "override_at", b"override_at", "override_by", b"override_by", "override_reason", b"override_reason", "profile", b"profile", "progress_pct", b"progress_pct", "reason", b"reason", "recipe", b"recipe", "recipe_spec_json", b"recipe_spec_json", "runtime", b"runtime", "size_bytes", b"size_bytes", "source_digest", b"source_digest", "source_size_bytes", b"source_size_bytes", "state", b"state", "step", b"step", "target_key", b"target_key", "tool_versions", b"tool_versions", "updated_at", b"updated_at", "variant", b"variant", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "attempts", b"attempts", "build_id", b"build_id", "built_at", b"built_at", "cached", b"cached", "dataset", b"dataset", "dataset_digest", b"dataset_digest", "digest", b"digest", "figures", b"figures", "findings", b"findings", "job_id", b"job_id", "last_lines", b"last_lines", "measured", b"measured", "model", b"model", "override_at", b"override_at", "override_by", b"override_by", "override_reason", b"override_reason", "profile", b"profile", "progress_pct", b"progress_pct", "reason", b"reason", "recipe", b"recipe", "recipe_spec_json", b"recipe_spec_json", "rung", b"rung", "runtime", b"runtime", "size_bytes", b"size_bytes", "source_digest", b"source_digest", "source_size_bytes", b"source_size_bytes", "state", b"state", "step", b"step", "target_key", b"target_key", "tool_versions", b"tool_versions", "updated_at", b"updated_at", "variant", b"variant", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Build: _TypeAlias = Build  # noqa: Y015
+
+@_typing.final
+class DeviceFigures(_message.Message):
+    """What one device measured of one build while it was idle: as good as its word."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    OK_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    P50_MS_FIELD_NUMBER: _builtins.int
+    P95_MS_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
+    FIRST_P50_MS_FIELD_NUMBER: _builtins.int
+    RSS_BYTES_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_START_C_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_MAX_C_FIELD_NUMBER: _builtins.int
+    ENERGY_MJ_FIELD_NUMBER: _builtins.int
+    ENERGY_SOURCE_FIELD_NUMBER: _builtins.int
+    OS_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    MEASURED_AT_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    ok: _builtins.bool
+    reason: _builtins.str
+    """why there are no figures"""
+    p50_ms: _builtins.float
+    """after the soak"""
+    p95_ms: _builtins.float
+    n: _builtins.int
+    first_p50_ms: _builtins.float
+    """of the first second, before the device was warm"""
+    rss_bytes: _builtins.int
+    """of the process that measured, at most"""
+    temperature_start_c: _builtins.float
+    temperature_max_c: _builtins.float
+    energy_mj: _builtins.float
+    """an inference, of what the sensor covers"""
+    energy_source: _builtins.str
+    os: _builtins.str
+    runtime: _builtins.str
+    """with its version"""
+    stale: _builtins.str
+    """what is another one on the device by now; empty: nothing"""
+    @_builtins.property
+    def measured_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        ok: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        p50_ms: _builtins.float = ...,
+        p95_ms: _builtins.float = ...,
+        n: _builtins.int = ...,
+        first_p50_ms: _builtins.float = ...,
+        rss_bytes: _builtins.int = ...,
+        temperature_start_c: _builtins.float | None = ...,
+        temperature_max_c: _builtins.float | None = ...,
+        energy_mj: _builtins.float | None = ...,
+        energy_source: _builtins.str = ...,
+        os: _builtins.str = ...,
+        runtime: _builtins.str = ...,
+        measured_at: _timestamp_pb2.Timestamp | None = ...,
+        stale: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_energy_mj", b"_energy_mj", "_temperature_max_c", b"_temperature_max_c", "_temperature_start_c", b"_temperature_start_c", "energy_mj", b"energy_mj", "measured_at", b"measured_at", "temperature_max_c", b"temperature_max_c", "temperature_start_c", b"temperature_start_c"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_energy_mj", b"_energy_mj", "_temperature_max_c", b"_temperature_max_c", "_temperature_start_c", b"_temperature_start_c", "device_id", b"device_id", "energy_mj", b"energy_mj", "energy_source", b"energy_source", "first_p50_ms", b"first_p50_ms", "measured_at", b"measured_at", "n", b"n", "ok", b"ok", "os", b"os", "p50_ms", b"p50_ms", "p95_ms", b"p95_ms", "reason", b"reason", "rss_bytes", b"rss_bytes", "runtime", b"runtime", "stale", b"stale", "temperature_max_c", b"temperature_max_c", "temperature_start_c", b"temperature_start_c"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__energy_mj: _TypeAlias = _typing.Literal["energy_mj"]  # noqa: Y015
+    _WhichOneofArgType__energy_mj: _TypeAlias = _typing.Literal["_energy_mj", b"_energy_mj"]  # noqa: Y015
+    _WhichOneofReturnType__temperature_max_c: _TypeAlias = _typing.Literal["temperature_max_c"]  # noqa: Y015
+    _WhichOneofArgType__temperature_max_c: _TypeAlias = _typing.Literal["_temperature_max_c", b"_temperature_max_c"]  # noqa: Y015
+    _WhichOneofReturnType__temperature_start_c: _TypeAlias = _typing.Literal["temperature_start_c"]  # noqa: Y015
+    _WhichOneofArgType__temperature_start_c: _TypeAlias = _typing.Literal["_temperature_start_c", b"_temperature_start_c"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__energy_mj) -> _WhichOneofReturnType__energy_mj | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_max_c) -> _WhichOneofReturnType__temperature_max_c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_start_c) -> _WhichOneofReturnType__temperature_start_c | None: ...
+
+Global___DeviceFigures: _TypeAlias = DeviceFigures  # noqa: Y015
+
+@_typing.final
+class TuneBuildRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    SOAK_S_FIELD_NUMBER: _builtins.int
+    MEASURE_S_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
+    EXPIRES_S_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    version: _builtins.str
+    profile: _builtins.str
+    selector: _builtins.str
+    """empty: all devices of the profile"""
+    devices: _builtins.int
+    """at most so many; 0: three"""
+    soak_s: _builtins.float
+    """0: the default"""
+    measure_s: _builtins.float
+    again: _builtins.bool
+    """also what was measured there already"""
+    expires_s: _builtins.float
+    """0: an hour"""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        profile: _builtins.str = ...,
+        selector: _builtins.str = ...,
+        devices: _builtins.int = ...,
+        soak_s: _builtins.float = ...,
+        measure_s: _builtins.float = ...,
+        again: _builtins.bool = ...,
+        expires_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "devices", b"devices", "expires_s", b"expires_s", "measure_s", b"measure_s", "model", b"model", "profile", b"profile", "selector", b"selector", "soak_s", b"soak_s", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuneBuildRequest: _TypeAlias = TuneBuildRequest  # noqa: Y015
+
+@_typing.final
+class TuningRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    version: _builtins.str
+    profile: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        profile: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "profile", b"profile", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuningRequest: _TypeAlias = TuningRequest  # noqa: Y015
+
+@_typing.final
+class TuningDevice(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    OF_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    state: _builtins.str
+    """waiting, measuring, done"""
+    note: _builtins.str
+    """its last word: why it waits"""
+    done: _builtins.int
+    """candidates"""
+    of: _builtins.int
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        note: _builtins.str = ...,
+        done: _builtins.int = ...,
+        of: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "done", b"done", "note", b"note", "of", b"of", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuningDevice: _TypeAlias = TuningDevice  # noqa: Y015
+
+@_typing.final
+class TuningCandidate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    RUNG_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    QUALITY_PCT_FIELD_NUMBER: _builtins.int
+    P95_MS_FIELD_NUMBER: _builtins.int
+    P50_MS_FIELD_NUMBER: _builtins.int
+    RSS_BYTES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    ENERGY_MJ_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    build_id: _builtins.str
+    variant: _builtins.str
+    recipe: _builtins.str
+    rung: _builtins.str
+    """in the proposed ladder; empty: cut"""
+    reason: _builtins.str
+    """why it was cut, or what it stands for"""
+    quality_pct: _builtins.float
+    """accuracy"""
+    p95_ms: _builtins.float
+    """median over devices; the build host's where there are none"""
+    p50_ms: _builtins.float
+    rss_bytes: _builtins.int
+    size_bytes: _builtins.int
+    energy_mj: _builtins.float
+    devices: _builtins.int
+    """behind these figures; 0: the build host's"""
+    def __init__(
+        self,
+        *,
+        build_id: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        recipe: _builtins.str = ...,
+        rung: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        quality_pct: _builtins.float | None = ...,
+        p95_ms: _builtins.float = ...,
+        p50_ms: _builtins.float = ...,
+        rss_bytes: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        energy_mj: _builtins.float | None = ...,
+        devices: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_energy_mj", b"_energy_mj", "_quality_pct", b"_quality_pct", "energy_mj", b"energy_mj", "quality_pct", b"quality_pct"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_energy_mj", b"_energy_mj", "_quality_pct", b"_quality_pct", "build_id", b"build_id", "devices", b"devices", "energy_mj", b"energy_mj", "p50_ms", b"p50_ms", "p95_ms", b"p95_ms", "quality_pct", b"quality_pct", "reason", b"reason", "recipe", b"recipe", "rss_bytes", b"rss_bytes", "rung", b"rung", "size_bytes", b"size_bytes", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__energy_mj: _TypeAlias = _typing.Literal["energy_mj"]  # noqa: Y015
+    _WhichOneofArgType__energy_mj: _TypeAlias = _typing.Literal["_energy_mj", b"_energy_mj"]  # noqa: Y015
+    _WhichOneofReturnType__quality_pct: _TypeAlias = _typing.Literal["quality_pct"]  # noqa: Y015
+    _WhichOneofArgType__quality_pct: _TypeAlias = _typing.Literal["_quality_pct", b"_quality_pct"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__energy_mj) -> _WhichOneofReturnType__energy_mj | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quality_pct) -> _WhichOneofReturnType__quality_pct | None: ...
+
+Global___TuningCandidate: _TypeAlias = TuningCandidate  # noqa: Y015
+
+@_typing.final
+class Tuning(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TUNING_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MEASURED_ON_FIELD_NUMBER: _builtins.int
+    ON_DEVICE_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    APPLIED_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    LADDER_FIELD_NUMBER: _builtins.int
+    tuning_id: _builtins.str
+    """empty: nothing was ever measured on devices"""
+    model: _builtins.str
+    version: _builtins.str
+    profile: _builtins.str
+    selector: _builtins.str
+    state: _builtins.str
+    """running, done, cancelled, expired, none"""
+    measured_on: _builtins.str
+    on_device: _builtins.bool
+    applied: _builtins.bool
+    """the proposal is the profile's ladder"""
+    created_by: _builtins.str
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___TuningDevice]: ...
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___TuningCandidate]:
+        """the proposed ladder first, heavy to light"""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def ladder(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """recipes that a person chose, heavy to light; empty: the fastest of each variant"""
+
+    def __init__(
+        self,
+        *,
+        tuning_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        profile: _builtins.str = ...,
+        selector: _builtins.str = ...,
+        state: _builtins.str = ...,
+        measured_on: _builtins.str = ...,
+        on_device: _builtins.bool = ...,
+        devices: _abc.Iterable[Global___TuningDevice] | None = ...,
+        candidates: _abc.Iterable[Global___TuningCandidate] | None = ...,
+        applied: _builtins.bool = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        created_by: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        ladder: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "candidates", b"candidates", "created_at", b"created_at", "created_by", b"created_by", "devices", b"devices", "expires_at", b"expires_at", "ladder", b"ladder", "measured_on", b"measured_on", "model", b"model", "notes", b"notes", "on_device", b"on_device", "profile", b"profile", "selector", b"selector", "state", b"state", "tuning_id", b"tuning_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tuning: _TypeAlias = Tuning  # noqa: Y015
+
+@_typing.final
+class ApplyLadderRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    BUILD_IDS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    version: _builtins.str
+    profile: _builtins.str
+    reset: _builtins.bool
+    """back to the fastest build of each variant"""
+    @_builtins.property
+    def build_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what was shown: refused where the proposal is another by now"""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        profile: _builtins.str = ...,
+        reset: _builtins.bool = ...,
+        build_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_ids", b"build_ids", "model", b"model", "profile", b"profile", "reset", b"reset", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyLadderRequest: _TypeAlias = ApplyLadderRequest  # noqa: Y015
+
+@_typing.final
+class ListEnginesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEnginesRequest: _TypeAlias = ListEnginesRequest  # noqa: Y015
+
+@_typing.final
+class SharedEngine(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_DIGEST_FIELD_NUMBER: _builtins.int
+    KEY_JSON_FIELD_NUMBER: _builtins.int
+    BUILD_DIGEST_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    PUBLISHED_AT_FIELD_NUMBER: _builtins.int
+    key_digest: _builtins.str
+    key_json: _builtins.str
+    build_digest: _builtins.str
+    digest: _builtins.str
+    length: _builtins.int
+    device_id: _builtins.str
+    """that compiled it"""
+    @_builtins.property
+    def published_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        key_digest: _builtins.str = ...,
+        key_json: _builtins.str = ...,
+        build_digest: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        length: _builtins.int = ...,
+        device_id: _builtins.str = ...,
+        published_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["published_at", b"published_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_digest", b"build_digest", "device_id", b"device_id", "digest", b"digest", "key_digest", b"key_digest", "key_json", b"key_json", "length", b"length", "published_at", b"published_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharedEngine: _TypeAlias = SharedEngine  # noqa: Y015
+
+@_typing.final
+class ListEnginesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___SharedEngine]: ...
+    def __init__(
+        self,
+        *,
+        engines: _abc.Iterable[Global___SharedEngine] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engines", b"engines"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEnginesResponse: _TypeAlias = ListEnginesResponse  # noqa: Y015
 
 @_typing.final
 class Interval(_message.Message):
@@ -1638,6 +2090,7 @@ class Device(_message.Message):
     CERTIFICATE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
     RETIRED_AT_FIELD_NUMBER: _builtins.int
     RETIRED_BY_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     profile: _builtins.str
     state: _builtins.str
@@ -1665,6 +2118,10 @@ class Device(_message.Message):
     def retired_at(self) -> _timestamp_pb2.Timestamp:
         """set while it is retired"""
 
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """builder"""
+
     def __init__(
         self,
         *,
@@ -1685,10 +2142,11 @@ class Device(_message.Message):
         certificate_expires_at: _timestamp_pb2.Timestamp | None = ...,
         retired_at: _timestamp_pb2.Timestamp | None = ...,
         retired_by: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_used_pct", b"_cpu_used_pct", "_memory_used_pct", b"_memory_used_pct", "_temperature_c", b"_temperature_c", "capabilities", b"capabilities", "certificate_expires_at", b"certificate_expires_at", "cpu_used_pct", b"cpu_used_pct", "enrolled_at", b"enrolled_at", "last_seen_at", b"last_seen_at", "memory_used_pct", b"memory_used_pct", "retired_at", b"retired_at", "temperature_c", b"temperature_c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_used_pct", b"_cpu_used_pct", "_memory_used_pct", b"_memory_used_pct", "_temperature_c", b"_temperature_c", "applied_generation", b"applied_generation", "capabilities", b"capabilities", "certificate_expires_at", b"certificate_expires_at", "cpu_used_pct", b"cpu_used_pct", "desired_generation", b"desired_generation", "device_id", b"device_id", "enrolled_at", b"enrolled_at", "labels", b"labels", "last_seen_at", b"last_seen_at", "memory_used_pct", b"memory_used_pct", "models", b"models", "online", b"online", "profile", b"profile", "retired_at", b"retired_at", "retired_by", b"retired_by", "state", b"state", "temperature_c", b"temperature_c"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_used_pct", b"_cpu_used_pct", "_memory_used_pct", b"_memory_used_pct", "_temperature_c", b"_temperature_c", "applied_generation", b"applied_generation", "capabilities", b"capabilities", "certificate_expires_at", b"certificate_expires_at", "cpu_used_pct", b"cpu_used_pct", "desired_generation", b"desired_generation", "device_id", b"device_id", "enrolled_at", b"enrolled_at", "labels", b"labels", "last_seen_at", b"last_seen_at", "memory_used_pct", b"memory_used_pct", "models", b"models", "online", b"online", "profile", b"profile", "retired_at", b"retired_at", "retired_by", b"retired_by", "roles", b"roles", "state", b"state", "temperature_c", b"temperature_c"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_used_pct: _TypeAlias = _typing.Literal["cpu_used_pct"]  # noqa: Y015
     _WhichOneofArgType__cpu_used_pct: _TypeAlias = _typing.Literal["_cpu_used_pct", b"_cpu_used_pct"]  # noqa: Y015
@@ -1704,6 +2162,32 @@ class Device(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_c) -> _WhichOneofReturnType__temperature_c | None: ...
 
 Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class SetDeviceRoleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    role: _builtins.str
+    """builder: may give what it compiled to devices of its kind"""
+    granted: _builtins.bool
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        role: _builtins.str = ...,
+        granted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "granted", b"granted", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetDeviceRoleRequest: _TypeAlias = SetDeviceRoleRequest  # noqa: Y015
 
 @_typing.final
 class ListDevicesRequest(_message.Message):

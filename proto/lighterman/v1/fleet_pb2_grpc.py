@@ -119,6 +119,31 @@ class FleetServiceStub(object):
                 request_serializer=lighterman_dot_v1_dot_fleet__pb2.CancelBuildRequest.SerializeToString,
                 response_deserializer=lighterman_dot_v1_dot_fleet__pb2.CancelBuildResponse.FromString,
                 _registered_method=True)
+        self.TuneBuild = channel.unary_unary(
+                '/lighterman.v1.FleetService/TuneBuild',
+                request_serializer=lighterman_dot_v1_dot_fleet__pb2.TuneBuildRequest.SerializeToString,
+                response_deserializer=lighterman_dot_v1_dot_fleet__pb2.Tuning.FromString,
+                _registered_method=True)
+        self.GetTuning = channel.unary_unary(
+                '/lighterman.v1.FleetService/GetTuning',
+                request_serializer=lighterman_dot_v1_dot_fleet__pb2.TuningRequest.SerializeToString,
+                response_deserializer=lighterman_dot_v1_dot_fleet__pb2.Tuning.FromString,
+                _registered_method=True)
+        self.CancelTuning = channel.unary_unary(
+                '/lighterman.v1.FleetService/CancelTuning',
+                request_serializer=lighterman_dot_v1_dot_fleet__pb2.TuningRequest.SerializeToString,
+                response_deserializer=lighterman_dot_v1_dot_fleet__pb2.Tuning.FromString,
+                _registered_method=True)
+        self.ApplyLadder = channel.unary_unary(
+                '/lighterman.v1.FleetService/ApplyLadder',
+                request_serializer=lighterman_dot_v1_dot_fleet__pb2.ApplyLadderRequest.SerializeToString,
+                response_deserializer=lighterman_dot_v1_dot_fleet__pb2.Tuning.FromString,
+                _registered_method=True)
+        self.ListEngines = channel.unary_unary(
+                '/lighterman.v1.FleetService/ListEngines',
+                request_serializer=lighterman_dot_v1_dot_fleet__pb2.ListEnginesRequest.SerializeToString,
+                response_deserializer=lighterman_dot_v1_dot_fleet__pb2.ListEnginesResponse.FromString,
+                _registered_method=True)
         self.ListDevices = channel.unary_unary(
                 '/lighterman.v1.FleetService/ListDevices',
                 request_serializer=lighterman_dot_v1_dot_fleet__pb2.ListDevicesRequest.SerializeToString,
@@ -148,6 +173,11 @@ class FleetServiceStub(object):
                 '/lighterman.v1.FleetService/ExplainDevice',
                 request_serializer=lighterman_dot_v1_dot_fleet__pb2.DeviceRequest.SerializeToString,
                 response_deserializer=lighterman_dot_v1_dot_fleet__pb2.DeviceExplanation.FromString,
+                _registered_method=True)
+        self.SetDeviceRole = channel.unary_unary(
+                '/lighterman.v1.FleetService/SetDeviceRole',
+                request_serializer=lighterman_dot_v1_dot_fleet__pb2.SetDeviceRoleRequest.SerializeToString,
+                response_deserializer=lighterman_dot_v1_dot_fleet__pb2.Device.FromString,
                 _registered_method=True)
         self.CreateToken = channel.unary_unary(
                 '/lighterman.v1.FleetService/CreateToken',
@@ -318,6 +348,37 @@ class FleetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TuneBuild(self, request, context):
+        """Measure the builds of a version on devices of a profile, and make their ladder of what they say.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTuning(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelTuning(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApplyLadder(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEngines(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDevices(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -349,6 +410,12 @@ class FleetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExplainDevice(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetDeviceRole(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -515,6 +582,31 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     request_deserializer=lighterman_dot_v1_dot_fleet__pb2.CancelBuildRequest.FromString,
                     response_serializer=lighterman_dot_v1_dot_fleet__pb2.CancelBuildResponse.SerializeToString,
             ),
+            'TuneBuild': grpc.unary_unary_rpc_method_handler(
+                    servicer.TuneBuild,
+                    request_deserializer=lighterman_dot_v1_dot_fleet__pb2.TuneBuildRequest.FromString,
+                    response_serializer=lighterman_dot_v1_dot_fleet__pb2.Tuning.SerializeToString,
+            ),
+            'GetTuning': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTuning,
+                    request_deserializer=lighterman_dot_v1_dot_fleet__pb2.TuningRequest.FromString,
+                    response_serializer=lighterman_dot_v1_dot_fleet__pb2.Tuning.SerializeToString,
+            ),
+            'CancelTuning': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTuning,
+                    request_deserializer=lighterman_dot_v1_dot_fleet__pb2.TuningRequest.FromString,
+                    response_serializer=lighterman_dot_v1_dot_fleet__pb2.Tuning.SerializeToString,
+            ),
+            'ApplyLadder': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyLadder,
+                    request_deserializer=lighterman_dot_v1_dot_fleet__pb2.ApplyLadderRequest.FromString,
+                    response_serializer=lighterman_dot_v1_dot_fleet__pb2.Tuning.SerializeToString,
+            ),
+            'ListEngines': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEngines,
+                    request_deserializer=lighterman_dot_v1_dot_fleet__pb2.ListEnginesRequest.FromString,
+                    response_serializer=lighterman_dot_v1_dot_fleet__pb2.ListEnginesResponse.SerializeToString,
+            ),
             'ListDevices': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDevices,
                     request_deserializer=lighterman_dot_v1_dot_fleet__pb2.ListDevicesRequest.FromString,
@@ -544,6 +636,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ExplainDevice,
                     request_deserializer=lighterman_dot_v1_dot_fleet__pb2.DeviceRequest.FromString,
                     response_serializer=lighterman_dot_v1_dot_fleet__pb2.DeviceExplanation.SerializeToString,
+            ),
+            'SetDeviceRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetDeviceRole,
+                    request_deserializer=lighterman_dot_v1_dot_fleet__pb2.SetDeviceRoleRequest.FromString,
+                    response_serializer=lighterman_dot_v1_dot_fleet__pb2.Device.SerializeToString,
             ),
             'CreateToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateToken,
@@ -1076,6 +1173,141 @@ class FleetService(object):
             _registered_method=True)
 
     @staticmethod
+    def TuneBuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lighterman.v1.FleetService/TuneBuild',
+            lighterman_dot_v1_dot_fleet__pb2.TuneBuildRequest.SerializeToString,
+            lighterman_dot_v1_dot_fleet__pb2.Tuning.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTuning(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lighterman.v1.FleetService/GetTuning',
+            lighterman_dot_v1_dot_fleet__pb2.TuningRequest.SerializeToString,
+            lighterman_dot_v1_dot_fleet__pb2.Tuning.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTuning(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lighterman.v1.FleetService/CancelTuning',
+            lighterman_dot_v1_dot_fleet__pb2.TuningRequest.SerializeToString,
+            lighterman_dot_v1_dot_fleet__pb2.Tuning.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyLadder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lighterman.v1.FleetService/ApplyLadder',
+            lighterman_dot_v1_dot_fleet__pb2.ApplyLadderRequest.SerializeToString,
+            lighterman_dot_v1_dot_fleet__pb2.Tuning.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEngines(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lighterman.v1.FleetService/ListEngines',
+            lighterman_dot_v1_dot_fleet__pb2.ListEnginesRequest.SerializeToString,
+            lighterman_dot_v1_dot_fleet__pb2.ListEnginesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListDevices(request,
             target,
             options=(),
@@ -1227,6 +1459,33 @@ class FleetService(object):
             '/lighterman.v1.FleetService/ExplainDevice',
             lighterman_dot_v1_dot_fleet__pb2.DeviceRequest.SerializeToString,
             lighterman_dot_v1_dot_fleet__pb2.DeviceExplanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetDeviceRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lighterman.v1.FleetService/SetDeviceRole',
+            lighterman_dot_v1_dot_fleet__pb2.SetDeviceRoleRequest.SerializeToString,
+            lighterman_dot_v1_dot_fleet__pb2.Device.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,12 +50,19 @@ class FleetServiceStub:
     OverrideBuild: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.OverrideBuildRequest, _fleet_pb2.OverrideBuildResponse]
     RetryBuild: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RetryBuildRequest, _fleet_pb2.StartBuildResponse]
     CancelBuild: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CancelBuildRequest, _fleet_pb2.CancelBuildResponse]
+    TuneBuild: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.TuneBuildRequest, _fleet_pb2.Tuning]
+    """Measure the builds of a version on devices of a profile, and make their ladder of what they say."""
+    GetTuning: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.TuningRequest, _fleet_pb2.Tuning]
+    CancelTuning: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.TuningRequest, _fleet_pb2.Tuning]
+    ApplyLadder: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ApplyLadderRequest, _fleet_pb2.Tuning]
+    ListEngines: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListEnginesRequest, _fleet_pb2.ListEnginesResponse]
     ListDevices: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListDevicesRequest, _fleet_pb2.ListDevicesResponse]
     GetDevice: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetDeviceRequest, _fleet_pb2.Device]
     LabelDevices: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.LabelDevicesRequest, _fleet_pb2.LabelDevicesResponse]
     AcceptDevice: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DeviceRequest, _fleet_pb2.Device]
     RetireDevice: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DeviceRequest, _fleet_pb2.Device]
     ExplainDevice: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.DeviceRequest, _fleet_pb2.DeviceExplanation]
+    SetDeviceRole: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.SetDeviceRoleRequest, _fleet_pb2.Device]
     CreateToken: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CreateTokenRequest, _fleet_pb2.CreateTokenResponse]
     ListTokens: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListTokensRequest, _fleet_pb2.ListTokensResponse]
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RevokeTokenRequest, _fleet_pb2.Token]
@@ -92,12 +99,19 @@ class FleetServiceAsyncStub(FleetServiceStub):
     OverrideBuild: _aio.UnaryUnaryMultiCallable[_fleet_pb2.OverrideBuildRequest, _fleet_pb2.OverrideBuildResponse]  # type: ignore[assignment]
     RetryBuild: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RetryBuildRequest, _fleet_pb2.StartBuildResponse]  # type: ignore[assignment]
     CancelBuild: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CancelBuildRequest, _fleet_pb2.CancelBuildResponse]  # type: ignore[assignment]
+    TuneBuild: _aio.UnaryUnaryMultiCallable[_fleet_pb2.TuneBuildRequest, _fleet_pb2.Tuning]  # type: ignore[assignment]
+    """Measure the builds of a version on devices of a profile, and make their ladder of what they say."""
+    GetTuning: _aio.UnaryUnaryMultiCallable[_fleet_pb2.TuningRequest, _fleet_pb2.Tuning]  # type: ignore[assignment]
+    CancelTuning: _aio.UnaryUnaryMultiCallable[_fleet_pb2.TuningRequest, _fleet_pb2.Tuning]  # type: ignore[assignment]
+    ApplyLadder: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ApplyLadderRequest, _fleet_pb2.Tuning]  # type: ignore[assignment]
+    ListEngines: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListEnginesRequest, _fleet_pb2.ListEnginesResponse]  # type: ignore[assignment]
     ListDevices: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListDevicesRequest, _fleet_pb2.ListDevicesResponse]  # type: ignore[assignment]
     GetDevice: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetDeviceRequest, _fleet_pb2.Device]  # type: ignore[assignment]
     LabelDevices: _aio.UnaryUnaryMultiCallable[_fleet_pb2.LabelDevicesRequest, _fleet_pb2.LabelDevicesResponse]  # type: ignore[assignment]
     AcceptDevice: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DeviceRequest, _fleet_pb2.Device]  # type: ignore[assignment]
     RetireDevice: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DeviceRequest, _fleet_pb2.Device]  # type: ignore[assignment]
     ExplainDevice: _aio.UnaryUnaryMultiCallable[_fleet_pb2.DeviceRequest, _fleet_pb2.DeviceExplanation]  # type: ignore[assignment]
+    SetDeviceRole: _aio.UnaryUnaryMultiCallable[_fleet_pb2.SetDeviceRoleRequest, _fleet_pb2.Device]  # type: ignore[assignment]
     CreateToken: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CreateTokenRequest, _fleet_pb2.CreateTokenResponse]  # type: ignore[assignment]
     ListTokens: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListTokensRequest, _fleet_pb2.ListTokensResponse]  # type: ignore[assignment]
     RevokeToken: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RevokeTokenRequest, _fleet_pb2.Token]  # type: ignore[assignment]
@@ -235,6 +249,42 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.CancelBuildResponse, _abc.Awaitable[_fleet_pb2.CancelBuildResponse]]: ...
 
     @_abc_1.abstractmethod
+    def TuneBuild(
+        self,
+        request: _fleet_pb2.TuneBuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.Tuning, _abc.Awaitable[_fleet_pb2.Tuning]]:
+        """Measure the builds of a version on devices of a profile, and make their ladder of what they say."""
+
+    @_abc_1.abstractmethod
+    def GetTuning(
+        self,
+        request: _fleet_pb2.TuningRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.Tuning, _abc.Awaitable[_fleet_pb2.Tuning]]: ...
+
+    @_abc_1.abstractmethod
+    def CancelTuning(
+        self,
+        request: _fleet_pb2.TuningRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.Tuning, _abc.Awaitable[_fleet_pb2.Tuning]]: ...
+
+    @_abc_1.abstractmethod
+    def ApplyLadder(
+        self,
+        request: _fleet_pb2.ApplyLadderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.Tuning, _abc.Awaitable[_fleet_pb2.Tuning]]: ...
+
+    @_abc_1.abstractmethod
+    def ListEngines(
+        self,
+        request: _fleet_pb2.ListEnginesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListEnginesResponse, _abc.Awaitable[_fleet_pb2.ListEnginesResponse]]: ...
+
+    @_abc_1.abstractmethod
     def ListDevices(
         self,
         request: _fleet_pb2.ListDevicesRequest,
@@ -275,6 +325,13 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.DeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.DeviceExplanation, _abc.Awaitable[_fleet_pb2.DeviceExplanation]]: ...
+
+    @_abc_1.abstractmethod
+    def SetDeviceRole(
+        self,
+        request: _fleet_pb2.SetDeviceRoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.Device, _abc.Awaitable[_fleet_pb2.Device]]: ...
 
     @_abc_1.abstractmethod
     def CreateToken(
