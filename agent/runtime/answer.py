@@ -60,9 +60,9 @@ class Batch:
         results = [one for one in alone if isinstance(one, InferResult)]
         if any((one.version, one.rung) != by for one in results):
             return  # somebody else answers by now
-        outputs = [one.outputs for one in results]
-        if len(results) < len(alone) or not self.rung.proof.look(self.parts, outputs):
-            self.rung.curve = NO_BATCHES
+        outputs, batches = [one.outputs for one in results], self.rung.batches
+        if len(results) < len(alone) or not batches.proof.look(self.parts, outputs):
+            batches.curve = NO_BATCHES
 
 
 class Answerer:
@@ -111,7 +111,7 @@ class Answerer:
     ) -> list[InferResult | AgentError]:
         """Answer requests as one batch if that pays, else one by one."""
         batch = self._run_batch(served, feeds, requests) if len(feeds) > 1 else None
-        if batch is not None and batch.rung.proof.is_given:
+        if batch is not None and batch.rung.batches.proof.is_given:
             return self._told(served, batch, requests)
         found = [
             self._one_of(served, feed, request)
@@ -139,13 +139,13 @@ class Answerer:
         waited_s = gate.enter(longest_s) - longest_s
         try:
             slot, rung, backend = served.enter()
-            share = rung.curve.alone(sum(rows))
+            share = rung.batches.curve.alone(sum(rows))
             if share is None:  # it is another rung by now, or another version
                 served.leave(rung)
                 return None
             ran = self._run(served, slot, rung, backend, join(feeds))
             if ran.error:
-                rung.curve = NO_BATCHES
+                rung.batches.curve = NO_BATCHES
                 return None
             return Batch(slot, rung, ran, share, rows, split(ran.outputs, rows), waited_s)
         finally:

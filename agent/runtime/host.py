@@ -158,7 +158,7 @@ class ModelHost:
         slot = self._slot(model, slot_id)
         for rung in slot.local:
             if rung.backend is not None:
-                rung.curve = self._warmer.warm(slot.release, rung.spec, rung.backend)
+                rung.batches = self._warmer.warm(slot.release, rung.spec, rung.backend)
 
     def swap(
         self, model: str, slot_id: str, trial: Trial, row: RowState, fallback: str | None
@@ -228,7 +228,7 @@ class ModelHost:
     def _load_rung(self, slot: LoadedSlot, rung: LoadedRung) -> None:
         try:
             backend = open_local(self._loader, slot.release, rung.spec, slot.paths)
-            rung.curve = self._warmer.warm(slot.release, rung.spec, backend)
+            rung.batches = self._warmer.warm(slot.release, rung.spec, backend)
         except LoadError as error:
             rung.broken = error.message
             raise

@@ -8,6 +8,7 @@ numpy is imported at the first call.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.domain.batching import NO_BATCHES, SIZES, Curve, cut, pays
@@ -101,6 +102,14 @@ class Proof:
             self.wanted -= 1
         self.left -= 1
         return self.is_given or self.left > 0
+
+
+@dataclass(slots=True, eq=False)
+class Batches:
+    """What is known of the batches of one file, for as long as the agent runs."""
+
+    curve: Curve = NO_BATCHES
+    proof: Proof = field(default_factory=Proof)
 
 
 def measure(

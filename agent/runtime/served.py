@@ -87,7 +87,7 @@ class ServedModel:
     def curve(self) -> Curve:
         """What batches of the rung that answers take."""
         with self.lock:
-            return NO_BATCHES if self.active is None else self.active.current.curve
+            return NO_BATCHES if self.active is None else self.active.current.batches.curve
 
     def width(self) -> int:
         """How many requests are worth having under way at once; more would only wait."""

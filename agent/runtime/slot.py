@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.domain import probation
-from agent.domain.batching import NO_BATCHES, Curve
 from agent.domain.desired import DesiredModel, RungKind, RungSpec, Target
 from agent.domain.histogram import Histogram
 from agent.domain.ladder import position_of
@@ -17,7 +16,7 @@ from agent.domain.probation import LadderPosition, RowState, Trial
 from agent.domain.tensor import Signature, Tensor, is_whole, show_shape
 from agent.errors import InferenceError, LoadError, UnavailableError
 from agent.runtime.backend import Backend, Options
-from agent.runtime.joining import Proof
+from agent.runtime.joining import Batches
 
 OpenBackend = Callable[[str, str, Options], Backend]
 OpenRemote = Callable[[RemoteModel, float, Signature], Backend]
@@ -39,8 +38,8 @@ class LoadedRung:
 
     `recent` holds (ended, service seconds), `quick` how many in a row were short. `skip_until` is
     when a failed remote is tried again. `broken` says why it could not be loaded on a step. A
-    retired one is closed by its last user. `curve` is what its batches
-    take, `proof` whether they may answer.
+    retired one is closed by its last user. `batches` is what its file is
+    known to take for several requests.
     """
 
     spec: RungSpec
@@ -50,8 +49,7 @@ class LoadedRung:
     skip_until: float = 0.0
     broken: str = ""
     quick: int = 0
-    curve: Curve = NO_BATCHES
-    proof: Proof = field(default_factory=Proof)
+    batches: Batches = field(default_factory=Batches)
     recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_RECENT_KEPT))
 
 

@@ -58,8 +58,9 @@ def api(tmp_path: Path, held: Held) -> Iterator[HttpApi]:
     made.bench.serve("1.0.0", {"heavy": scaled(2.0)})
     served = made.bench.host._served("photo")
     assert served.active is not None
-    served.active.current.curve = Curve(0.001, ((2, 0.001), (4, 0.001)))
-    served.active.current.proof.wanted = 0
+    batches = served.active.current.batches
+    batches.curve = Curve(0.001, ((2, 0.001), (4, 0.001)))
+    batches.proof.wanted = 0
     held.go.clear()
     held.rows.clear()
     yield made
@@ -175,7 +176,7 @@ def test_a_deadline_keeps_a_batch_small(api: HttpApi, held: Held) -> None:
     served = api.bench.host._served("photo")
     assert served.active is not None
     # A batch of four would take longer than the second of them has.
-    served.active.current.curve = Curve(0.001, ((2, 0.001), (4, 1000.0)))
+    served.active.current.batches.curve = Curve(0.001, ((2, 0.001), (4, 1000.0)))
     with ExitStack() as stack:
         road = GrpcRoad(api, stack)
         asked = begin(api, road, held, 1)

@@ -16,6 +16,7 @@ from agent.domain.probation import RollBack, Trial, begin
 from agent.domain.tensor import DType, Signature, Tensor, TensorSpec
 from agent.errors import InferenceError, RequestError
 from agent.runtime import joining
+from agent.runtime.joining import Batches
 from agent.runtime.onnxruntime import load
 from tests.support.serving import (
     Bench,
@@ -57,8 +58,8 @@ def with_batches(bench: Bench, curve: Curve = PAYS, *, proven: bool = True) -> N
     """As if they had been measured so."""
     served = bench.host._served("photo")
     assert served.active is not None
-    served.active.current.curve = curve
-    served.active.current.proof.wanted = 0 if proven else 3
+    batches = served.active.current.batches = Batches(curve)
+    batches.proof.wanted = 0 if proven else 3
 
 
 def across(kind: str) -> bytes:
@@ -239,6 +240,18 @@ def test_what_is_loaded_is_measured(
     bench.serve("1.0.0", {"heavy": slow(2.0, 1)}, slow_threshold_ms=threshold_ms)
     assert (bench.host.curve("photo").most > 1) is joins
     bench.host.close()
+
+
+def test_a_file_that_is_loaded_again_is_known(bench: Bench) -> None:
+    first = bench.serve("1.0.0", {"heavy": scaled(2.0)})
+    served = bench.host._served("photo")
+    assert served.active is not None
+    batches = served.active.current.batches
+    bench.serve("1.1.0", {"heavy": scaled(3.0)})
+    assert served.active.current.batches is not batches
+    bench.host.unload("photo", first.slot_id)
+    bench.serve("1.0.0", {"heavy": scaled(2.0)})
+    assert served.active.current.batches is batches
 
 
 def test_swaps_between_joined_requests_fail_none(bench: Bench) -> None:
