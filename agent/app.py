@@ -96,12 +96,8 @@ class Agent:
         self._hung = ""
         self._tidy = Tidy(self._rest)
         self._notifier = Notifier(os.environ)
-        self._watchdog = Watchdog(
-            self._notifier,
-            self._clock,
-            Vitals(self._host.longest, lambda: self._server.ask(), self._loop_silent_s),
-            settings.hang_s,
-        )
+        vitals = Vitals(self._host.longest, lambda: self._server.ask(), self._loop_silent_s)
+        self._watchdog = Watchdog(self._notifier, self._clock, vitals, settings.hang_s)
         self._limit_memory()
         self._server = InferenceServer(
             self._host,
