@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.builds import batches, digits, models
+from bench.builds import batches, detector, digits, models
 from bench.builds.jobs import Ran
 from examples.fleet.clock import monotonic, utc_now
 
-PARTS = ("digits", "mobilenetv2", "lite0", "resnet50")
+PARTS = ("digits", "mobilenetv2", "lite0", "resnet50", "detector")
 # Key with dots, at least or at most, and how much.
 GOALS: tuple[tuple[str, str, float], ...] = (
     ("models.resnet50.best_vs_eager", ">=", 5.5),
@@ -29,6 +29,8 @@ GOALS: tuple[tuple[str, str, float], ...] = (
     ("digits.distill_gain_lower_pct", ">=", 0.001),
     ("batch_gain_best", ">=", 2.3),
     ("batch_losses", "<=", 0),
+    ("detector.f1_drop_pct", "<=", 0.5),
+    ("detector.best_vs_fp32", ">=", 1.5),
     ("slower_builds_passed", "<=", 0),
     ("lite0_build_set_s", "<=", 300.0),
     ("worker_peak_rss_mb", "<=", 3000.0),
@@ -73,9 +75,9 @@ def _before(file: Path | None) -> dict[str, Any]:
 def _take(figures: dict[str, Any], part: str, root: Path) -> None:
     """Measure one part and put it in its place."""
     began, load = monotonic(), os.getloadavg()[0]
-    if part == "digits":
-        found, jobs = digits.measure(root / part)
-        figures["digits"] = found
+    if part in ("digits", "detector"):
+        found, jobs = (digits if part == "digits" else detector).measure(root / part)
+        figures[part] = found
     else:
         found, jobs = (
             models.measure_lite0(root / part)

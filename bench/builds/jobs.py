@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def run_job(
     calibration: Path | None = None,
     evaluation: Path | None = None,
     teacher: Path | None = None,
+    task: Mapping[str, Any] | None = None,
 ) -> Ran:
     """Build ``source`` by the recipes. RuntimeError where the process itself fails."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -80,6 +82,7 @@ def run_job(
         "calibration": calibration is not None, "evaluation": evaluation is not None,
         "limits": {"memory_bytes": JOB_BYTES, "time_s": JOB_S},
         "teachers": {"heaviest": {"role": "teacher0", "format": parsed.format.value}},
+        **(task or {}),
     }  # fmt: skip
     (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     began = monotonic()

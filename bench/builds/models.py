@@ -85,7 +85,7 @@ def measure_lite0(root: Path) -> tuple[dict[str, Any], list[Ran]]:
 
 def _figures(source: Path, built: dict[str, Built]) -> dict[str, Any]:
     """Of all these builds the fastest one, against eager PyTorch and its own runtime's float."""
-    times = _in_turn(source, built)
+    times = in_turn(source, built)
     name = min(built, key=lambda key: times[key])
     own_float = next(
         key
@@ -101,18 +101,22 @@ def _figures(source: Path, built: dict[str, Built]) -> dict[str, Any]:
     }
 
 
-def _in_turn(source: Path, built: dict[str, Built]) -> dict[str, float]:
+def in_turn(source: Path, built: dict[str, Built]) -> dict[str, float]:
     """Medians in ms of single calls, some of each in turn: what else the machine does, and how fast
     its clock runs just then, meets all of them alike. The first of a turn finds cold caches.
     """
     signature = parse_model(source, Limits()).signature
     inputs = sample_inputs(signature, batch=1, seed=0)
-    runners: dict[str, Runner] = {EAGER: TorchModel(source, signature)}
+    runners: dict[str, Runner] = {}
+    if source.suffix == ".pt2":
+        runners[EAGER] = TorchModel(source, signature)
     for key, one in built.items():
         runners[key] = find_builder(one.recipe.runtime).open_build(one.file, signature)
     times: dict[str, list[float]] = {key: [] for key in runners}
     began = monotonic()
-    while len(times[EAGER]) < TURNS * CALLS or monotonic() - began < IN_TURN_S:
+    while (
+        min(len(one) for one in times.values()) < TURNS * CALLS or monotonic() - began < IN_TURN_S
+    ):
         for key, runner in runners.items():
             runner.run(inputs)
             for _ in range(CALLS):
