@@ -52,12 +52,7 @@ _QUANTISED = (
 )
 
 
-def quantize_onnx(
-    source: Path,
-    target: Path,
-    signature: Signature,
-    order: Order,
-) -> int:
+def quantize_onnx(source: Path, target: Path, signature: Signature, order: Order) -> int:
     """Write the INT8 file; returns the number of calibration rows used.
 
     Raises InvalidError for a flavour that is not offered, and when nothing in the model can be
@@ -69,17 +64,20 @@ def quantize_onnx(
     if quantization.get("kind") == DYNAMIC:
         _quantize_dynamic(source, target)
         return 0
-    rows, go_on = order.rows(), order.go_on
+    rows, count = order.rows(), _rows_wanted(quantization)
     method = str(quantization.get("calibration", CALIBRATIONS[0]))
-    wanted = quantization.get("calibration_rows", DEFAULT_CALIBRATION_ROWS)
-    count = wanted if isinstance(wanted, int) and wanted > 0 else DEFAULT_CALIBRATION_ROWS
-    reader = _Reader(signature.inputs[0].name, rows, count, go_on)
+    reader = _Reader(signature.inputs[0].name, rows, count, order.go_on)
     prepared = target.with_suffix(".prepared.onnx")
     try:
         _prepare(source, prepared)
-        spared = _spared(order, prepared, target, rows, signature)
         # Symmetric ranges are another scheme than the one that was learned.
         learned = {} if signed else _learned(prepared, order)
+        if order.caution > 1 and not order.ranking:
+            if not target.exists():  # whoever packs the graph took the try before away
+                bolder = _Reader(signature.inputs[0].name, rows, count, order.go_on)
+                _quantize(prepared, target, bolder, method, _stem(prepared), signed, learned)
+            order.ranking.extend(rank_layers(prepared, target, rows, signature))
+        spared = _spared(order, prepared)
         _quantize(prepared, target, reader, method, spared, signed, learned)
     except (AssertionError, ValueError, ArithmeticError) as error:
         # The quantiser asserts that every range is a number: one recipe fails, not the job.
@@ -100,6 +98,11 @@ def quantize_onnx(
     drop_unused_domains(model)
     onnx.save(model, target)
     return reader.done
+
+
+def _rows_wanted(quantization: dict[str, object]) -> int:
+    wanted = quantization.get("calibration_rows", DEFAULT_CALIBRATION_ROWS)
+    return wanted if isinstance(wanted, int) and wanted > 0 else DEFAULT_CALIBRATION_ROWS
 
 
 def _quantize_dynamic(source: Path, target: Path) -> None:
@@ -235,13 +238,9 @@ def _check_flavour(quantization: dict[str, object], signed: bool) -> None:
             )
 
 
-def _spared(
-    order: Order, prepared: Path, target: Path, rows: Rows, signature: Signature
-) -> list[str]:
+def _spared(order: Order, prepared: Path) -> list[str]:
     """Names of the layers that stay float."""
     stem = _stem(prepared) if order.caution else []
-    if order.caution > 1 and not order.ranking:
-        order.ranking.extend(rank_layers(prepared, target, rows, signature))
     share = (0.0, 0.0, *FLOAT_SHARES)[order.caution]
     worst = order.ranking[: math.ceil(share * len(order.ranking))]
     spared = [*stem, *(name for name in worst if name not in stem)]

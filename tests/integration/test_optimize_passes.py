@@ -218,6 +218,9 @@ def test_the_layer_that_loses_most_is_the_first_to_go_back(tmp_path: Path) -> No
     quantize_onnx(tmp_path / "float.onnx", target, signature, again)
     assert again.ranking[0] == "m1"
     assert again.notes == ["0 first layers and 1 that lose most kept in float"]
+    gone = Order(recipe, rows, caution=2)
+    quantize_onnx(tmp_path / "float.onnx", tmp_path / "other.onnx", signature, gone)
+    assert gone.ranking == again.ranking, "also where the try before is not there any more"
     made = {node.name: node for node in onnx.load(target).graph.node if node.op_type == "MatMul"}
     assert made["m1"].input[1] == "w1", "as it was"
     assert made["m0"].input[1] != "w0"
