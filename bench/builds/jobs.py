@@ -89,7 +89,13 @@ def run_job(
     peak_kb = _run(folder)
     took_s = monotonic() - began
     rows = json.loads((folder / "result.json").read_text(encoding="utf-8"))["builds"]
-    found = Ran({}, {}, took_s, peak_kb / 1024, parsed.signature)
+    return _ran(folder, rows, recipes, Ran({}, {}, took_s, peak_kb / 1024, parsed.signature))
+
+
+def _ran(
+    folder: Path, rows: list[dict[str, Any]], recipes: dict[str, dict[str, Any]], found: Ran
+) -> Ran:
+    """With what each row of the result says."""
     for row in rows:
         name = row["recipe"]
         if row["ok"]:

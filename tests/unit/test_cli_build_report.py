@@ -99,3 +99,46 @@ def test_builds_without_figures_still_make_a_page(tmp_path: Path) -> None:
     assert "Nothing to draw" in page
     one = report_page("digits:1.0.0", [build("int8", 100.0, 15.0, 5)], frozenset({0}))
     assert "<circle" in one
+
+
+def detector(recipe: str, f1: float, change: float, *classes: tuple[int, float, bool]) -> Any:
+    item = build(recipe, 0.0, 15.0, 5_000_000, model="text")
+    figures = item.figures
+    figures.ClearField("accuracy_pct")
+    figures.ClearField("accuracy_delta_pts")
+    figures.task, figures.classes_judged = "detection", 40
+    share = fleet_pb2.Interval(value=f1, low=f1 - 1, high=f1 + 1, n=330)
+    delta = fleet_pb2.Interval(value=change, low=change - 1, high=change + 1, n=330)
+    figures.metrics.add(name="f1", value_pct=share, source_pct=share, delta_pts=delta)
+    for label, lost, loses in classes:
+        moved = fleet_pb2.Interval(value=-lost, low=-lost - 2, high=2 - lost, n=21)
+        figures.classes.add(
+            label=label, value_pct=90 - lost, source_pct=90, delta_pts=moved, loses=loses
+        )
+    return item
+
+
+def test_a_detector_is_compared_by_f1_and_names_the_classes_that_lose(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    items = [
+        detector("fp32", 97.6, 0.0, (0, 0.0, False)),
+        detector("int8", 96.6, -1.0, (3, 9.0, True), (1, 1.5, False), (0, 0.0, False)),
+    ]
+    _show(Session(), items, front(items), ["<b>word</b>", "1", "c", "figure"])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 100 for line in lines)
+    assert "F1 %" in lines[0]
+    assert any("96.6" in line and "−1.0 (−2.0…±0.0)" in line for line in lines)
+    assert [line.split()[:3] for line in lines if "chance" in line and "int8" in line] == [
+        ["int8", "1", "90.0"]
+    ], "a name that is the number says nothing"
+    (loses,) = [line for line in lines if line.startswith("int8") and "loses" in line]
+    assert loses.split()[1:5] == ["3", "figure", "90.0", "81.0"]
+    assert lines[-1].startswith("loses: beyond chance, with all 40 classes of the rows considered")
+    page = report_page("text:1.0.0", items, front(items), ["<b>word</b>", "1", "c", "figure"])
+    assert "Classes that lose most" in page
+    assert "F1 %" in page
+    assert "<b>" not in page
+    plain = report_page("digits:1.0.0", ALL, front(ALL))
+    assert "Classes that lose most" not in plain
