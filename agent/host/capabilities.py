@@ -18,7 +18,7 @@ from agent.host.sensors import disk_free_bytes, memory_total_bytes
 RUNTIME_GROUP = "lighterman.runtimes"
 
 # These write machine code for this processor when a model is loaded.
-_MAKE_CODE = frozenset({"openvino", "torch", "tensorrt"})
+_MAKE_CODE = frozenset({"openvino", "torch", "tensorrt", "tensorrt-rtx", "executorch"})
 # What a board's maker left in the DMI table instead of a name.
 _NO_NAME = {"to be filled by o.e.m.", "default string", "system product name", "not specified"}
 # Implementer and part as /proc/cpuinfo gives them on Arm, which has no model name there.

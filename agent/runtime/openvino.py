@@ -21,10 +21,10 @@ from agent.runtime.openvino_devices import (
     facts_of,
     one_row,
     properties_of,
-    row_by_row,
     said_of,
 )
 from agent.runtime.openvino_ir import open_container
+from agent.runtime.parts import in_parts
 
 _DTYPES = {"boolean": DType.BOOL, "u8": DType.UINT8, "u16": DType.UINT16, "u32": DType.UINT32,
     "u64": DType.UINT64, "i8": DType.INT8, "i16": DType.INT16, "i32": DType.INT32,
@@ -122,15 +122,15 @@ class OpenVinoBackend:
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Infer once; each call that runs beside others has a request of its own."""
         arrays = arrays_of(inputs)
-        found = (
-            row_by_row(self._signature, arrays, self._infer)
-            if self._by_row
-            else self._infer(arrays)
-        )
+        if self._by_row:
+            specs_of = [(spec.name, spec.dtype, spec.shape) for spec in self._signature.inputs]
+            found = in_parts(specs_of, arrays, 1, self._infer)
+        else:
+            found = self._infer(arrays)
         specs = zip(self._signature.outputs, found, strict=True)
         return {spec.name: tensor_of(spec.name, spec.dtype, array) for spec, array in specs}
 
-    def _infer(self, arrays: dict[str, Any]) -> list[Any]:
+    def _infer(self, arrays: Mapping[str, Any]) -> list[Any]:
         try:
             request = self._idle.pop()
         except IndexError:

@@ -3,11 +3,9 @@
 Refuses names that are none: a device that is not there is another thing, and is said.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-from agent.domain.tensor import Signature
-from agent.errors import InferenceError, LoadError
+from agent.errors import LoadError
 
 CPU, GPU, NPU = "CPU", "GPU", "NPU"
 
@@ -53,24 +51,6 @@ def one_row(shape: Any) -> list[int]:
     if 0 in sizes[1:]:
         raise LoadError("only the first axis may be dynamic where the model has to be static")
     return [sizes[0] or 1, *sizes[1:]]
-
-
-def row_by_row(
-    signature: Signature, arrays: dict[str, Any], infer: Callable[[dict[str, Any]], list[Any]]
-) -> list[Any]:
-    """For a model that takes one row: what has a dynamic first axis is cut along it."""
-    import numpy
-
-    cut = [s.name for s in signature.inputs if s.shape and not isinstance(s.shape[0], int)]
-    rows = len(arrays[cut[0]]) if cut else 1
-    if not rows:
-        raise InferenceError("no row to infer: this device takes them one by one")
-    answers = [
-        infer({n: a[i : i + 1] if n in cut else a for n, a in arrays.items()}) for i in range(rows)
-    ]
-    if rows == 1:
-        return answers[0]
-    return [numpy.concatenate(those) for those in zip(*answers, strict=True)]
 
 
 def said_of(absent: list[str], device: str) -> tuple[str, ...]:

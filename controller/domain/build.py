@@ -119,7 +119,7 @@ class Recipe:
     @property
     def is_plain(self) -> bool:
         """Whether it gives the runtime's float build, against which the others are held."""
-        return self.precision is Precision.FP32 and not self.passes
+        return self.precision is Precision.FP32 and not self.passes and not self.quantization
 
 
 _INTERVALS = (

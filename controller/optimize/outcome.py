@@ -64,7 +64,7 @@ def evidence_of(
     figures, answers = outcome.figures or Figures(), outcome.answers
     likeness = base.likeness
     floating = timing if outcome.build.recipe.is_plain else base.timing
-    eager, stand_in = base.eager, str(getattr(outcome.builder, "STAND_IN", ""))
+    eager, stand_in = base.eager, _stand_in(outcome)
     return Evidence(
         size_bytes=file.stat().st_size,
         p50_ms=timing.p50_ms,
@@ -100,6 +100,12 @@ def evidence_of(
         classes_judged=figures.classes_judged,
         stand_in=stand_in,
     )
+
+
+def _stand_in(outcome: Outcome) -> str:
+    """Who answered for the build on this worker: a text of the builder's, or a function's."""
+    found = getattr(outcome.builder, "STAND_IN", "")
+    return str(found(outcome.build.recipe) if callable(found) else found)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class LoadedSource:
         self._format, self._seed = spec.source_format, spec.seed
         self._onnx = self._pushed = work / "fp32.onnx"
         self._why_not = ""
+        self._path = path
         self._tell = tell
         self._program: TorchModel | None = None
         match spec.source_format:
@@ -71,7 +72,8 @@ class LoadedSource:
     def torch(self) -> TorchModel:
         """See `builder.Source`."""
         if self._program is None and self._format is ModelFormat.TORCH_EXPORT:
-            raise InvalidError("PyTorch's program was freed: a builder has to take it at once")
+            # It was freed. One of its own for who quantises it, which frees it again.
+            return TorchModel(self._path, self.signature)
         if self._program is None:
             raise InvalidError(
                 "the source is an ONNX file, and this runtime builds from PyTorch's program",

@@ -52,7 +52,10 @@ LOGGING_ROOMS = (
 )
 # Where a library may be imported. A path ends a rule at a file or opens a folder.
 LIBRARY_ROOMS = {
-    "torch": ("controller/optimize/", "agent/runtime/torchscript.py"),
+    "torch": (
+        *("controller/optimize/", "agent/runtime/torchscript.py"),
+        "agent/runtime/executorch.py",
+    ),
     "onnxscript": ("controller/optimize/",),
     "sqlalchemy": ("controller/store/", "migrations/"),
     "alembic": ("controller/store/", "migrations/"),
@@ -61,6 +64,9 @@ LIBRARY_ROOMS = {
     "onnxruntime": ("controller/optimize/", "agent/runtime/onnxruntime.py"),
     "openvino": ("controller/optimize/openvino_ir.py", "agent/runtime/openvino.py"),
     "tensorrt": ("agent/runtime/tensorrt.py",),
+    "tensorrt_rtx": ("controller/optimize/build_tensorrt_rtx.py", "agent/runtime/tensorrt_rtx.py"),
+    "executorch": ("controller/optimize/build_executorch.py", "agent/runtime/executorch.py"),
+    "tvm": ("controller/optimize/build_tvm.py", "agent/runtime/tvm.py"),
     "nncf": ("controller/optimize/quantize_nncf.py",),
     "click": ("controller/cli/",),
     "rich": ("controller/cli/",),
