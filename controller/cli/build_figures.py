@@ -134,6 +134,24 @@ def quality_cells(figures: fleet_pb2.BuildFigures) -> tuple[str, str]:
     return f"agrees {share}", rows
 
 
+def device_text(one: fleet_pb2.DeviceFigures) -> str:
+    """``pi-7  p50 31.2  p95 33.0 ms, n=900, 81 MB, 71 °C (+12), 45 mJ each``."""
+    if not one.ok:
+        return f"{one.device_id}  {one.reason}"
+    parts = [f"p50 {units.ms(one.p50_ms, 3)}  p95 {units.ms(one.p95_ms, 3)} ms, n={one.n:,}"]
+    if one.rss_bytes:
+        parts.append(units.size(one.rss_bytes))
+    if one.HasField("temperature_max_c"):
+        rise = one.temperature_max_c - one.temperature_start_c
+        known = one.HasField("temperature_start_c")
+        parts.append(f"{one.temperature_max_c:.0f} °C" + (f" ({rise:+.0f})" if known else ""))
+    if one.HasField("energy_mj"):
+        parts.append(f"{one.energy_mj:.3g} mJ each ({one.energy_source})")
+    parts.append(f"{one.runtime}, {one.os}")
+    stale = f"  stale: {one.stale}" if one.stale else ""
+    return f"{one.device_id}  {', '.join(parts)}{stale}"
+
+
 def override_text(item: fleet_pb2.Build) -> str:
     """``overridden by ana 2026-11-24T09:14:05Z: seen in the lab``; empty without an override."""
     if not item.override_by:

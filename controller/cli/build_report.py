@@ -9,6 +9,7 @@ from controller.cli import records, units
 from controller.cli.build_figures import (
     USABLE,
     accuracy_cell,
+    device_text,
     p50_cell,
     quality_cells,
     quality_column,
@@ -131,6 +132,9 @@ def _show(
         )
     session.table([*columns, ">change, points", ">n"], rows)
     session.say(LEGEND)
+    for item in builds:
+        for one in item.measured:
+            session.say(f"{item.variant}  {item.recipe}  on {device_text(one)}")
     _show_classes(session, builds, labels)
 
 

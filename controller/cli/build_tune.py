@@ -174,7 +174,7 @@ def _render(session: Session, found: fleet_pb2.Tuning, notes: list[str]) -> None
             waits = f", waits: {device.note}" if device.note else ""
             session.say(f"{device.device_id}  {device.done} of {device.of} builds{waits}")
     columns = ["rung", "variant", "recipe", ">size", ">memory", ">p50 ms", ">p95 ms", ">mJ"]
-    session.table([*columns, ">acc %", ">devices"], [_row(one) for one in found.candidates])
+    session.table([*columns, ">quality %", ">devices"], [_row(one) for one in found.candidates])
     for one in found.candidates:
         if not one.rung:
             session.say(f"{one.variant}  {one.recipe}: {one.reason}")

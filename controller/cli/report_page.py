@@ -12,6 +12,7 @@ from controller.cli.build_figures import (
     accuracy_cell,
     agreement_cells,
     change_cells,
+    device_text,
     eager_cells,
     override_text,
     p50_cell,
@@ -243,6 +244,7 @@ def _lineage(builds: Sequence[fleet_pb2.Build]) -> Iterator[str]:
             "build": f"{item.build_id} {item.digest}",
             "target": item.target_key,
             "measured on": item.figures.measured_on,
+            "on devices": "; ".join(map(device_text, item.measured)),
             "made by": f"{item.worker}, job {item.job_id}" if item.job_id else item.worker,
             "tools": ", ".join(
                 f"{name} {item.tool_versions[name]}" for name in sorted(item.tool_versions)

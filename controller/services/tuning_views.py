@@ -123,10 +123,11 @@ def _standings(
 ) -> tuple[list[Standing], bool]:
     """With medians over devices; without any, of the build host. And which of the two it is."""
     evidence = [Evidence.from_json(s.build.evidence or {}) for s in usable if s.build]
-    bases = {one.dataset_digest for one in evidence}
-    comparable = len(bases) == 1 and all(one.accuracy is not None for one in evidence)
+    truths = [_quality(one) for one in evidence]
+    bases = {(one.dataset_digest, name) for one, (name, _) in zip(evidence, truths, strict=True)}
+    comparable = len(bases) == 1 and all(value is not None for _, value in truths)
     found = []
-    for seen, one in zip(usable, evidence, strict=True):
+    for seen, (_, value) in zip(usable, truths, strict=True):
         said = [w for w in words.get(seen.build.build_id, ()) if w.device_id in mine]  # type: ignore[union-attr]
         fresh = [w.measured for w in said if not w.stale]
         failed = next((w for w in said if not w.measured.ok), None)
@@ -136,7 +137,7 @@ def _standings(
             why = f"{failed.device_id}: {failed.measured.reason}"
         elif old:
             why = f"{old.device_id}: {old.stale}"
-        quality = one.accuracy.value if comparable and one.accuracy else None
+        quality = value if comparable else None
         found.append(Standing(seen, quality, combine(fresh), "", why))
     if any(one.figures is not None for one in found):
         return found, True
@@ -150,6 +151,15 @@ def _standings(
         for standing, one in zip(found, evidence, strict=True)
     ]
     return host, False
+
+
+def _quality(one: Evidence) -> tuple[str, float | None]:
+    """Accuracy, or what is measured instead of it, by its name; None where there is no truth."""
+    if one.accuracy is not None:
+        return "accuracy", one.accuracy.value
+    for figure in one.metrics:
+        return figure.name, figure.value.value
+    return "", None
 
 
 def _candidate(one: Standing) -> Candidate | None:
