@@ -15,6 +15,7 @@ from agent.errors import LoadError
 from agent.runtime import tensorrt as mine
 from agent.runtime.backend import Backend
 from agent.runtime.child_start import STARTING
+from agent.runtime.compiled import CompiledCache
 from agent.runtime.compiling import CompileError, Limits, clear, compile_apart, under_way
 from agent.runtime.cuda import Cuda, CudaError
 from agent.runtime.packed import Packed, PackError, unpack
@@ -96,6 +97,16 @@ def test_another_version_of_the_library_makes_its_own(
     monkeypatch.setattr(fake_tensorrt, "__version__", "10.99.1")
     load().close()
     assert len(Builder.made) == 2
+
+
+def test_an_engine_can_be_shared_by_the_key_it_is_kept_under(load: Load, tmp_path: Path) -> None:
+    load(max_batch=4).close()
+    kept = {"cache_dir": str(tmp_path / "kept"), "digest": "sha256:1", "max_batch": 4}
+    plan = CompiledCache(kept).find(mine.shared_key(str(tmp_path / "build"), kept))
+    assert plan is not None
+    assert plan.startswith(fake_tensorrt.PLAN)
+    other = mine.shared_key(str(tmp_path / "build"), {**kept, "max_batch": 2})
+    assert CompiledCache(kept).find(other) is None
 
 
 def test_a_damaged_engine_is_made_again(load: Load, tmp_path: Path) -> None:
