@@ -90,14 +90,6 @@ def engine_key(
     }
 
 
-def shared_key(path: str, options: Options) -> dict[str, str]:
-    """What an engine of this build is kept under here; see `registry.Sharing`. Any error: none."""
-    import tensorrt
-
-    cuda = Cuda(int(options.get("device_id", 0)))
-    return engine_key(tensorrt.__version__, cuda, unpack(path, KIND), options)
-
-
 def _settings(options: Mapping[str, Any]) -> dict[str, int]:
     """What of the options changes the engine itself."""
     return {

@@ -101,7 +101,8 @@ def test_another_version_of_the_library_makes_its_own(
 
 def test_an_engine_can_be_shared_by_the_key_it_is_kept_under(load: Load, tmp_path: Path) -> None:
     load(max_batch=4).close()
-    kept = {"cache_dir": str(tmp_path / "kept"), "digest": "sha256:1", "max_batch": 4}
+    folder = str(tmp_path / "kept")
+    kept: dict[str, str | int] = {"cache_dir": folder, "digest": "sha256:1", "max_batch": 4}
     plan = CompiledCache(kept).find(mine.shared_key(str(tmp_path / "build"), kept))
     assert plan is not None
     assert plan.startswith(fake_tensorrt.PLAN)
