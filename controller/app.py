@@ -181,6 +181,7 @@ class Controller:
                 job_time_s=settings.job_time_s,
                 job_lease_s=settings.job_lease_s,
                 device_certificate_s=settings.device_certificate_s,
+                python_entry_points=settings.python_entry_points == "on",
             ),
             agenda=self._agenda,
             wake=self._wake,

@@ -42,6 +42,7 @@ class Settings:
     job_memory_bytes: int = 6442450944
     job_time_s: float = 1800.0
     job_lease_s: float = 30.0
+    python_entry_points: str = "off"
 
     def database_url(self) -> str:
         """The database to open: the given one, or SQLite in the data directory."""
@@ -126,9 +127,19 @@ SETTINGS: tuple[Setting, ...] = (
     _row("job_memory_bytes", "6442450944", "bytes", "Memory that one build job may take."),
     _row("job_time_s", "1800", "s", "Time that one build job may take."),
     _row("job_lease_s", "30", "s", "Silence of a worker after which its job is given to another."),
+    _row(
+        "python_entry_points",
+        "off",
+        "",
+        "on: versions may name a Python function of the build workers that makes their network.",
+    ),
 )
 
-_CHOICES = {"log": ("text", "json"), "log_level": ("debug", "info", "warning", "error")}
+_CHOICES = {
+    "log": ("text", "json"),
+    "log_level": ("debug", "info", "warning", "error"),
+    "python_entry_points": ("off", "on"),
+}
 _LEAST = {
     "sample_flush_s": 0.1,
     "poll_s": 1.0,

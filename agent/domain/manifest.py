@@ -21,7 +21,7 @@ from agent.domain.desired import (
 )
 from agent.domain.policy import LadderPolicy, Policy, ProbationPolicy
 from agent.domain.strict import MAX_MANIFEST_BYTES, Object
-from agent.domain.tensor import DType, Signature, TensorSpec
+from agent.domain.tensor import AxisRange, DType, Signature, TensorSpec
 from agent.errors import ManifestError
 
 __all__ = ["MAX_MANIFEST_BYTES", "parse_manifest", "parse_model", "parse_policy"]
@@ -81,6 +81,7 @@ def parse_model(value: JsonValue, where: str = "model") -> DesiredModel:
         signature=Signature(
             inputs=parse_specs(signature, "inputs", f"{where}.signature"),
             outputs=parse_specs(signature, "outputs", f"{where}.signature"),
+            axes=parse_axes(signature, f"{where}.signature"),
         ),
         labels=strict.texts(body, "labels", where),
         params=strict.as_object(strict.get(body, "params", where), f"{where}.params"),
@@ -216,3 +217,19 @@ def parse_specs(body: Object, key: str, where: str) -> tuple[TensorSpec, ...]:
     if not specs or len({s.name for s in specs}) != len(specs):
         raise ManifestError(f"{where}.{key} is empty or names a tensor twice")
     return tuple(specs)
+
+
+def parse_axes(body: Object, where: str) -> tuple[AxisRange, ...]:
+    """Bounds of dynamic axes; a signature from before there were any has none."""
+    if "axes" not in body:
+        return ()
+    found = []
+    for i, item in enumerate(strict.as_list(body, "axes", where)):
+        here = f"{where}.axes[{i}]"
+        entry = strict.as_object(item, here)
+        sizes = [strict.whole(entry, key, here, least=1) for key in ("least", "typical", "most")]
+        if sizes != sorted(sizes):
+            raise ManifestError(f"{here}: least, typical and most are {sizes}")
+        name = strict.text(entry, "name", here)
+        found.append(AxisRange(name, sizes[0], sizes[2], sizes[1]))
+    return tuple(found)

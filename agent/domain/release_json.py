@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from agent.domain.desired import DesiredModel, JsonValue, RungSpec
 from agent.domain.policy import Policy
-from agent.domain.tensor import TensorSpec
+from agent.domain.tensor import Signature, TensorSpec
 
 Object = dict[str, JsonValue]
 
@@ -22,6 +22,7 @@ def model_to_json(release: DesiredModel) -> Object:
         "signature": {
             "inputs": [_spec(s) for s in release.signature.inputs],
             "outputs": [_spec(s) for s in release.signature.outputs],
+            **_bounds(release.signature),
         },
         "labels": list(release.labels),
         "params": dict(release.params),
@@ -57,6 +58,12 @@ def _ms(seconds: float) -> float:
 
 def _spec(spec: TensorSpec) -> Object:
     return {"name": spec.name, "dtype": spec.dtype.value, "shape": list(spec.shape)}
+
+
+def _bounds(signature: Signature) -> Object:
+    """Only where there are any, so that what was kept before stays as it was."""
+    axes: list[JsonValue] = [asdict(one) for one in signature.axes]
+    return {"axes": axes} if axes else {}
 
 
 def _rung(rung: RungSpec) -> Object:

@@ -71,11 +71,25 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class AxisRange:
+    """How large a dynamic axis of an input may be; `typical` is what figures were measured at."""
+
+    name: str
+    least: int
+    most: int
+    typical: int
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
-    """What a model takes and gives; the same for every rung of its ladder."""
+    """What a model takes and gives; the same for every rung of its ladder.
+
+    `axes` bounds dynamic axes; one that is not in it may have any size.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    axes: tuple[AxisRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +170,7 @@ def check_request(
     wanted = {spec.name: spec for spec in signature.inputs}
     given: set[str] = set()
     axes: dict[str, tuple[int, str]] = {}
+    bounds = {one.name: one for one in signature.axes}
     for tensor in inputs:
         spec = wanted.get(tensor.name)
         if spec is None:
@@ -167,6 +182,8 @@ def check_request(
         given.add(tensor.name)
         check_tensor(spec, tensor)
         _same_axes(spec, tensor, axes)
+        if bounds:
+            _within(spec, tensor, bounds)
     missing = [name for name in wanted if name not in given]
     if missing:
         raise RequestError(f"missing input: {', '.join(missing)}")
@@ -221,6 +238,24 @@ def rows_of(signature: Signature, inputs: Mapping[str, Tensor]) -> int:
     if first is None or not first.shape or isinstance(first.shape[0], int):
         return 1
     return inputs[first.name].shape[0]
+
+
+def typical_shape(signature: Signature, spec: TensorSpec) -> tuple[int, ...]:
+    """A shape to try a model with: one row, every other dynamic axis at its typical size."""
+    typical = {one.name: one.typical for one in signature.axes}
+    return tuple(
+        axis if isinstance(axis, int) else typical.get(axis or "", 1) for axis in spec.shape
+    )
+
+
+def _within(spec: TensorSpec, tensor: Tensor, bounds: Mapping[str, AxisRange]) -> None:
+    for axis, size in zip(spec.shape, tensor.shape, strict=True):
+        bound = bounds.get(axis) if isinstance(axis, str) else None
+        if bound is not None and not bound.least <= size <= bound.most:
+            raise RequestError(
+                f"input {tensor.name!r} has {size} as {axis}, expected {bound.least} to"
+                f" {bound.most}"
+            )
 
 
 def _same_axes(spec: TensorSpec, tensor: Tensor, axes: dict[str, tuple[int, str]]) -> None:

@@ -9,7 +9,7 @@ from math import prod
 from agent.domain.batching import Curve
 from agent.domain.desired import DesiredModel, RungSpec
 from agent.domain.ports import Clock
-from agent.domain.tensor import Signature, Tensor
+from agent.domain.tensor import Signature, Tensor, typical_shape
 from agent.errors import LoadError
 from agent.runtime.backend import Backend
 from agent.runtime.joining import Batches, measure
@@ -54,10 +54,10 @@ class Warmer:
 
 
 def zeros_of(signature: Signature) -> dict[str, Tensor]:
-    """One row of zeros, by input."""
+    """One row of zeros, by input; dynamic axes at their typical size."""
     inputs = {}
     for spec in signature.inputs:
-        shape = tuple(axis if isinstance(axis, int) else 1 for axis in spec.shape)
+        shape = typical_shape(signature, spec)
         data = bytes(prod(shape) * spec.dtype.item_bytes)
         inputs[spec.name] = Tensor(spec.name, spec.dtype, shape, data)
     return inputs

@@ -48,6 +48,7 @@ def new_version(request: fleet_pb2.PushModelRequest) -> NewVersion:
         params=parse_json(request.params_json, "params"),
         licence=request.licence,
         task=parse_json(request.task_json, "task"),
+        spec=parse_json(request.spec_json, "spec"),
     )
 
 
@@ -90,6 +91,7 @@ def version_message(view: VersionView, *, with_labels: bool = True) -> fleet_pb2
         created_by=view.created_by,
         device_count=view.devices,
         task_json=dump_json(view.task.to_json() | {"text": view.task.text()}),
+        spec_json=dump_json(view.spec) if view.spec else "",
     )
 
 

@@ -64,7 +64,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _load(path: Path) -> list[Any]:
+def load_yaml(path: Path) -> list[Any]:
+    """The documents of a YAML file; CliError says what is wrong with it."""
     try:
         with path.open("rb") as file:
             data = file.read(FILE_BYTES + 1)
@@ -94,7 +95,7 @@ def _load(path: Path) -> list[Any]:
 
 def _read(path: Path) -> list[fleet_pb2.Object]:
     objects = []
-    for number, document in enumerate(_load(path), start=1):
+    for number, document in enumerate(load_yaml(path), start=1):
         if document is not None:
             objects.append(_object(document, f"{path}, document {number}"))
     if not objects:
@@ -120,22 +121,22 @@ def _object(document: object, where: str) -> fleet_pb2.Object:
     try:
         spec = json.dumps(document["spec"], allow_nan=False)
     except (TypeError, ValueError):
-        raise CliError(f"{where}: {_unfit(document['spec'], 'spec')}") from None
+        raise CliError(f"{where}: {unfit(document['spec'], 'spec')}") from None
     except RecursionError:
         raise CliError(f"{where}: spec is nested too deeply") from None
     return fleet_pb2.Object(kind=kind, name=name, spec_json=spec)
 
 
-def _unfit(value: object, path: str) -> str:
+def unfit(value: object, path: str) -> str:
     """Which key holds what JSON cannot; the first one, empty where all is well."""
     if isinstance(value, dict):
         odd = next((key for key in value if not isinstance(key, str)), None)
         if odd is not None:
             return f"{path} has the key {odd}, which is no text; put it in quotes"
-        return next(filter(None, (_unfit(one, f"{path}.{key}") for key, one in value.items())), "")
+        return next(filter(None, (unfit(one, f"{path}.{key}") for key, one in value.items())), "")
     if isinstance(value, list):
         return next(
-            filter(None, (_unfit(one, f"{path}[{number}]") for number, one in enumerate(value))), ""
+            filter(None, (unfit(one, f"{path}[{number}]") for number, one in enumerate(value))), ""
         )
     if isinstance(value, float) and not math.isfinite(value):
         return f"{path} is {value}, which is no number"

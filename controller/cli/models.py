@@ -8,12 +8,18 @@ import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from controller.cli import units
+from controller.cli.model_spec import read_spec, spec_lines
 from controller.cli.problem import CliError
 from controller.cli.session import Session, common, parse_ref
 from lighterman.v1 import common_pb2, fleet_pb2
 
 MAX_LABELS_BYTES = 4 * 1024 * 1024  # of one message to the controller
-FORMAT_WORDS = {"torch_export": "torch.export", "onnx": "ONNX"}
+FORMAT_WORDS = {
+    "torch_export": "torch.export",
+    "onnx": "ONNX",
+    "torchscript": "TorchScript",
+    "python": "weights and a function",
+}
 
 
 @click.group()
@@ -96,7 +102,8 @@ def _variants(pairs: tuple[tuple[str, str], ...]) -> dict[str, Path]:
     multiple=True,
     required=True,
     metavar="NAME=FILE",
-    help="A .pt2 (torch.export) or .onnx file; heaviest first, repeat for lighter ones.",
+    help="A .pt2 (torch.export), .onnx, TorchScript or, with a function in --spec, .safetensors"
+    " file; heaviest first, repeat for lighter ones.",
 )
 @click.option(
     "--labels", type=click.Path(path_type=Path), help="Text file, one label a line.", metavar="FILE"
@@ -117,6 +124,13 @@ def _variants(pairs: tuple[tuple[str, str], ...]) -> dict[str, Path]:
     help="A number of the post-processing, or of your application; repeat for more.",
 )
 @click.option("--metric", default="", help="A metric that build workers have installed.")
+@click.option(
+    "--spec",
+    "spec_file",
+    type=click.Path(path_type=Path),
+    help="YAML: what files do not say, and what goes around their graphs (docs/builds.md).",
+    metavar="FILE",
+)
 @click.option("--licence", default="", help="Licence of the weights, kept with the version.")
 @common
 def push(
@@ -128,12 +142,14 @@ def push(
     post: str,
     params: tuple[tuple[str, str], ...],
     metric: str,
+    spec_file: Path | None,
     licence: str,
 ) -> None:
     """Push an immutable version with one or more variants."""
     name, version = parse_ref(ref)
     files = _variants(variants)
     label_list = _read_labels(labels)
+    spec = read_spec(spec_file)
     digests = upload_all(session, files)
     request = fleet_pb2.PushModelRequest(
         model=name,
@@ -146,6 +162,7 @@ def push(
         licence=licence,
         params_json=json.dumps({key: _value(text) for key, text in params}) if params else "",
         task_json=json.dumps({"kind": task or "", "post": post, "metric": metric}),
+        spec_json=json.dumps(spec) if spec else "",
     )
     response = session.stub.PushModel(request, timeout=300)
 
@@ -229,6 +246,8 @@ def show(session: Session, ref: str) -> None:
         session.say(f"task     {json.loads(found.task_json or '{}').get('text', units.UNKNOWN)}")
         for key, value in sorted(json.loads(found.params_json or "{}").items()):
             session.say(f"param    {key} {value}")
+        for line in spec_lines(found.spec_json):
+            session.say(f"spec     {line}")
         session.say(f"labels   {found.labels_count or units.UNKNOWN}")
         session.say(f"licence  {found.licence or units.UNKNOWN}")
         session.say(f"pushed   {units.local(found.created_at)} by {found.created_by}")

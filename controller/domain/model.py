@@ -20,6 +20,8 @@ class ModelFormat(StrEnum):
 
     TORCH_EXPORT = "torch_export"
     ONNX = "onnx"
+    TORCHSCRIPT = "torchscript"
+    PYTHON = "python"  # weights, and the function that makes the network they belong to
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +49,42 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class AxisRange:
+    """How large a dynamic axis of an input may be; figures are measured at ``typical``."""
+
+    name: str
+    least: int
+    most: int
+    typical: int
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
-    """What goes in and what comes out, in order."""
+    """What goes in and what comes out, in order; ``axes`` bounds those that are dynamic."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    axes: tuple[AxisRange, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """The form stored and signed: lists of ``{"name", "dtype", "shape"}`` per side."""
-        return {
+        """The form stored and signed: lists of ``{"name", "dtype", "shape"}`` per side.
+
+        ``axes`` stands in it only where there are any.
+        """
+        sides: dict[str, object] = {
             "inputs": [_spec_to_json(spec) for spec in self.inputs],
             "outputs": [_spec_to_json(spec) for spec in self.outputs],
         }
+        bounds = [
+            {"name": one.name, "least": one.least, "most": one.most, "typical": one.typical}
+            for one in self.axes
+        ]
+        return {**sides, "axes": bounds} if bounds else sides
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> "Signature":
         """Read :meth:`to_json`; InvalidError names what is wrong."""
-        return cls(_specs(value, "inputs"), _specs(value, "outputs"))
+        return cls(_specs(value, "inputs"), _specs(value, "outputs"), _axes(value.get("axes", ())))
 
     def text(self) -> str:
         """As people read it: inputs, arrow, outputs."""
@@ -130,3 +151,19 @@ def _spec(item: object, side: str) -> TensorSpec:
             raise InvalidError(f"signature.{side}: {name} has the dimension {axis!r}")
         axes.append(axis)
     return TensorSpec(name, dtype, tuple(axes))
+
+
+def _axes(items: object) -> tuple[AxisRange, ...]:
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        raise InvalidError("signature.axes is no list")
+    return tuple(_axis_range(item) for item in items)
+
+
+def _axis_range(item: object) -> AxisRange:
+    if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
+        raise InvalidError("signature.axes holds something that is no axis")
+    sizes = [item.get(key) for key in ("least", "most", "typical")]
+    if not all(isinstance(one, int) and not isinstance(one, bool) and one > 0 for one in sizes):
+        raise InvalidError(f"signature.axes: {item['name']} has sizes that are none")
+    least, most, typical = (int(str(one)) for one in sizes)
+    return AxisRange(item["name"], least, most, typical)

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Protocol
 
 from controller.domain.model import ModelFormat, Signature, TensorSpec
+from controller.domain.preparation import class_places
 from controller.errors import InvalidError
 from controller.intake.archive import ZIP_MAGIC
 from controller.intake.onnx_model import parse_onnx
+from controller.intake.safetensors import looks_like_safetensors, parse_safetensors
 from controller.intake.torch_export import parse_torch_export
+from controller.intake.torchscript import parse_torchscript
 
 MAX_AXES = 8
 MAX_NAME = 200
@@ -62,37 +65,88 @@ class ParsedModel:
     length: int  # bytes of the file as pushed
 
 
-def parse_model(path: Path, limits: ModelLimits, what: str = "") -> ParsedModel:
-    """Read a `.pt2` or ONNX file. ``what`` names it in errors (default: the file's name).
+def parse_model(
+    path: Path, limits: ModelLimits, what: str = "", declared: Signature | None = None
+) -> ParsedModel:
+    """Read a pushed file. ``what`` names it in errors (default: the file's name).
 
-    Raises InvalidError that says what is wrong with it.
+    ``declared`` is what the version's spec says of it: for files that do not say it themselves.
+    Raises InvalidError that says what is wrong with the file.
     """
     name = what or path.name
     length = path.stat().st_size
     with path.open("rb") as stream:
-        head = stream.read(8)
+        head = stream.read(16)
         stream.seek(-min(length, TAIL_BYTES), os.SEEK_END)
         tail = stream.read(TAIL_BYTES)
     if not head:
         raise InvalidError(f"{name} is empty")
+    kind, stated = _understood(path, limits.artifact_bytes, name, head, tail, length, declared)
+    signature = stated or declared
+    if signature is None:
+        raise InvalidError(
+            f"{name} does not say what goes in and what comes out",
+            "declare it in the file of --spec: signature: {inputs: [{name: image, dtype: FP32,"
+            " shape: [batch, 3, 224, 224]}], outputs: [{name: scores, dtype: FP32, shape:"
+            " [batch, 1000]}]}",
+        )
+    if stated and declared and _shapes_of(stated) != _shapes_of(declared):
+        raise InvalidError(
+            f"{name} states another signature than the spec declares",
+            f"file      {stated.text()}",
+            f"declared  {declared.text()}",
+        )
+    check_size(signature, name)
+    return ParsedModel(kind, signature, length)
+
+
+def _understood(
+    path: Path,
+    cap_bytes: int,
+    name: str,
+    head: bytes,
+    tail: bytes,
+    length: int,
+    declared: Signature | None,
+) -> tuple[ModelFormat, Signature | None]:
+    """What it is, and the signature that it states; None where it states none."""
     if head.startswith(ZIP_MAGIC):
         if _PICKLED.search(tail) and b"/models/" not in tail:
-            raise InvalidError(
-                f"{name} is of torch.save or torch.jit.save (TorchScript), which are pickles",
-                "make it with torch.export.save(torch.export.export(model, …), FILE)",
-            )
-        signature = parse_torch_export(path, limits.artifact_bytes, name).signature
-        check_size(signature, name)
-        return ParsedModel(ModelFormat.TORCH_EXPORT, signature, length)
+            return _torchscript(path, cap_bytes, name, tail, declared)
+        return ModelFormat.TORCH_EXPORT, parse_torch_export(path, cap_bytes, name).signature
+    if looks_like_safetensors(head, length):
+        parse_safetensors(path, cap_bytes, name)
+        return ModelFormat.PYTHON, None
     for magic, meaning in _OTHERS:
         if head.startswith(magic):
             raise InvalidError(
                 f"{name} is {meaning}, which is no model format that is taken",
-                "push a .pt2 of torch.export.save or an .onnx file",
+                "push a .pt2 of torch.export.save, an .onnx file, or a .pt of torch.jit.save",
             )
-    signature = parse_onnx(path, limits.artifact_bytes, name)
-    check_size(signature, name)
-    return ParsedModel(ModelFormat.ONNX, signature, length)
+    return ModelFormat.ONNX, parse_onnx(path, cap_bytes, name)
+
+
+def _torchscript(
+    path: Path, cap_bytes: int, name: str, tail: bytes, declared: Signature | None
+) -> tuple[ModelFormat, Signature | None]:
+    if b"/code/__torch__" not in tail:
+        raise InvalidError(
+            f"{name} is of torch.save, which writes pickles",
+            "make it with torch.export.save(torch.export.export(model, …), FILE)",
+        )
+    found = parse_torchscript(path, cap_bytes, name)
+    told = found.signature or declared
+    if told is not None and len(told.inputs) != found.inputs:
+        raise InvalidError(
+            f"{name} takes {found.inputs} input{'s' if found.inputs != 1 else ''}, the signature"
+            f" declares {len(told.inputs)}",
+            "inputs are declared in the order of forward's arguments",
+        )
+    return ModelFormat.TORCHSCRIPT, found.signature
+
+
+def _shapes_of(signature: Signature) -> list[list[tuple[str, str, tuple[int | None, ...]]]]:
+    return [[_shape_of(spec) for spec in side] for side in (signature.inputs, signature.outputs)]
 
 
 def check_size(signature: Signature, what: str) -> None:
@@ -144,7 +198,10 @@ def check_labels(count: int, signature: Signature) -> None:
 def class_outputs(signature: Signature) -> list[tuple[TensorSpec, int]]:
     """Outputs that look like one score per class, with the number of classes."""
     found: list[tuple[TensorSpec, int]] = []
-    for spec in signature.outputs:
+    best = class_places(signature)
+    for place, spec in enumerate(signature.outputs):
+        if place in best:  # the best of them only: how many there are is not said
+            continue
         last = spec.shape[-1] if len(spec.shape) == 2 else None
         if isinstance(last, int) and last > 1 and spec.dtype.startswith(("FP", "BF")):
             found.append((spec, last))

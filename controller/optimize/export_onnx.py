@@ -10,6 +10,7 @@ from controller.domain.model import Signature, TensorSpec
 from controller.errors import InvalidError
 from controller.intake.models import check_one_signature
 from controller.intake.onnx_model import parse_onnx
+from controller.optimize.export_errors import of_program
 from controller.optimize.import_torch import TorchModel
 from controller.optimize.raw import first_words, keep_raw
 from controller.optimize.rows import sample_inputs
@@ -40,13 +41,13 @@ def export_onnx(model: TorchModel, target: Path) -> None:
             )
         except Exception as error:
             keep_raw(error)
-            raise InvalidError(
-                f"PyTorch cannot export the model to ONNX{first_words(str(error))}"
-            ) from error
+            raw = str(error)
+            said = of_program(raw, str(model.program.graph_module.code)) or first_words(raw)
+            raise InvalidError(f"PyTorch cannot export the model to ONNX{said}") from error
     if program is None:
         raise InvalidError("PyTorch's ONNX exporter returned nothing")
     program.save(str(target), external_data=False)
-    _finish(target, signature)
+    finish(target, signature)
 
 
 def check_exported(path: Path, signature: Signature) -> None:
@@ -62,7 +63,7 @@ def drop_unused_domains(model: ModelProto) -> None:
     model.opset_import.extend(kept)
 
 
-def _finish(path: Path, signature: Signature) -> None:
+def finish(path: Path, signature: Signature) -> None:
     """Give axes the signature's names and drop the exporter's notes about the author's code."""
     model = onnx.load(path)
     graph = model.graph

@@ -45,6 +45,7 @@ MIN_ROWS = 8
 GENERATED_ROWS, GENERATED_CPU_S = 64, 8.0
 LIKENESS_CPU_S = 5.0
 PASSES_SHARE = 0.4  # of a job's time
+UNSTEADY = "asked twice for the same row, the source answers otherwise: figures beside it are luck"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 Report = Callable[[float, str, str], None]
@@ -76,7 +77,7 @@ class Job:
         self._work.mkdir(exist_ok=True)
         outcomes = [Outcome(build) for build in self._spec.builds]
         with failing(*outcomes):
-            self._judge = judge_of(self._spec.task)
+            self._judge = judge_of(self._spec.task, self._spec.signature)
         for outcome in outcomes if self._judge is not None else ():
             with failing(outcome):
                 outcome.builder = require_builder(outcome.build.recipe)
@@ -97,6 +98,9 @@ class Job:
                 self._make_float(outcome, source, evaluation)
         self._report(25, "timing the source", "")
         self._eager = source.time_eager()
+        if not source.answers_twice(evaluation):
+            for outcome in outcomes:
+                outcome.notes = (*outcome.notes, UNSTEADY)
         answers = self._answers(source, evaluation)
         derived = self._derive(outcomes, source, calibration)
         source.forget()
@@ -172,15 +176,16 @@ class Job:
                 work = self._work / f"passes-{number}"
                 work.mkdir()
                 given = Material(
-                    rows, self._spec.seed, self._going(), self._teacher(passes, work),
-                    self._checkpoints / f"passes-{number}",
+                    source.core_rows(rows), self._spec.seed, self._going(),
+                    self._teacher(passes, work), self._checkpoints / f"passes-{number}",
                 )  # fmt: skip
-                notes, ranges = run_passes(source.torch(), passes, work / "source.pt2", given)
+                file, core = work / "source.pt2", source.preparation.core
+                notes, ranges = run_passes(source.torch().core(), passes, file, given)
                 spec = replace(self._spec, source_format=ModelFormat.TORCH_EXPORT)
-                made = LoadedSource(spec, work / "source.pt2", work, lambda *_: None)
+                made = LoadedSource(spec, file, work, lambda *_: None, core)
                 made.ranges, found[passes] = ranges, made
                 for outcome in those:
-                    outcome.notes = (*source.notes, *notes)
+                    outcome.notes = (*outcome.notes, *notes)
         return found
 
     def _teacher(self, passes: tuple[Pass, ...], work: Path) -> Runner | None:
@@ -191,6 +196,12 @@ class Job:
         teacher = self._spec.teachers.get(name)
         if teacher is None:
             raise InvalidError(f"the version has no variant {name} to learn from")
+        if self._spec.around.body is not None:
+            # Each file may take another picture than the other: rows of one are not the other's.
+            raise InvalidError(
+                f"variants around whose files a spec puts something cannot learn from {name}",
+                "put resizing and normalisation into the files for this",
+            )
         (work / "teacher").mkdir()
         spec = replace(self._spec, source_format=teacher.format)
         file = self._inputs / teacher.role

@@ -61,7 +61,7 @@ class _Call:
     def _filled(self, batch: int) -> list[Array]:
         random = np.random.default_rng(0)
         return [
-            random.random(sizes_of(spec, batch)).astype(numpy_type(spec))
+            random.random(sizes_of(spec, batch, self._signature.axes)).astype(numpy_type(spec))
             for spec in self._signature.inputs
         ]
 

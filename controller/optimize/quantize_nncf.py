@@ -14,6 +14,7 @@ from controller.domain.model import Signature
 from controller.errors import InvalidError
 from controller.optimize.builder import LackingError, Order, is_installed
 from controller.optimize.openvino_ir import import_openvino
+from controller.optimize.prepare_onnx import is_folded
 from controller.optimize.raw import first_words, keep_raw
 from controller.optimize.rows import Array, Rows
 
@@ -53,7 +54,7 @@ def quantize_nncf(model: Any, signature: Signature, order: Order) -> Any:
             nncf.Dataset(_Feeds(name, rows, count, order)),
             preset=nncf.QuantizationPreset(preset),
             subset_size=count,
-            ignored_scope=nncf.IgnoredScope(types=kept, validate=False),
+            ignored_scope=nncf.IgnoredScope(names=_around(model), types=kept, validate=False),
         )
     except Exception as error:
         keep_raw(error)
@@ -63,6 +64,12 @@ def quantize_nncf(model: Any, signature: Signature, order: Order) -> Any:
     if not any(op.get_type_name() == "FakeQuantize" for op in made.get_ops()):
         raise InvalidError("nothing in the model can be quantised to int8")
     return made
+
+
+def _around(model: Any) -> list[str]:
+    """What goes around the file's graph: it sees raw ranges and is little work."""
+    names = [str(op.get_friendly_name()) for op in model.get_ops()]
+    return [name for name in names if is_folded(name)]
 
 
 class _Feeds:

@@ -19,6 +19,7 @@ from controller.domain.model import Signature
 from controller.errors import InvalidError
 from controller.optimize.builder import Order
 from controller.optimize.export_onnx import drop_unused_domains
+from controller.optimize.prepare_onnx import is_folded
 from controller.optimize.raw import first_words, keep_raw
 from controller.optimize.rows import Array, Rows
 from controller.optimize.sensitivity import LAYERS, rank_layers
@@ -75,9 +76,10 @@ def quantize_onnx(source: Path, target: Path, signature: Signature, order: Order
         if order.caution > 1 and not order.ranking:
             if not target.exists():  # whoever packs the graph took the try before away
                 bolder = _Reader(signature.inputs[0].name, rows, count, order.go_on)
-                _quantize(prepared, target, bolder, method, _stem(prepared), signed, learned)
+                stem = _stem(prepared) + _around(prepared)
+                _quantize(prepared, target, bolder, method, stem, signed, learned)
             order.ranking.extend(rank_layers(prepared, target, rows, signature))
-        spared = _spared(order, prepared)
+        spared = _spared(order, prepared) + _around(prepared)
         _quantize(prepared, target, reader, method, spared, signed, learned)
     except (AssertionError, ValueError, ArithmeticError) as error:
         # The quantiser asserts that every range is a number: one recipe fails, not the job.
@@ -273,6 +275,11 @@ def _learned(prepared: Path, order: Order) -> dict[str, list[dict[str, Any]]]:
         ]
         for node, r in zip(layers, order.ranges, strict=True)
     }
+
+
+def _around(path: Path) -> list[str]:
+    """What goes around the file's graph: it sees raw ranges and is little work."""
+    return [node.name for node in onnx.load(path).graph.node if is_folded(node.name)]
 
 
 def _stem(path: Path) -> list[str]:

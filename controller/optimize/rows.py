@@ -1,13 +1,13 @@
 """Rows of a dataset as a model takes them. Refuses rows of another shape than the model's input."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.domain.model import Signature, TensorSpec
+from controller.domain.model import AxisRange, Signature, TensorSpec
 from controller.errors import InvalidError
 from controller.intake.dataset import load_dataset
 from controller.intake.dataset_truth import Boxes
@@ -28,6 +28,10 @@ NUMPY_TYPES = {
 }
 
 BATCH = 4  # more is no faster for vision models and takes memory that slow ones need
+
+# Sizes of dynamic axes that nobody declared: of pictures, and of anything else.
+PICTURE, FEW = 224, 8
+CHANNELS = (1, 3, 4)
 
 Array = NDArray[np.generic]
 Feed = tuple[list[Array], int]  # the inputs of one call, and how many of its rows are real
@@ -84,13 +88,20 @@ def load_rows(path: Path, signature: Signature, seed: int) -> Rows:
             f"the dataset's rows are {list(x.shape[1:])}, the model wants {spec.text()}",
             "prepare the rows as the model takes them, or put the resizing into the model",
         )
+    kind = numpy_type(spec)
+    if x.dtype.kind == "f" and np.dtype(kind).kind in "iu":
+        raise InvalidError(
+            f"the dataset's rows are {x.dtype}, the model wants {spec.text()}",
+            "rounded to whole numbers they would be other pictures: push them as applications send"
+            " them",
+        )
     order = np.random.default_rng(seed).permutation(len(x))
     first = spec.shape[0]
     batch, fixed = (first, True) if isinstance(first, int) else (BATCH, False)
     return Rows(
         x[order],
         y[order] if y is not None else None,
-        numpy_type(spec),
+        kind,
         batch,
         fixed,
         found.boxes.of_rows(order) if found.boxes is not None else None,
@@ -111,7 +122,7 @@ def sample_inputs(signature: Signature, batch: int, seed: int) -> list[Array]:
     samples: list[Array] = []
     for spec in signature.inputs:
         kind = numpy_type(spec)
-        shape = sizes_of(spec, batch)
+        shape = sizes_of(spec, batch, signature.axes)
         values = random.random(shape) if kind.startswith("float") else np.zeros(shape)
         samples.append(np.asarray(values, kind))  # without axes NumPy gives a number
     return samples
@@ -128,7 +139,7 @@ def sample_feeds(signature: Signature, count: int, seed: int) -> Iterator[Feed]:
         scale = (1.0, 255.0)[number % 2]
         feed: list[Array] = []
         for spec in signature.inputs:
-            kind, shape = numpy_type(spec), sizes_of(spec, batch)
+            kind, shape = numpy_type(spec), sizes_of(spec, batch, signature.axes)
             picture = kind == "uint8" and len(shape) > 2
             if kind.startswith("float"):
                 feed.append(np.asarray(random.random(shape) * scale, kind))
@@ -142,10 +153,20 @@ def rows_of(inputs: list[Array]) -> int:
     return len(inputs[0]) if inputs[0].ndim else 1
 
 
-def sizes_of(spec: TensorSpec, batch: int) -> list[int]:
-    """A shape with numbers; the batch is the first axis and whatever has its name."""
+def sizes_of(spec: TensorSpec, batch: int, axes: Sequence[AxisRange] = ()) -> list[int]:
+    """A shape with numbers; the batch is the first axis and whatever has its name.
+
+    Other dynamic axes have their typical size; where none is declared, that of a usual picture.
+    """
+    typical = {one.name: one.typical for one in axes}
+    picture = len(spec.shape) == 4 and any(axis in CHANNELS for axis in spec.shape[1:])
+    usual = PICTURE if picture else FEW
     return [
-        axis if isinstance(axis, int) else batch if place == 0 or axis == "batch" else 8
+        axis
+        if isinstance(axis, int)
+        else batch
+        if place == 0 or axis == "batch"
+        else typical.get(axis, usual)
         for place, axis in enumerate(spec.shape)
     ]
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from controller.domain.build import Recipe, parse_recipe
 from controller.domain.model import ModelFormat, Signature
 from controller.domain.task import CLASSIFY, Task, parse_task
+from controller.domain.version_spec import VariantSpec, parse_variant
 from controller.errors import InvalidError
 
 SCHEMA = 1
+AROUND_SCHEMA = 2  # something goes around the source's graph, which older workers do not know
 _RUNTIME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _BUILD_ID = re.compile(r"[a-z0-9-]{1,63}")
 
@@ -57,6 +59,9 @@ class JobSpec:
     seed: int
     task: Task = CLASSIFY
     teachers: Mapping[str, Teacher] = field(default_factory=dict)  # as recipes name them
+    around: VariantSpec = field(
+        default_factory=VariantSpec
+    )  # what the version's spec says of the source
 
 
 def read_spec(path: Path) -> JobSpec:
@@ -70,10 +75,10 @@ def parse_spec(text: str) -> JobSpec:
         body = json.loads(text)
     except ValueError as error:
         raise InvalidError(f"the job's spec is no JSON: {error}") from error
-    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+    if not isinstance(body, dict) or body.get("schema") not in (SCHEMA, AROUND_SCHEMA):
         found = body.get("schema") if isinstance(body, dict) else None
         raise InvalidError(
-            f"the job's spec has schema {found!r}, this worker knows {SCHEMA}",
+            f"the job's spec has schema {found!r}, this worker knows {SCHEMA} and {AROUND_SCHEMA}",
             "controller and worker have to be of the same release",
         )
     try:
@@ -94,6 +99,7 @@ def parse_spec(text: str) -> JobSpec:
                 str(name): Teacher(str(one["role"]), ModelFormat(one["format"]))
                 for name, one in (body.get("teachers") or {}).items()
             },
+            around=parse_variant(source.get("spec") or {}),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidError(f"the job's spec is incomplete: {error!r}") from error

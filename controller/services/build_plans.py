@@ -13,11 +13,11 @@ from typing import Any
 from controller.domain.build import GateVerdict, Recipe, parse_recipe
 from controller.domain.device import Profile
 from controller.domain.gate import GateResult, recipes_of, refuse_early
-from controller.domain.model import Signature
-from controller.domain.task import TaskKind, parse_task
+from controller.domain.task import parse_task
+from controller.domain.version_spec import variant_spec
 from controller.errors import NotFoundError, RefusedError
-from controller.intake.models import class_outputs
 from controller.services.context import Ctx, Limits
+from controller.services.dataset_fits import check_fits
 from controller.services.datasets import require_dataset
 from controller.services.gates import judge, load_profiles, previous_of, recipe_of, write_gate
 from controller.services.suggestions import suggest_names
@@ -133,9 +133,9 @@ def _plan_one(
     if refusal is not None:
         write_gate(conn, ctx, key, build_id=None, result=refusal)
         return None
-    target = target_key(
-        variant.digest, recipe, spec, wish.dataset, task_key(version), find_teacher(recipe, version)
-    )
+    around, teacher = variant_body(version, variant), find_teacher(recipe, version)
+    task = task_key(version)
+    target = target_key(variant.digest, recipe, spec, wish.dataset, task, teacher, around)
     row = find_build(conn, ctx.project, target)
     if row is not None and row.state != "FAILED":
         write_gate(
@@ -167,8 +167,12 @@ def target_key(
     dataset: DatasetRow | None,
     task: Mapping[str, Any],
     teacher: VariantRow | None = None,
+    around: Mapping[str, Any] | None = None,
 ) -> str:
-    """Digest of all that a compile depends on: equal keys give equal builds."""
+    """Digest of all that a compile depends on: equal keys give equal builds.
+
+    ``around`` is what the version's spec says of the variant.
+    """
     quantization = recipe.quantization
     flavour = f"{quantization.get('activation', '')}{quantization.get('weight', '')}"
     content = {
@@ -180,9 +184,16 @@ def target_key(
         "evidence": EVIDENCE,
         **({"task": dict(task)} if task else {}),
         **({"teacher": teacher.digest} if teacher else {}),
+        **({"around": around} if around else {}),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def variant_body(version: VersionRow, variant: VariantRow) -> Mapping[str, Any] | None:
+    """What the version's spec says of a variant; None: nothing."""
+    names = [one.variant for one in version.variants]
+    return variant_spec(version.spec, variant.variant, names).body
 
 
 def queue_job(
@@ -225,6 +236,7 @@ def _job_spec(
     dataset: DatasetRow | None,
 ) -> dict[str, Any]:
     """What the job process reads; its shape is a contract with `controller.optimize`."""
+    around = variant_body(version, variant)
     teachers = teachers_of(version, map(recipe_of, builds))
     return {
         **(
@@ -232,12 +244,17 @@ def _job_spec(
             if teachers
             else {}
         ),
-        "schema": 1,
+        # A worker that knows nothing of what goes around a graph may not build as if nothing did.
+        "schema": 2 if around else 1,
         "job_id": job_id,
         "model": version.model,
         "version": version.version,
         "variant": variant.variant,
-        "source": {"role": "source", "format": variant.format},
+        "source": {
+            "role": "source",
+            "format": variant.format,
+            **({"spec": around} if around else {}),
+        },
         "signature": version.signature,
         "labels_count": len(version.labels),
         # Absent for the default; a worker reads it as such then.
@@ -280,7 +297,7 @@ def _wish(
     else:
         data = find_dataset(conn, ctx.project, version.model)
     if data is not None:
-        _check_fits(version, data)
+        check_fits(version, data)
     chosen = _choose_profiles(conn, ctx, profiles)
     parsed = {name: recipe for name, (recipe, _) in known.items()}
     return _Wish(
@@ -318,55 +335,6 @@ def _reported(conn: Connection, ctx: Ctx, profile: Profile) -> frozenset[str]:
         for runtime in profile.runtimes
         if reports_runtime(conn, ctx.project, profile.name, runtime)
     )
-
-
-def _check_fits(version: VersionRow, dataset: DatasetRow) -> None:
-    """Refuse rows that could not be fed to the model; only one input can be fed by ``x``.
-
-    And labels that its scores cannot speak of: they would count as wrong answers of the model.
-    """
-    signature = Signature.from_json(version.signature)
-    inputs = signature.inputs
-    shape = tuple(dataset.facts["shape"])
-    wanted = inputs[0].shape[1:]
-    fits = len(inputs) == 1 and len(wanted) == len(shape)
-    fits = fits and all(isinstance(a, str) or a == b for a, b in zip(wanted, shape, strict=False))
-    if not fits:
-        raise RefusedError(
-            f"dataset {dataset.name} does not fit {version.model}:{version.version}",
-            f"its rows are {list(shape)}, the model takes "
-            + ", ".join(spec.text() for spec in inputs),
-        )
-    _check_truth(version, dataset, signature)
-
-
-def _check_truth(version: VersionRow, dataset: DatasetRow, signature: Signature) -> None:
-    """Refuse what is true of rows where it says nothing of what the version answers."""
-    facts = dataset.facts
-    unfit = f"dataset {dataset.name} does not fit {version.model}:{version.version}"
-    kind = parse_task(version.task, version.params).kind
-    labels, boxed = int(facts["classes"]), bool(facts.get("boxed"))
-    if kind is TaskKind.DETECTION and labels:
-        raise RefusedError(
-            unfit, "its rows have labels, the version finds boxes: give it boxes and box_count"
-        )
-    if kind is TaskKind.CLASSIFICATION and boxed:
-        raise RefusedError(
-            unfit,
-            "its rows have boxes, the version's task is classification",
-            "a detector says so when it is pushed: --task detection --post NAME",
-        )
-    named, classes = len(version.labels), int(facts.get("box_classes", 0))
-    if kind is TaskKind.DETECTION and named and classes > named:
-        raise RefusedError(unfit, f"its boxes have classes up to {classes - 1}, labels {named}")
-    scores = class_outputs(signature)
-    most = max((count for _, count in scores), default=labels)
-    if kind is TaskKind.CLASSIFICATION and labels > most:
-        raise RefusedError(
-            unfit,
-            f"its labels go up to {labels - 1}, the model's output {scores[0][0].text()} has the"
-            f" classes 0 to {scores[0][1] - 1}",
-        )
 
 
 def _new_build(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what is taken in, in bytes and counts."""
+    """Bounds on what is taken in, in bytes and counts, and what is taken at all."""
 
     artifact_bytes: int = 2 * 1024**3
     dataset_bytes: int = 2 * 1024**3
@@ -27,6 +27,7 @@ class Limits:
     job_time_s: float = 1800.0
     job_lease_s: float = 30.0
     device_certificate_s: float = 30 * 86400.0  # never more than 30 days, whatever stands here
+    python_entry_points: bool = False  # whether versions may name code that build workers run
 
 
 @dataclass(frozen=True, slots=True)

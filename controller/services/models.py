@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,10 +11,13 @@ from typing import Any, assert_never
 
 from controller.domain.ladder import OFF
 from controller.domain.model import ModelFormat, ModelRef, Signature, parse_name, parse_version
+from controller.domain.preparation import prepare
 from controller.domain.task import Task, TaskKind, check_outputs, parse_task
-from controller.errors import ConflictError, InvalidError, NotFoundError
-from controller.intake.models import check_labels, check_one_signature, parse_model
+from controller.domain.version_spec import variant_spec
+from controller.errors import ConflictError, InvalidError, NotFoundError, RefusedError
+from controller.intake.models import check_labels, check_one_signature, check_size, parse_model
 from controller.intake.torch_export import sanitize_pt2
+from controller.intake.torchscript import sanitize_torchscript
 from controller.services.artifacts import require_stored, used_or_discarded
 from controller.services.context import Ctx, Deps
 from controller.services.suggestions import size_text, suggest_names
@@ -33,6 +36,9 @@ from controller.store.session import Connection
 
 MAX_LABELS = 100_000
 MAX_LABEL_CHARS = 200
+MAX_SPEC_CHARS = 64 * 1024
+
+_Clean = Callable[[Path, Path, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class NewVersion:
     params: Mapping[str, Any] | None = None
     licence: str = ""
     task: Mapping[str, Any] | None = None  # kind, post, metric; None: classification
+    spec: Mapping[str, Any] | None = None  # of `domain.version_spec`
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,7 @@ class VersionView:
     labels: tuple[str, ...]
     params: Mapping[str, Any]
     licence: str
+    spec: Mapping[str, Any]
     created_at: datetime
     created_by: str
     devices: int
@@ -87,7 +95,9 @@ class _Understood:
     """An uploaded file after intake; the digest is that of what is stored."""
 
     row: VariantRow
-    signature: Signature
+    core: Signature  # the file's own
+    outer: Signature  # with what goes around its graph
+    entry: str
 
 
 def push_model(deps: Deps, ctx: Ctx, new: NewVersion) -> Pushed:
@@ -107,14 +117,11 @@ def _push(deps: Deps, ctx: Ctx, new: NewVersion, digests: list[str]) -> Pushed:
     ref = ModelRef(parse_name(new.model), parse_version(new.version))
     _check_new(new)
     understood: list[_Understood] = []
-    for position, uploaded in enumerate(new.variants):
-        understood.append(_understand(deps, uploaded, position))
+    for position in range(len(new.variants)):
+        understood.append(_understand(deps, new, position))
         digests.append(understood[-1].row.digest)
-    signature = check_one_signature({one.row.variant: one.signature for one in understood})
-    task = parse_task(new.task or {}, new.params or {})
-    check_outputs(task, signature)
-    if task.kind is TaskKind.CLASSIFICATION:
-        check_labels(len(new.labels), signature)
+    signature = check_one_signature({one.row.variant: one.outer for one in understood})
+    task = _task_of(new, understood, signature)
     new = replace(new, task=_declared(task), params={**(new.params or {}), **task.numbers})
     variants = tuple(one.row for one in understood)
     row = VersionRow(
@@ -129,6 +136,7 @@ def _push(deps: Deps, ctx: Ctx, new: NewVersion, digests: list[str]) -> Pushed:
         created_by=ctx.actor,
         variants=variants,
         task=dict(new.task or {}),
+        spec=dict(new.spec or {}),
     )
     with deps.store.write() as conn:
         stored = find_version(conn, ctx.project, ref.model, ref.version)
@@ -136,9 +144,9 @@ def _push(deps: Deps, ctx: Ctx, new: NewVersion, digests: list[str]) -> Pushed:
             if stored.content_digest != row.content_digest:
                 raise _conflict(conn, ctx.project, row, stored)
             return Pushed(_view(stored, count_running(conn, ctx.project)), existed=True)
-        for one in row.variants:
-            require_stored(deps, one.digest)
-            record_artifact(conn, ctx.project, one.digest, one.length, ctx.now)
+        for variant in row.variants:
+            require_stored(deps, variant.digest)
+            record_artifact(conn, ctx.project, variant.digest, variant.length, ctx.now)
         add_version(conn, ctx.project, row)
         events.append(
             conn,
@@ -148,9 +156,20 @@ def _push(deps: Deps, ctx: Ctx, new: NewVersion, digests: list[str]) -> Pushed:
             ctx.actor,
             model=ref.model,
             version=ref.version,
-            details={one.variant: one.digest for one in row.variants},
+            details={one.variant: one.digest for one in row.variants}
+            | {f"{one.row.variant}.entry": one.entry for one in understood if one.entry},
         )
     return Pushed(_view(row, {}), existed=False)
+
+
+def _task_of(new: NewVersion, understood: Sequence[_Understood], signature: Signature) -> Task:
+    """What the version is for; InvalidError where its outputs or labels are not of that."""
+    task = parse_task(new.task or {}, new.params or {})
+    check_outputs(task, signature)
+    if task.kind is TaskKind.CLASSIFICATION:
+        for one in understood:  # a graph that gives the best classes does not say how many
+            check_labels(len(new.labels), one.core)
+    return task
 
 
 def list_models(deps: Deps, ctx: Ctx, model: str = "") -> list[VersionView]:
@@ -219,6 +238,8 @@ def _check_new(new: NewVersion) -> None:
             raise InvalidError(
                 f"label {number} is not printable: {label!r}", "labels are plain text, one a line"
             )
+    if len(json.dumps(new.spec or {})) > MAX_SPEC_CHARS:
+        raise InvalidError(f"the spec is longer than {MAX_SPEC_CHARS} characters")
     for name, text in (
         ("licence", new.licence),
         *(("file name", v.file_name) for v in new.variants),
@@ -230,34 +251,67 @@ def _check_new(new: NewVersion) -> None:
             )
 
 
-def _understand(deps: Deps, new: NewVariant, position: int) -> _Understood:
+def _understand(deps: Deps, new: NewVersion, position: int) -> _Understood:
     """Parse an uploaded file and store the clean form of it."""
-    path = deps.blobs.local_path(new.digest)
+    pushed = new.variants[position]
+    path = deps.blobs.local_path(pushed.digest)
     if path is None:
         raise NotFoundError(
-            f"variant {new.variant}: {new.digest} was not uploaded", "upload the file first"
+            f"variant {pushed.variant}: {pushed.digest} was not uploaded", "upload the file first"
         )
-    parsed = parse_model(path, deps.limits, new.file_name or new.variant)
-    digest, length = new.digest, parsed.length
+    what = pushed.file_name or pushed.variant
+    spec = variant_spec(new.spec or {}, pushed.variant, [one.variant for one in new.variants])
+    parsed = parse_model(path, deps.limits, what, spec.signature)
+    _check_entry(deps, parsed.format, spec.entry, what)
+    outer = prepare(parsed.signature, spec.wishes).outer
+    check_size(outer, what)
+    digest, length = pushed.digest, parsed.length
     match parsed.format:
         case ModelFormat.TORCH_EXPORT:
-            digest, length = _clean_torch_export(deps, path, new.file_name or new.variant)
-        case ModelFormat.ONNX:
+            digest, length = _cleaned(deps, path, what, sanitize_pt2)
+        case ModelFormat.TORCHSCRIPT:
+            digest, length = _cleaned(deps, path, what, sanitize_torchscript)
+        case ModelFormat.ONNX | ModelFormat.PYTHON:
             pass
         case _:
             assert_never(parsed.format)
-    row = VariantRow(new.variant, position, digest, length, parsed.format, new.file_name)
-    return _Understood(row, parsed.signature)
+    row = VariantRow(pushed.variant, position, digest, length, parsed.format, pushed.file_name)
+    return _Understood(row, parsed.signature, outer, spec.entry)
 
 
-def _clean_torch_export(deps: Deps, path: Path, what: str) -> tuple[str, int]:
+def _check_entry(deps: Deps, kind: ModelFormat, entry: str, what: str) -> None:
+    """Weights need the function that makes their network, and this controller has to allow it."""
+    if kind is not ModelFormat.PYTHON:
+        if entry:
+            raise InvalidError(
+                f"{what} is a whole model, and the spec names the function {entry}",
+                "a function makes a network for weights: push a .safetensors file, or leave it out",
+            )
+        return
+    if not entry:
+        raise InvalidError(
+            f"{what} holds weights alone",
+            "name the function that makes their network in the file of --spec:"
+            " entry: module:function",
+        )
+    if not deps.limits.python_entry_points:
+        raise RefusedError(
+            f"{what}: this controller takes no Python functions ({entry})",
+            "they are code of the build workers that whoever may push can have run, in the job's"
+            " sandbox: without network, but with what is installed there",
+            "to allow them set python_entry_points = on (LIGHTERMAN_PYTHON_ENTRY_POINTS=on) and"
+            " start the controller again; or push the .pt2 of torch.export.save",
+        )
+
+
+def _cleaned(deps: Deps, path: Path, what: str, clean: _Clean) -> tuple[str, int]:
     """Store the file without what is code beyond the format's need; its digest and length."""
     with deps.blobs.scratch() as folder:
-        clean = folder / "model.pt2"
-        sanitize_pt2(path, clean, deps.limits.artifact_bytes, what)
-        with clean.open("rb") as stream:
+        target = folder / "model"
+        clean(path, target, deps.limits.artifact_bytes, what)
+        with target.open("rb") as stream:
             digest = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
-        return digest, deps.blobs.put_file(clean, digest)
+        return digest, deps.blobs.put_file(target, digest)
 
 
 def _content_digest(new: NewVersion, variants: Sequence[VariantRow]) -> str:
@@ -268,6 +322,7 @@ def _content_digest(new: NewVersion, variants: Sequence[VariantRow]) -> str:
         "params": dict(new.params or {}),
         "licence": new.licence,
         **({"task": dict(new.task)} if new.task else {}),
+        **({"spec": dict(new.spec)} if new.spec else {}),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
@@ -294,6 +349,7 @@ def _conflict(conn: Connection, project: str, now: VersionRow, stored: VersionRo
                 ("params", now.params, stored.params),
                 ("task", now.task, stored.task),
                 ("licence", now.licence, stored.licence),
+                ("spec", now.spec, stored.spec),
             )
             if new_value != old_value
         ]
@@ -334,6 +390,7 @@ def _view(row: VersionRow, running: Mapping[tuple[str, str], int]) -> VersionVie
         tuple(row.labels),
         row.params,
         row.licence,
+        row.spec,
         row.created_at,
         row.created_by,
         running.get((row.model, row.version), 0),

@@ -37,6 +37,7 @@ class VersionRow:
     created_by: str
     variants: tuple[VariantRow, ...]
     task: dict[str, Any] = field(default_factory=dict)  # empty: classification
+    spec: dict[str, Any] = field(default_factory=dict)  # of `domain.version_spec`
 
 
 def add_version(conn: Connection, project: str, row: VersionRow) -> None:
@@ -57,6 +58,7 @@ def add_version(conn: Connection, project: str, row: VersionRow) -> None:
             params=row.params,
             task=row.task or None,
             licence=row.licence,
+            spec=row.spec,
             created_at=row.created_at,
             created_by=row.created_by,
         )
@@ -112,6 +114,7 @@ def list_versions(
             row.created_by,
             tuple(variants.get((row.model, row.version), ())),
             row.task or {},
+            row.spec or {},
         )
         for row in conn.execute(query, wanted)
     ]

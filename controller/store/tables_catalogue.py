@@ -55,7 +55,7 @@ version = Table(
     Column("project", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("version", Text, nullable=False),
-    # of variants, labels, params, licence: what "same" means
+    # of variants, labels, params, licence, spec: what "same" means
     Column("content_digest", Text, nullable=False),
     Column("signature", JSON, nullable=False),
     Column("labels", JSON, nullable=False),
@@ -64,6 +64,7 @@ version = Table(
     Column("licence", Text, nullable=False, default=""),
     Column("created_at", UtcDateTime, nullable=False),
     Column("created_by", Text, nullable=False),
+    Column("spec", JSON),  # what files do not say, and what goes around their graphs
     PrimaryKeyConstraint("project", "model", "version"),
     ForeignKeyConstraint(["project", "model"], ["model.project", "model.name"]),
 )

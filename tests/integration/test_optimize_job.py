@@ -176,7 +176,7 @@ def test_a_spec_of_another_schema_is_refused(files: Path, tmp_path: Path) -> Non
     spec = job_spec(files / "light.pt2") | {"schema": 99}
     done = run(job_folder(tmp_path / "job", files / "light.pt2", spec))
     assert done.returncode == 2
-    assert "schema 99, this worker knows 1" in done.stderr
+    assert "schema 99, this worker knows 1 and 2" in done.stderr
 
 
 def test_weights_that_are_no_numbers_never_agree(files: Path, tmp_path: Path) -> None:

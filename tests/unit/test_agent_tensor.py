@@ -3,6 +3,7 @@
 import pytest
 
 from agent.domain.tensor import (
+    AxisRange,
     Buffer,
     DType,
     Signature,
@@ -10,6 +11,7 @@ from agent.domain.tensor import (
     TensorSpec,
     check_request,
     parse_dtype,
+    typical_shape,
     wire_shape,
 )
 from agent.errors import RequestError
@@ -66,3 +68,19 @@ def test_types_have_sizes_and_unknown_ones_are_named() -> None:
 
 def test_dynamic_axes_are_minus_one_on_the_wire() -> None:
     assert wire_shape(IMAGE) == (-1, 3, -1)
+
+
+def test_bounds_of_dynamic_axes_hold_requests_and_give_sizes_to_try() -> None:
+    frame = TensorSpec("frame", DType.UINT8, ("batch", "height", "width", 3))
+    axes = (AxisRange("height", 16, 64, 32), AxisRange("width", 16, 64, 48))
+    signature = Signature((frame,), (TensorSpec("out", DType.FP32, ("batch", 2)),), axes)
+    assert typical_shape(signature, frame) == (1, 32, 48, 3)
+
+    def sent(*size: int) -> Tensor:
+        return Tensor("frame", DType.UINT8, (2, *size, 3), bytes(2 * size[0] * size[1] * 3))
+
+    check_request(signature, [sent(16, 64)])
+    for size, says in (((15, 64), "has 15 as height, expected 16 to 64"),
+                       ((16, 65), "has 65 as width, expected 16 to 64")):  # fmt: skip
+        with pytest.raises(RequestError, match=says):
+            check_request(signature, [sent(*size)])

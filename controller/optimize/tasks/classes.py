@@ -27,14 +27,19 @@ Classes = NDArray[np.int64]
 class ClassJudge:
     """Satisfies `judge.Judge`. An answer is the best classes of a row, the winner first.
 
-    Five of them where there are more than five classes, else the winner alone.
+    Five of them where there are more than five classes, else the winner alone. ``best`` is the
+    place of the output that names the classes of the first one's scores, where the graph itself
+    gives only the best of them.
     """
 
     task: Task = CLASSIFY
+    best: int | None = None
 
     def read(self, found: Sequence[Array], inputs: Sequence[Array]) -> list[Classes] | None:
         """The answers of one call, one per row; None where the first output holds no scores."""
         scores = found[0]
+        if self.best is not None:
+            return _best_of(scores, found[self.best])
         if scores.ndim != 2 or scores.shape[1] < 2 or scores.dtype.kind != "f":
             return None
         width = TOP if scores.shape[1] > TOP else 1
@@ -55,6 +60,15 @@ class ClassJudge:
         n = min(len(built), len(source))
         mine, theirs = np.stack(built[:n]), np.stack(source[:n])
         return compare(mine, theirs, rows.y)
+
+
+def _best_of(scores: Array, classes: Array) -> list[Classes] | None:
+    """The answers of a graph that gives them itself, the winner first."""
+    if scores.ndim != 2:
+        return None
+    top: Classes = np.array(classes[:, : TOP if classes.shape[1] >= TOP else 1], np.int64)
+    top[~np.isfinite(scores).all(axis=1)] = NOT_A_CLASS
+    return list(top)
 
 
 def compare(built: Classes, source: Classes, labels: Classes | None) -> Figures:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from controller.domain.build import Recipe
+from controller.domain.model import Signature
+from controller.domain.preparation import class_places
 from controller.domain.task import Task, TaskKind
 from controller.optimize.builder import LackingError
 from controller.optimize.rows import Array, Rows
@@ -26,12 +28,16 @@ class Judge(Protocol):
         ...
 
 
-def judge_of(task: Task) -> Judge:
-    """The judge of a task. LackingError where its metric is not installed."""
+def judge_of(task: Task, signature: Signature | None = None) -> Judge:
+    """The judge of a task over outputs of this signature.
+
+    LackingError where its metric is not installed.
+    """
     base: Judge | None = None
     match task.kind:
         case TaskKind.CLASSIFICATION:
-            base = ClassJudge(task)
+            best = class_places(signature).get(0) if signature is not None else None
+            base = ClassJudge(task, best)
         case TaskKind.DETECTION:
             base = DetectionJudge(task)
         case TaskKind.OTHER:

@@ -323,12 +323,15 @@ class PushModelRequest(_message.Message):
     PARAMS_JSON_FIELD_NUMBER: _builtins.int
     LICENCE_FIELD_NUMBER: _builtins.int
     TASK_JSON_FIELD_NUMBER: _builtins.int
+    SPEC_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.str
     params_json: _builtins.str
     licence: _builtins.str
     task_json: _builtins.str
     """kind, post, metric; empty: classification"""
+    spec_json: _builtins.str
+    """what files do not say, and what goes around their graphs"""
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariantUpload]: ...
     @_builtins.property
@@ -343,10 +346,11 @@ class PushModelRequest(_message.Message):
         params_json: _builtins.str = ...,
         licence: _builtins.str = ...,
         task_json: _builtins.str = ...,
+        spec_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "licence", b"licence", "model", b"model", "params_json", b"params_json", "task_json", b"task_json", "variants", b"variants", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "licence", b"licence", "model", b"model", "params_json", b"params_json", "spec_json", b"spec_json", "task_json", b"task_json", "variants", b"variants", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -403,6 +407,7 @@ class ModelVersion(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     DEVICE_COUNT_FIELD_NUMBER: _builtins.int
     TASK_JSON_FIELD_NUMBER: _builtins.int
+    SPEC_JSON_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     version: _builtins.str
     labels_count: _builtins.int
@@ -412,6 +417,7 @@ class ModelVersion(_message.Message):
     device_count: _builtins.int
     task_json: _builtins.str
     """kind, post, metric, and in words"""
+    spec_json: _builtins.str
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]: ...
     @_builtins.property
@@ -435,10 +441,11 @@ class ModelVersion(_message.Message):
         created_by: _builtins.str = ...,
         device_count: _builtins.int = ...,
         task_json: _builtins.str = ...,
+        spec_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "device_count", b"device_count", "labels", b"labels", "labels_count", b"labels_count", "licence", b"licence", "model", b"model", "params_json", b"params_json", "signature", b"signature", "task_json", b"task_json", "variants", b"variants", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "created_by", b"created_by", "device_count", b"device_count", "labels", b"labels", "labels_count", b"labels_count", "licence", b"licence", "model", b"model", "params_json", b"params_json", "signature", b"signature", "spec_json", b"spec_json", "task_json", b"task_json", "variants", b"variants", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
