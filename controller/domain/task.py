@@ -158,7 +158,7 @@ def check_outputs(task: Task, signature: Signature) -> None:
 def _numbers(post: PostName, params: Mapping[str, object]) -> dict[str, float]:
     known = NUMBERS[post]
     spec = Spec(params, f"params of {post}").only(*known)
-    found = {}
+    found: dict[str, float] = {}
     for key, (default, least, most) in known.items():
         value = spec.number(key, default, least)
         if value > most or (key in _WHOLE and value != int(value)):
@@ -166,5 +166,5 @@ def _numbers(post: PostName, params: Mapping[str, object]) -> dict[str, float]:
             raise InvalidError(
                 f"{spec.where}.{key} is {value:g}, {kind} from {least:g} to {most:g} is needed"
             )
-        found[key] = value
+        found[key] = int(value) if key in _WHOLE else value
     return found
