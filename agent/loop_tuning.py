@@ -122,8 +122,7 @@ class Tuner:
             return
         path = self._parts.folder / one.target.digest.rpartition(":")[2]
         try:
-            self._fetch(one, path)
-            if not self._wait_for_rest(order, one):
+            if not self._brought(order, one, path) or not self._wait_for_rest(order, one):
                 return
             figures = Trial(
                 self._parts.trial, order, one, path, lambda: self._holds(order, one)
@@ -168,6 +167,17 @@ class Tuner:
             "tuning_waits", why, model=order.model, version=order.version,
             details={"tuning": order.tuning},
         )  # fmt: skip
+
+    def _brought(self, order: TuningOrder, one: Candidate, path: Path) -> bool:
+        """Whether its bytes are here; else they are asked for again later, however often."""
+        try:
+            self._fetch(one, path)
+        except GaveWayError as why:
+            later = self._parts.trial.clock.monotonic() + RETRY_S
+            self._later[order.tuning, one.build] = later
+            self._waits(order, f"{one.variant} {one.recipe} did not come: {why}", "fetch")
+            return False
+        return True
 
     def _fetch(self, one: Candidate, path: Path) -> None:
         """Have the build's verified bytes on disk."""

@@ -170,10 +170,13 @@ class Fetch:
     """Gives the file, or what a test puts in its place."""
 
     data = FILE
+    away = False
+    asked = 0
 
     def fetch(self, target: Target, offset: int) -> Iterator[bytes]:
+        self.asked += 1
         if not self.data:
-            raise FetchError("it is gone", retryable=False)
+            raise FetchError("it is gone", retryable=self.away)
         yield self.data
 
 
@@ -266,6 +269,17 @@ def test_heat_ends_it_and_is_its_result(tmp_path: Path) -> None:
     ((why, details),) = bench.results()
     assert "86.0 °C, the limit is 85: too hot" in why
     assert details["ok"] == "false"
+
+
+def test_a_controller_that_is_away_is_no_result(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fetch.data, bench.fetch.away = b"", True
+    with tuner(bench) as made:
+        made.order(read(body()))
+        wait_for(lambda: any("did not come: it is gone" in why for why in bench.waits()), 30, "it")
+        made.order(DeviceOrders(number=4))
+    assert bench.results() == []
+    assert bench.fetch.asked == 1, "and is asked again in a while, not at once"
 
 
 @pytest.mark.parametrize(
