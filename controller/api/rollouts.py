@@ -3,6 +3,7 @@
 import grpc
 
 from controller.api.base import ApiBase
+from controller.api.convert_forecasts import forecast_message
 from controller.api.convert_rollouts import (
     explanation_message,
     intent_from_wire,
@@ -11,6 +12,7 @@ from controller.api.convert_rollouts import (
     spec_from_wire,
 )
 from controller.services import rollouts
+from controller.services.forecasts import forecast_rollout
 from controller.services.rollout_explanations import explain_rollout
 from controller.services.rollout_plans import plan_rollout
 from lighterman.v1 import fleet_pb2
@@ -24,6 +26,21 @@ class RolloutsApi(ApiBase):
     ) -> fleet_pb2.RolloutPlan:
         """What a rollout would do."""
         return plan_message(plan_rollout(self.deps, self.ctx(context), spec_from_wire(request)))
+
+    def ForecastRollout(
+        self, request: fleet_pb2.ForecastRequest, context: grpc.ServicerContext
+    ) -> fleet_pb2.Forecast:
+        """What a rollout would take, played over the fleet as it is recorded or described."""
+        seed = int(request.seed) or 1
+        view = forecast_rollout(
+            self.deps,
+            self.ctx(context),
+            spec_from_wire(request.spec),
+            fails_on_pct=request.fails_on_pct,
+            seed=seed,
+            fleet=request.fleet,
+        )
+        return forecast_message(view, seed)
 
     def StartRollout(
         self, request: fleet_pb2.StartRolloutRequest, context: grpc.ServicerContext

@@ -1,6 +1,7 @@
 """``fleetctl rollout``: plan, start, steer and explain. Decides nothing; the controller does."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -8,6 +9,8 @@ import click
 from controller.cli import units
 from controller.cli.devices import show_facts
 from controller.cli.follow import follow, watch_option
+from controller.cli.forecast import picture as draw
+from controller.cli.forecast import read_fleet, show_forecast
 from controller.cli.rollout_watch import phase_name, show_rollout, unsaid, watch_rollout
 from controller.cli.session import Session, common, parse_ref, yes_option
 from lighterman.v1 import fleet_pb2
@@ -133,12 +136,57 @@ def _show_plan(session: Session, spec: fleet_pb2.RolloutSpec, plan: fleet_pb2.Ro
 @rollout.command("plan")
 @click.argument("ref", metavar="NAME:VERSION")
 @_spec_options
+@click.option("--forecast", is_flag=True, help="Play it: how long, how many bytes, how far.")
+@click.option(
+    "--fails-on",
+    type=click.FloatRange(0.0, 100.0),
+    metavar="PCT",
+    help="Forecast a version that fails on so many percent of the devices.",
+)
+@click.option(
+    "--fleet",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Forecast over a fleet that this YAML file describes, not over the recorded one.",
+)
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the forecast there, as SVG: waves over time, exposure under its cap.",
+)
+@click.option("--seed", type=click.IntRange(min=1), default=1, help="Of the forecast.")
 @common
-def plan(session: Session, ref: str, **options: Any) -> None:
-    """Show what a rollout would do: devices, waves, bytes, devices without a passed build."""
+def plan(
+    session: Session,
+    ref: str,
+    forecast: bool,
+    fails_on: float | None,
+    fleet: Path | None,
+    picture: Path | None,
+    seed: int,
+    **options: Any,
+) -> None:
+    """Show what a rollout would do: devices, waves, bytes, devices without a passed build.
+
+    With --forecast, --fails-on, --fleet or --picture also what it would take.
+    """
     spec = _spec(ref, **options)
-    answer = session.stub.PlanRollout(spec, timeout=60)
-    session.show("rollout_plan", answer, ref, lambda: _show_plan(session, spec, answer))
+    answer = fleet_pb2.RolloutPlan() if fleet else session.stub.PlanRollout(spec, timeout=60)
+    if forecast or picture or fleet or fails_on is not None:
+        request = fleet_pb2.ForecastRequest(spec=spec, fails_on_pct=fails_on or 0.0, seed=seed)
+        request.fleet = read_fleet(fleet) if fleet else ""
+        answer.forecast.CopyFrom(session.stub.ForecastRollout(request, timeout=120))
+    if picture:
+        bad = f", failing on {fails_on:g} %" if fails_on else ""
+        title = f"{ref} to {answer.forecast.devices:,} devices{bad}"
+        picture.write_text(draw(answer.forecast, title), encoding="utf-8")
+
+    def render() -> None:
+        if not fleet:
+            _show_plan(session, spec, answer)
+        if answer.HasField("forecast"):
+            show_forecast(session, answer.forecast)
+
+    session.show("rollout_plan", answer, ref, render)
 
 
 @rollout.command("start")

@@ -185,11 +185,17 @@ def make_composer(
         raise NotFoundError(
             f"no model version {model}:{version}", "fleetctl model list shows what was pushed"
         )
-    parsed = [parse_policy(name, spec) for name, spec in policies.items()]
-    known = tuple(
-        replace(policy, selector=resolve(policy.selector, groups or {}, model)) for policy in parsed
+    return Composer(conn, project, row, resolved_policies(policies, groups or {}, model), pinned)
+
+
+def resolved_policies(
+    policies: Mapping[str, Json], groups: Mapping[str, Selector], model: str
+) -> tuple[Policy, ...]:
+    """Policies as a rollout keeps them, with what their groups said."""
+    return tuple(
+        replace(policy, selector=resolve(policy.selector, groups, model))
+        for policy in (parse_policy(name, spec) for name, spec in policies.items())
     )
-    return Composer(conn, project, row, known, pinned)
 
 
 def canonical(value: object) -> bytes:

@@ -1,7 +1,7 @@
 """Gathers what the judge and the planner look at. Reads only, decides nothing."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,7 +10,7 @@ from controller.domain.comparison import together
 from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts, Worse
 from controller.domain.health import SOAK_GAP_S
 from controller.domain.histogram import Histogram, merged
-from controller.domain.ladder import GateLimits
+from controller.domain.ladder import GateLimits, Policy
 from controller.domain.planner import Facts
 from controller.domain.rollout import (
     LIVE,
@@ -24,13 +24,12 @@ from controller.domain.rollout import (
 )
 from controller.errors import InvalidError
 from controller.services.decisions import compared_before
-from controller.services.desired import Composer
 from controller.services.rollout_comparison import (
     compare_first_wave,
     compare_wave,
     find_untouched,
 )
-from controller.store import assignments, devices, ledger, waves
+from controller.store import assignments, devices, ledger
 from controller.store.assignments import AssignmentRow
 from controller.store.rollouts import RolloutRow
 from controller.store.samples import SampleRow, is_of_build, list_samples
@@ -44,8 +43,17 @@ _ON_THE_WAY = OPEN - {_A.PLANNED}
 _LEFT = frozenset({_A.ROLLING_BACK, _A.ROLLED_BACK})
 
 
-def wave_facts(conn: Connection, rollout: RolloutRow, wave: WaveRow, now: datetime) -> WaveFacts:
-    """What is known of the newest open wave. Unreadable evidence is said, never skipped."""
+def wave_facts(
+    conn: Connection,
+    rollout: RolloutRow,
+    wave: WaveRow,
+    now: datetime,
+    before: Sequence[WaveRow] = (),
+) -> WaveFacts:
+    """What is known of the newest open wave; `before` are those that passed before it.
+
+    Unreadable evidence is said, never skipped.
+    """
     opened_at = wave.opened_at or now
     mine = [
         row
@@ -82,7 +90,7 @@ def wave_facts(conn: Connection, rollout: RolloutRow, wave: WaveRow, now: dateti
     )
     try:
         facts = _with_samples(conn, rollout, facts, mine, committed)
-        earlier = compared_before(waves.list_waves(conn, rollout.rollout_id)[: wave.number - 1])
+        earlier = compared_before(before)
         more = together(facts.compared, earlier)
         facts = replace(facts, compared=(*facts.compared, *more))
         return _with_first_wave(conn, rollout, wave, facts, now)
@@ -143,12 +151,11 @@ def _with_first_wave(
     return replace(facts, compared=(*facts.compared, *found))
 
 
-def rules_of(composer: Composer, spec: RolloutSpec) -> Rules:
+def rules_of(policies: Sequence[Policy], spec: RolloutSpec) -> Rules:
     """What the rollout demands, with the loosest tail budget among its policies.
 
     Of the limits of comparisons, which not every policy has, the strictest.
     """
-    policies = composer.policies
     limits = [policy.gate for policy in policies]
     holds = [gate.worse is Worse.HOLD for gate in limits if gate != GateLimits(worse=gate.worse)]
     return Rules(

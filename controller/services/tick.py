@@ -13,11 +13,11 @@ from controller.domain.evidence import Rules, WaveFacts
 from controller.domain.group import parse_groups
 from controller.domain.health import Judgement, judge
 from controller.domain.planner import LOOK_S, PauseKind, Plan, is_over, plan
-from controller.domain.rollout import Phase, Verdict, parse_rollout_spec
+from controller.domain.rollout import Phase, RolloutSpec, Verdict, parse_rollout_spec
 from controller.errors import LightermanError
 from controller.services.context import Ctx, Deps
 from controller.services.decisions import keep_decision
-from controller.services.desired import Composer, make_composer
+from controller.services.desired import Composer, make_composer, resolved_policies
 from controller.services.rollout_facts import CANDIDATES, plan_facts, rules_of, wave_facts
 from controller.services.rollout_feed import feed_rollout
 from controller.services.rollout_orders import call_back, close_left, offer, withdraw
@@ -40,9 +40,13 @@ def tick(
     `told` hears of each step, which may have left something in the outbox. A rollout that fails
     does not hold up the others: the first error is raised after all were seen.
     """
-    _close_left(deps, ctx)
     with deps.store.read() as conn:
+        waiting = ledger.has_left_over(conn)  # look before writing: most ticks close nothing
         newest_first = rollouts.list_rollouts(conn, active_only=True)
+    if waiting:
+        with deps.store.write() as conn:
+            closed = close_left(conn, deps, ctx)
+        deps.agenda.note(closed)
     active = {row.rollout_id: row for row in reversed(newest_first)}
     named, all_of_them = deps.agenda.take_news(active)
     wanted = [
@@ -83,22 +87,12 @@ def _turns(deps: Deps, todo: Mapping[str, RolloutRow]) -> Iterator[RolloutRow]:
             return
 
 
-def _close_left(deps: Deps, ctx: Ctx) -> None:
-    """Look before writing: most ticks have nothing to close."""
-    with deps.store.read() as conn:
-        waiting = ledger.has_left_over(conn)
-    if waiting:
-        with deps.store.write() as conn:
-            closed = close_left(conn, deps, ctx)
-        deps.agenda.note(closed)
-
-
 @dataclass(frozen=True, slots=True)
 class _Look:
     """What one look at a rollout found, and what it decided."""
 
     row: RolloutRow
-    composer: Composer
+    spec: RolloutSpec
     wave: WaveRow | None  # the open one, where it was judged
     judged: Judgement | None
     evidence: Mapping[str, Any]
@@ -174,33 +168,25 @@ def _look(conn: Connection, ctx: Ctx, rollout_id: str, before: _Look | None = No
     if row is None or is_over(row.phase):
         return None
     spec = parse_rollout_spec(row.spec)
-    composer = make_composer(
-        conn,
-        ctx.project,
-        row.model,
-        row.version,
-        row.policies,
-        pinned=bool(spec.policy),
-        groups=parse_groups(spec.groups),
-    )
     listed = waves.list_waves(conn, rollout_id)
     wave = listed[row.current_wave - 1] if row.current_wave else None
     if wave is None or row.phase not in _JUDGED:
         verdict = (wave.verdict if wave else None) or Verdict.PENDING
         reason = wave.verdict_reason if wave else ""
         facts = plan_facts(conn, row, listed, verdict, reason)
-        return _Look(row, composer, None, None, {}, plan(facts, ctx.now))
+        return _Look(row, spec, None, None, {}, plan(facts, ctx.now))
     if before is not None and before.is_of(row) and not reported.has_left(conn, rollout_id):
         found, evidence = before.judged, before.evidence
     else:
-        rules = rules_of(composer, spec)
-        seen = wave_facts(conn, row, wave, ctx.now)
+        policies = resolved_policies(row.policies, parse_groups(spec.groups), row.model)
+        rules = rules_of(policies, spec)
+        seen = wave_facts(conn, row, wave, ctx.now, listed[: wave.number - 1])
         found = judge(seen, rules, ctx.now)
         evidence = _evidence(wave, seen, found, rules, ctx.now)
     assert found is not None
     listed[row.current_wave - 1] = replace(wave, evidence=dict(evidence))
     facts = plan_facts(conn, row, listed, found.verdict, found.reason)
-    return _Look(row, composer, wave, found, evidence, plan(facts, ctx.now))
+    return _Look(row, spec, wave, found, evidence, plan(facts, ctx.now))
 
 
 def _write_judgement(conn: Connection, ctx: Ctx, look: _Look) -> None:
@@ -272,7 +258,8 @@ def _carry_out(conn: Connection, deps: Deps, ctx: Ctx, look: _Look) -> None:
     if decided.roll_back:
         call_back(conn, deps, ctx, row, decided.roll_back, decided.reason)
     if decided.take:
-        offer(conn, deps, ctx, row, look.composer, decided.current_wave, decided.take)
+        composer = _composer(conn, look)
+        offer(conn, deps, ctx, row, composer, decided.current_wave, decided.take)
     _remember_hold(conn, ctx, row, decided)
     if not _is_changed(row, decided):
         return
@@ -304,6 +291,20 @@ def _carry_out(conn: Connection, deps: Deps, ctx: Ctx, look: _Look) -> None:
             current_wave=decided.current_wave,
         )
         feed_rollout(conn, ctx.now, now)
+
+
+def _composer(conn: Connection, look: _Look) -> Composer:
+    """Reads the version: only who offers it needs to."""
+    row, spec = look.row, look.spec
+    return make_composer(
+        conn,
+        row.project,
+        row.model,
+        row.version,
+        row.policies,
+        pinned=bool(spec.policy),
+        groups=parse_groups(spec.groups),
+    )
 
 
 def _remember_hold(conn: Connection, ctx: Ctx, row: RolloutRow, decided: Plan) -> None:

@@ -227,9 +227,20 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 def _begin_sqlite(conn: Connection) -> None:
     write = bool(conn.get_execution_options().get(_WRITE, True))
-    conn.exec_driver_sql(f"PRAGMA query_only={'OFF' if write else 'ON'}")
+    if conn.info.get(_WRITE) is not write:  # of this connection, as it was left
+        _do(conn, f"PRAGMA query_only={'OFF' if write else 'ON'}")
+        conn.info[_WRITE] = write
     # IMMEDIATE takes the writer's place now: a deferred one could fail in the middle of the verb.
-    conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    if write:
+        conn.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        _do(conn, "BEGIN")
+
+
+def _do(conn: Connection, statement: str) -> None:
+    """What cannot fail for a busy database, by the driver itself: every transaction needs it."""
+    driver: Any = conn.connection.driver_connection
+    driver.execute(statement).close()
 
 
 def fresh_id(conn: Connection, column: Column[Any], new: Callable[[], str]) -> str:

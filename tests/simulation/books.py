@@ -12,7 +12,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from controller.domain.rollout import OPEN, TERMINAL, UNDERWAY, AssignmentState, Phase, Verdict
+from controller.domain.rollout import (
+    OPEN,
+    TERMINAL,
+    UNDERWAY,
+    AssignmentState,
+    Intent,
+    Phase,
+    Verdict,
+)
 
 _REMEMBERED = 4096
 
@@ -41,6 +49,7 @@ class BookedRollout:
     version: str
     phase: Phase
     reason: str
+    intent: Intent
     current_wave: int
     waves: tuple[BookedWave, ...]
     exposed: frozenset[str]
@@ -73,7 +82,7 @@ class Books:
         self._conn.execute("BEGIN")
         try:
             found = self._conn.execute(
-                "SELECT rollout_id, model, version, phase, phase_reason, current_wave"
+                "SELECT rollout_id, model, version, phase, phase_reason, intent, current_wave"
                 " FROM rollout ORDER BY rollout_id"
             ).fetchall()
             waves = self._waves()
@@ -89,12 +98,13 @@ class Books:
                 version,
                 Phase(phase),
                 reason,
+                Intent(intent),
                 current,
                 tuple(waves[rollout_id]),
                 frozenset(exposed.get(rollout_id, ())),
                 frozenset(underway.get(rollout_id, ())),
             )
-            for rollout_id, model, version, phase, reason, current in found
+            for rollout_id, model, version, phase, reason, intent, current in found
         ]
 
     def _waves(self) -> dict[str, list[BookedWave]]:

@@ -167,10 +167,12 @@ class World:
         self.devices[device_id] = SimDevice(device_id, **values)
         return self.devices[device_id]
 
-    def add_version(self, version: str, signature: dict[str, object] | None = None) -> None:
+    def add_version(
+        self, version: str, signature: dict[str, object] | None = None, model: str = MODEL
+    ) -> None:
         """Push a version whose builds passed."""
         with self.store.write() as conn:
-            row = seed_version(conn, MODEL, version, signature=signature)
+            row = seed_version(conn, model, version, signature=signature)
             for variant in row.variants:
                 build_id = f"b-{version}-{variant.variant}"
                 add_build(conn, PROJECT, build_row(build_id, variant.digest), self.now)
@@ -189,7 +191,7 @@ class World:
                     },
                     now=self.now,
                 )
-                key = GateKey(MODEL, version, variant.variant, "onnxruntime-fp32", PROFILE)
+                key = GateKey(model, version, variant.variant, "onnxruntime-fp32", PROFILE)
                 gate = GateRow(key, build_id, "PASSED", "", None, None, None, False, self.now)
                 put_gate(conn, PROJECT, gate)
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from unittest.mock import patch
 
-from agent.domain import transition
+from agent.domain import booting, orders, probation, retreat, transition, update
 from controller.domain import planner
 from controller.domain.evidence import Rules, WaveFacts
 from controller.domain.health import Judgement, judge
@@ -18,8 +18,10 @@ from controller.domain.planner import Facts, Plan
 from controller.domain.rollout import LIVE, UNDERWAY, AssignmentState, Verdict
 from controller.services import desired, rollout_orders
 from controller.services import tick as ticks
-from controller.store import ledger
+from controller.store import ledger, reported
+from tests.simulation import sim_door
 from tests.simulation.sim_agent import SimAgent
+from tests.simulation.sim_model import JournalledModel
 from tests.simulation.sim_world import SimWorld
 
 A = AssignmentState
@@ -87,9 +89,7 @@ def _spool_dropped_on_send(stack: ExitStack) -> None:
 
 def _bad_is_not_remembered(stack: ExitStack) -> None:
     """The device forgets which version it left: it goes there and back for ever."""
-    from agent.domain import booting, orders, update
-
-    for module in (transition, booting, orders, update):
+    for module in (transition, booting, orders, retreat, update):
         stack.enter_context(patch.object(module, "is_bad", lambda *_: False))
 
 
@@ -124,14 +124,12 @@ def _caps_of_the_next_wave(stack: ExitStack) -> None:
 
 def _journal_behind(stack: ExitStack) -> None:
     """The device acts before it writes: a power cut forgets the newest step."""
-    from tests.simulation.sim_agent import JournalledModel
-
     real = JournalledModel._do
 
     def late(model: Any, before: Any, item: Any) -> None:
         name = type(item).__name__
         if name == "WriteJournal":
-            model._hands.disk.states[model.name] = before
+            model.agent.disk.states[model.name] = before
             return
         real(model, before, item)
 
@@ -147,18 +145,80 @@ def _judge_of_old_facts(stack: ExitStack) -> None:
     stack.enter_context(patch.object(ticks, "judge", blind))
 
 
+def _latch_missing(stack: ExitStack) -> None:
+    """What was left is the next place to go back to, and nothing holds the device."""
+    real = retreat.on_rolled_back
+
+    def forth(state: Any, event: Any) -> Any:
+        after, work = real(state, event)
+        if after is state or state.current is None:
+            return after, work
+        previous = replace(state.current, committed=True)
+        return replace(after, previous=previous, latched=False, bad=frozenset()), work
+
+    stack.enter_context(patch.object(update, "on_rolled_back", forth))
+
+
+def _bell_lost(stack: ExitStack) -> None:
+    """A broker that starts again is not told who is behind."""
+    stack.enter_context(patch.object(sim_door, "devices_behind", lambda _: []))
+
+
+def _heat_is_blamed(stack: ExitStack) -> None:
+    """Inferences of a hot device count against its version."""
+    real = probation.observe
+
+    def count(row: Any, sample: Any, policy: Any) -> Any:
+        return real(row, replace(sample, pressured=False), policy)
+
+    stack.enter_context(patch("tests.simulation.sim_model.observe", count))
+
+
+def _late_round_the_ramp(stack: ExitStack) -> None:
+    """Who comes online gets the version at once, whatever the cap says."""
+    stack.enter_context(patch.object(planner, "dispatch", lambda _cap, _exposed, found: found))
+
+
+def _superseded_stays_desired(stack: ExitStack) -> None:
+    """What a device left stays its order, where a newer rollout was to come and did not."""
+    real = reported.take_report
+
+    def keep(row: Any, *said: Any) -> Any:
+        result, after = real(row, *said)
+        return result, row if result.ignored else after
+
+    stack.enter_context(patch.object(reported, "take_report", keep))
+
+
+def _taken_too_early(stack: ExitStack) -> None:
+    """An order is noted as taken before its models have it."""
+    real = SimAgent._share_out
+
+    def early(agent: SimAgent, desired: Any) -> None:
+        agent.disk.taken = desired.generation
+        real(agent, desired)
+
+    stack.enter_context(patch.object(SimAgent, "_share_out", early))
+
+
 PLANTED: Mapping[str, Patches] = {
     "ledger without retries": _ledger_without_retries,
     "gate that passes on silence": _passes_on_silence,
     "abort that forgets in-flight": _abort_forgets_in_flight,
     "rollback that forgets the committed": _rollback_forgets_committed,
-    "spool dropped on sending": _spool_dropped_on_send,
+    "spool dropped on PUBACK": _spool_dropped_on_send,
     "bad version not remembered": _bad_is_not_remembered,
     "generation that goes down": _generation_goes_down,
     "orders closed but never told": _restores_nothing,
     "cap of the next wave": _caps_of_the_next_wave,
     "journal behind the act": _journal_behind,
     "judge blind to devices that left": _judge_of_old_facts,
+    "latch missing": _latch_missing,
+    "doorbell lost on restart": _bell_lost,
+    "heat taken for a bad version": _heat_is_blamed,
+    "late joiner round the ramp": _late_round_the_ramp,
+    "superseded order stays desired": _superseded_stays_desired,
+    "order taken before it is noted": _taken_too_early,
 }
 
 

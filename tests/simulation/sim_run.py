@@ -5,7 +5,7 @@ A seed gives the same run on every machine where PYTHONHASHSEED is the same; `ma
 
 import shutil
 import tempfile
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,7 +17,10 @@ from controller.store.projects import ensure_project
 from controller.store.session import make_engine
 from controller.trust.signing import Signer
 from tests.simulation.rollout_world import POLICY, START, KilledError, make_template
-from tests.simulation.sim_world import Faults, SimWorld
+from tests.simulation.sim_faults import Faults
+from tests.simulation.sim_luck import begin
+from tests.simulation.sim_planted import planted
+from tests.simulation.sim_world import SimWorld
 from tests.support.stores import PROJECT
 
 STORY_LINES = 20
@@ -55,29 +58,59 @@ class Stage:
         self.signer = Signer.create()
         self.path = self.folder / "world.db"
         self.engine = make_engine(f"sqlite:///{self.path}")  # compiles each statement only once
+        self.bases: dict[tuple[int, int], tuple[Path, SimWorld]] = {}
 
     def close(self) -> None:
         """Nothing is left."""
+        self.engine.dispose()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def play(self, seed: int, faults: Faults = ALL) -> Found:
-        """One run from beginning to rest."""
+    def play(self, seed: int, faults: Faults = ALL, bug: str = "") -> Found:
+        """One run from beginning to rest, with a bug that was planted where one is named."""
+        world, base = self.world(seed, faults.drawn(seed))
+        with closing(world), planted(bug) if bug else nullcontext():
+            broken = _told(world, base)
+        return Found(
+            seed, broken, tuple(world.story) if broken else (), world.faults, _rollouts(world)
+        )
+
+    def world(self, seed: int, faults: Faults) -> tuple[SimWorld, SimWorld]:
+        """A new world, and the one at rest that it is to follow; the one before must be closed."""
+        file, base = self._base(faults)
+        self._put(file)
+        world = SimWorld(
+            self.path, self.signer, random=Random(seed), faults=faults, engine=self.engine
+        )
+        return world, base
+
+    def _base(self, faults: Faults) -> tuple[Path, SimWorld]:
+        """A fleet at rest that many seeds begin with; made once."""
+        key = (faults.devices, faults.models)
+        if key not in self.bases:
+            self._put(self.template)
+            world = SimWorld(
+                self.path, self.signer, random=Random(0), faults=faults, engine=self.engine
+            )
+            with closing(world), world.store.write() as conn:
+                ensure_project(conn, PROJECT, START)
+                row = ObjectRow("Policy", "default", POLICY, True, START, "shipped")
+                put_object(conn, PROJECT, row)
+            world = SimWorld(
+                self.path, self.signer, random=Random(0), faults=faults, engine=self.engine
+            )
+            with closing(world):
+                world.populate()
+            file = self.folder / f"base-{faults.devices}-{faults.models}.db"
+            shutil.copy(self.path, file)
+            self.bases[key] = (file, world)
+        return self.bases[key]
+
+    def _put(self, file: Path) -> None:
         for old in self.folder.glob("world.db*"):
             old.unlink()
-        shutil.copy(self.template, self.path)
-        random = Random(seed)
-        world = SimWorld(self.path, self.signer, random=random, faults=faults, engine=self.engine)
-        with closing(world):
-            try:
-                _run(world)
-            except (AssertionError, LightermanError, AgentError) as error:
-                broken = str(error).splitlines()[0] or type(error).__name__
-                return Found(seed, broken, tuple(world.story), faults, len(world.seen_phases))
-            except KilledError:
-                return Found(seed, "a kill was not caught", tuple(world.story), faults)
-        return Found(seed, "", (), faults, len(world.seen_phases))
+        shutil.copy(file, self.path)
 
-    def shrink(self, found: Found) -> Found:
+    def shrink(self, found: Found, bug: str = "") -> Found:
         """The same seed in the smallest world that is found in which it still fails."""
         tried, again = 0, True
         while again:
@@ -86,26 +119,27 @@ class Stage:
                 tried += 1
                 if tried > SHRINKS:
                     return found
-                smaller = self.play(found.seed, simpler)
+                smaller = self.play(found.seed, simpler, bug)
                 if smaller.broken:
                     found, again = smaller, True
                     break
         return found
 
 
-def _run(world: SimWorld) -> None:
-    with world.store.write() as conn:
-        ensure_project(conn, PROJECT, START)
-        put_object(conn, PROJECT, ObjectRow("Policy", "default", POLICY, True, START, "shipped"))
-    for version in ("1.0.0", "1.1.0"):
-        world.add_version(version)
-    world.populate()
-    world.calm = True
-    world.begin("1.0.0", waves=["100%"], override_first_wave_reason="new", soak_s=0.0)
-    for _ in range(10):
-        world.turn()
-    world.calm = False
-    world.begin(world.random.choice(sorted(world.hows)))
-    for _ in range(world.faults.steps):
-        world.turn()
-    world.settle()
+def _told(world: SimWorld, base: SimWorld) -> str:
+    """What broke; empty where all held."""
+    try:
+        world.follow(base)
+        begin(world, world.models[0], world.random.choice(world.versions[world.models[0]]))
+        for _ in range(world.faults.steps):
+            world.turn()
+        world.settle()
+    except (AssertionError, LightermanError, AgentError) as error:
+        return str(error).splitlines()[0] or type(error).__name__
+    except KilledError:
+        return "a kill was not caught"
+    return ""
+
+
+def _rollouts(world: SimWorld) -> int:
+    return len(world.seen_phases) - world.faults.models

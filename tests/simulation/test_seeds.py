@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.simulation.sim_planted import planted
+from tests.simulation.sim_faults import Faults
 from tests.simulation.sim_run import Stage
-from tests.simulation.sim_world import Faults
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +24,10 @@ def test_invariants_hold_whatever_happens(stage: Stage, seed: int) -> None:
 
 def test_a_bug_is_found_told_and_made_small(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.simulation.sim_run.SHRINKS", 3)
-    with planted("cap of the next wave"):
-        found = stage.play(0, Faults(steps=12, network=False, silence=False, disks=False))
-        assert "of at most" in found.broken
-        small = stage.shrink(found)
+    bug = "cap of the next wave"
+    found = stage.play(0, Faults(steps=12, network=False, silence=False, disks=False), bug)
+    assert "of at most" in found.broken
+    small = stage.shrink(found, bug)
     assert small.broken
     assert small.faults != found.faults
     lines = small.text().splitlines()

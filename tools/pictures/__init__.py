@@ -6,6 +6,7 @@ or `plan` to the facts that the picture shows.
 
 from pathlib import Path
 
+from tools.pictures.forecast import forecast_picture
 from tools.pictures.ladder import ladder_picture
 from tools.pictures.rollback import rollback_picture
 from tools.pictures.waves import waves_picture
@@ -16,5 +17,6 @@ def picture_pages(folder: Path) -> dict[Path, str]:
     return {
         folder / "ladder.svg": ladder_picture(),
         folder / "rollback.svg": rollback_picture(),
+        folder / "forecast.svg": forecast_picture(),
         folder / "waves.svg": waves_picture(),
     }

@@ -2827,6 +2827,7 @@ class RolloutPlan(_message.Message):
     SIGNATURE_CHANGES_FIELD_NUMBER: _builtins.int
     MISSING_RUNGS_FIELD_NUMBER: _builtins.int
     NEEDS_OVERRIDES_FIELD_NUMBER: _builtins.int
+    FORECAST_FIELD_NUMBER: _builtins.int
     devices: _builtins.int
     bytes: _builtins.int
     @_builtins.property
@@ -2849,6 +2850,10 @@ class RolloutPlan(_message.Message):
     def needs_overrides(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """start refuses without them: "signature" """
 
+    @_builtins.property
+    def forecast(self) -> Global___Forecast:
+        """where it was asked for"""
+
     def __init__(
         self,
         *,
@@ -2862,14 +2867,226 @@ class RolloutPlan(_message.Message):
         signature_changes: _abc.Iterable[Global___SignatureChange] | None = ...,
         missing_rungs: _abc.Iterable[Global___MissingRung] | None = ...,
         needs_overrides: _abc.Iterable[_builtins.str] | None = ...,
+        forecast: Global___Forecast | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["forecast", b"forecast"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "devices", b"devices", "from_versions", b"from_versions", "missing_rungs", b"missing_rungs", "needs_overrides", b"needs_overrides", "notes", b"notes", "profiles", b"profiles", "signature_changes", b"signature_changes", "unready", b"unready", "waves", b"waves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "devices", b"devices", "forecast", b"forecast", "from_versions", b"from_versions", "missing_rungs", b"missing_rungs", "needs_overrides", b"needs_overrides", "notes", b"notes", "profiles", b"profiles", "signature_changes", b"signature_changes", "unready", b"unready", "waves", b"waves"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RolloutPlan: _TypeAlias = RolloutPlan  # noqa: Y015
+
+@_typing.final
+class ForecastRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    FAILS_ON_PCT_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    FLEET_FIELD_NUMBER: _builtins.int
+    fails_on_pct: _builtins.float
+    """of the devices, for a version that is bad; 0: it is good"""
+    seed: _builtins.int
+    """the same seed, the same forecast; 0 means 1"""
+    fleet: _builtins.str
+    """a described fleet as JSON; empty: the recorded one"""
+    @_builtins.property
+    def spec(self) -> Global___RolloutSpec: ...
+    def __init__(
+        self,
+        *,
+        spec: Global___RolloutSpec | None = ...,
+        fails_on_pct: _builtins.float = ...,
+        seed: _builtins.int = ...,
+        fleet: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fails_on_pct", b"fails_on_pct", "fleet", b"fleet", "seed", b"seed", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForecastRequest: _TypeAlias = ForecastRequest  # noqa: Y015
+
+@_typing.final
+class Span(_message.Message):
+    """half of the runs are at most p50, nine of ten at most p90"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    P50_FIELD_NUMBER: _builtins.int
+    P90_FIELD_NUMBER: _builtins.int
+    p50: _builtins.float
+    p90: _builtins.float
+    def __init__(
+        self,
+        *,
+        p50: _builtins.float = ...,
+        p90: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p90", b"p90"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Span: _TypeAlias = Span  # noqa: Y015
+
+@_typing.final
+class ForecastWave(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CUMULATIVE_FIELD_NUMBER: _builtins.int
+    PASSED_S_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    cumulative: _builtins.int
+    """its cap"""
+    @_builtins.property
+    def passed_s(self) -> Global___Span:
+        """absent where most runs did not come so far"""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        cumulative: _builtins.int = ...,
+        passed_s: Global___Span | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["passed_s", b"passed_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cumulative", b"cumulative", "number", b"number", "passed_s", b"passed_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForecastWave: _TypeAlias = ForecastWave  # noqa: Y015
+
+@_typing.final
+class ForecastPoint(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_S_FIELD_NUMBER: _builtins.int
+    EXPOSED_FIELD_NUMBER: _builtins.int
+    CAP_FIELD_NUMBER: _builtins.int
+    at_s: _builtins.float
+    cap: _builtins.float
+    @_builtins.property
+    def exposed(self) -> Global___Span: ...
+    def __init__(
+        self,
+        *,
+        at_s: _builtins.float = ...,
+        exposed: Global___Span | None = ...,
+        cap: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exposed", b"exposed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_s", b"at_s", "cap", b"cap", "exposed", b"exposed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForecastPoint: _TypeAlias = ForecastPoint  # noqa: Y015
+
+@_typing.final
+class Forecast(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EndingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DEVICES_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    DURATION_S_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    EXPOSED_FIELD_NUMBER: _builtins.int
+    HIT_FIELD_NUMBER: _builtins.int
+    WAVES_FIELD_NUMBER: _builtins.int
+    REACHED_PER_HOUR_FIELD_NUMBER: _builtins.int
+    ENDINGS_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    FLEET_FIELD_NUMBER: _builtins.int
+    FAILS_ON_PCT_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    devices: _builtins.int
+    runs: _builtins.int
+    fleet: _builtins.str
+    """what was played, for people"""
+    fails_on_pct: _builtins.float
+    seed: _builtins.int
+    @_builtins.property
+    def duration_s(self) -> Global___Span:
+        """absent where most runs came to no end"""
+
+    @_builtins.property
+    def bytes(self) -> Global___Span: ...
+    @_builtins.property
+    def exposed(self) -> Global___Span:
+        """at the end: of a bad version its blast radius"""
+
+    @_builtins.property
+    def hit(self) -> Global___Span:
+        """devices on which the version failed"""
+
+    @_builtins.property
+    def waves(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForecastWave]: ...
+    @_builtins.property
+    def reached_per_hour(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """new devices in each hour, at most two days"""
+
+    @_builtins.property
+    def endings(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """runs by the phase in which they ended"""
+
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForecastPoint]: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what is not recorded and was assumed"""
+
+    def __init__(
+        self,
+        *,
+        devices: _builtins.int = ...,
+        runs: _builtins.int = ...,
+        duration_s: Global___Span | None = ...,
+        bytes: Global___Span | None = ...,
+        exposed: Global___Span | None = ...,
+        hit: Global___Span | None = ...,
+        waves: _abc.Iterable[Global___ForecastWave] | None = ...,
+        reached_per_hour: _abc.Iterable[_builtins.int] | None = ...,
+        endings: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        points: _abc.Iterable[Global___ForecastPoint] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+        fleet: _builtins.str = ...,
+        fails_on_pct: _builtins.float = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "duration_s", b"duration_s", "exposed", b"exposed", "hit", b"hit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "devices", b"devices", "duration_s", b"duration_s", "endings", b"endings", "exposed", b"exposed", "fails_on_pct", b"fails_on_pct", "fleet", b"fleet", "hit", b"hit", "notes", b"notes", "points", b"points", "reached_per_hour", b"reached_per_hour", "runs", b"runs", "seed", b"seed", "waves", b"waves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Forecast: _TypeAlias = Forecast  # noqa: Y015
 
 @_typing.final
 class StartRolloutRequest(_message.Message):

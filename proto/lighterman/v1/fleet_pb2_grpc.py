@@ -199,6 +199,11 @@ class FleetServiceStub(object):
                 request_serializer=lighterman_dot_v1_dot_fleet__pb2.RolloutSpec.SerializeToString,
                 response_deserializer=lighterman_dot_v1_dot_fleet__pb2.RolloutPlan.FromString,
                 _registered_method=True)
+        self.ForecastRollout = channel.unary_unary(
+                '/lighterman.v1.FleetService/ForecastRollout',
+                request_serializer=lighterman_dot_v1_dot_fleet__pb2.ForecastRequest.SerializeToString,
+                response_deserializer=lighterman_dot_v1_dot_fleet__pb2.Forecast.FromString,
+                _registered_method=True)
         self.StartRollout = channel.unary_unary(
                 '/lighterman.v1.FleetService/StartRollout',
                 request_serializer=lighterman_dot_v1_dot_fleet__pb2.StartRolloutRequest.SerializeToString,
@@ -445,6 +450,12 @@ class FleetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForecastRollout(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartRollout(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -661,6 +672,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.PlanRollout,
                     request_deserializer=lighterman_dot_v1_dot_fleet__pb2.RolloutSpec.FromString,
                     response_serializer=lighterman_dot_v1_dot_fleet__pb2.RolloutPlan.SerializeToString,
+            ),
+            'ForecastRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForecastRollout,
+                    request_deserializer=lighterman_dot_v1_dot_fleet__pb2.ForecastRequest.FromString,
+                    response_serializer=lighterman_dot_v1_dot_fleet__pb2.Forecast.SerializeToString,
             ),
             'StartRollout': grpc.unary_unary_rpc_method_handler(
                     servicer.StartRollout,
@@ -1594,6 +1610,33 @@ class FleetService(object):
             '/lighterman.v1.FleetService/PlanRollout',
             lighterman_dot_v1_dot_fleet__pb2.RolloutSpec.SerializeToString,
             lighterman_dot_v1_dot_fleet__pb2.RolloutPlan.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForecastRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lighterman.v1.FleetService/ForecastRollout',
+            lighterman_dot_v1_dot_fleet__pb2.ForecastRequest.SerializeToString,
+            lighterman_dot_v1_dot_fleet__pb2.Forecast.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,7 @@ class FleetServiceStub:
     ListTokens: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListTokensRequest, _fleet_pb2.ListTokensResponse]
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RevokeTokenRequest, _fleet_pb2.Token]
     PlanRollout: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RolloutSpec, _fleet_pb2.RolloutPlan]
+    ForecastRollout: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ForecastRequest, _fleet_pb2.Forecast]
     StartRollout: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.StartRolloutRequest, _fleet_pb2.Rollout]
     ListRollouts: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListRolloutsRequest, _fleet_pb2.ListRolloutsResponse]
     GetRollout: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RolloutRequest, _fleet_pb2.Rollout]
@@ -116,6 +117,7 @@ class FleetServiceAsyncStub(FleetServiceStub):
     ListTokens: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListTokensRequest, _fleet_pb2.ListTokensResponse]  # type: ignore[assignment]
     RevokeToken: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RevokeTokenRequest, _fleet_pb2.Token]  # type: ignore[assignment]
     PlanRollout: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RolloutSpec, _fleet_pb2.RolloutPlan]  # type: ignore[assignment]
+    ForecastRollout: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ForecastRequest, _fleet_pb2.Forecast]  # type: ignore[assignment]
     StartRollout: _aio.UnaryUnaryMultiCallable[_fleet_pb2.StartRolloutRequest, _fleet_pb2.Rollout]  # type: ignore[assignment]
     ListRollouts: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListRolloutsRequest, _fleet_pb2.ListRolloutsResponse]  # type: ignore[assignment]
     GetRollout: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RolloutRequest, _fleet_pb2.Rollout]  # type: ignore[assignment]
@@ -360,6 +362,13 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.RolloutSpec,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.RolloutPlan, _abc.Awaitable[_fleet_pb2.RolloutPlan]]: ...
+
+    @_abc_1.abstractmethod
+    def ForecastRollout(
+        self,
+        request: _fleet_pb2.ForecastRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.Forecast, _abc.Awaitable[_fleet_pb2.Forecast]]: ...
 
     @_abc_1.abstractmethod
     def StartRollout(
