@@ -39,6 +39,7 @@ from controller.store.waves import WaveRow
 _A = AssignmentState
 # In one transaction: few enough that news is heard between, and first offers go out early.
 CANDIDATES = 100
+LOOKED_UP = 500  # devices short of inferences whose orders are read
 _ON_THE_WAY = OPEN - {_A.PLANNED}
 _LEFT = frozenset({_A.ROLLING_BACK, _A.ROLLED_BACK})
 
@@ -118,6 +119,8 @@ def _with_samples(
             for row in mine
         }
     )
+    short = [row.device_id for row in committed if inferences[row.device_id] < spec.min_samples]
+    gone = _gone_on(conn, rollout, short)
     seen = [row for rows in after.values() for row in rows]
     untouched = find_untouched(conn, rollout, facts.opened_at)
     return replace(
@@ -128,12 +131,25 @@ def _with_samples(
         control=_side(row for rows in untouched.since.values() for row in rows),
         compared=compare_wave(mine, after, untouched),
         samples=sum(inferences.values()),
-        short=tuple(
-            row.device_id for row in committed if inferences[row.device_id] < spec.min_samples
-        ),
+        committed=facts.committed - len(gone),
+        short=tuple(one for one in short if one not in gone),
         last_evidence_at=max(
             (one.last_at for rows in heard.values() for one in rows), default=None
         ),
+    )
+
+
+def _gone_on(conn: Connection, rollout: RolloutRow, device_ids: list[str]) -> frozenset[str]:
+    """Those that are ordered something newer: they will show no more of this version.
+
+    They count as committed no longer, so a wave of them alone is not proven.
+    """
+    known = devices.list_desired(conn, device_ids[:LOOKED_UP])
+    entries = {one: models.get(rollout.model) for one, (_, models) in known.items()}
+    return frozenset(
+        one
+        for one, entry in entries.items()
+        if entry is not None and entry["rollout"] != rollout.rollout_id
     )
 
 

@@ -233,9 +233,9 @@ def restore_previous(
     """
     book = DesiredBook(conn, {row.device_id for row in rows})
     named = [row for row in rows if _names(book, row)]
-    back = ways_back(conn, {row.device_id: row.previous_entry for row in named})
+    back = ways_back(conn, {(row.device_id, row.model): row.previous_entry for row in named})
     generations = {
-        row.device_id: book.change(Change(row.device_id, row.model, back[row.device_id]))
+        row.device_id: book.change(Change(row.device_id, row.model, back[row.device_id, row.model]))
         for row in named
     }
     book.write(deps, ctx)

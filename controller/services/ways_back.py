@@ -12,12 +12,16 @@ from controller.store.rollouts import find_rollout
 from controller.store.session import Connection
 
 Json = dict[str, Any]
+Key = tuple[str, str]  # device, model
 _GONE = frozenset({AssignmentState.ROLLING_BACK, AssignmentState.ROLLED_BACK})
 _CALLED_BACK = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK})
 
 
-def ways_back(conn: Connection, entries: dict[str, Json | None]) -> dict[str, Json | None]:
-    """By device: its entry, or the one before it where that rollout or device went back already."""
+def ways_back(conn: Connection, entries: dict[Key, Json | None]) -> dict[Key, Json | None]:
+    """Each entry, or the one before it where that rollout or device went back already.
+
+    By device and model: a device may leave versions of two models at once.
+    """
     found = dict(entries)
     seen: set[str] = set()
     while True:
@@ -26,15 +30,16 @@ def ways_back(conn: Connection, entries: dict[str, Json | None]) -> dict[str, Js
             return found
         seen |= named
         called_back = {rollout for rollout in named if _is_called_back(conn, rollout)}
-        rows = list_spoken_of(conn, named, found)
-        for device_id, entry in found.items():
+        rows = list_spoken_of(conn, named, {device_id for device_id, _ in found})
+        for key, entry in found.items():
+            device_id = key[0]
             if entry is None or entry["rollout"] not in named:
                 continue
             rollout = str(entry["rollout"])
             row = rows.get((rollout, device_id))
             if rollout in called_back or (row is not None and row.state in _GONE):
                 whole = assignments.get_assignment(conn, rollout, device_id)
-                found[device_id] = None if whole is None else whole.previous_entry
+                found[key] = None if whole is None else whole.previous_entry
 
 
 def _is_called_back(conn: Connection, rollout_id: str) -> bool:

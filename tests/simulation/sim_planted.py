@@ -18,6 +18,7 @@ from controller.domain.planner import Facts, Plan
 from controller.domain.rollout import LIVE, UNDERWAY, AssignmentState, Verdict
 from controller.services import desired, rollout_orders
 from controller.services import tick as ticks
+from controller.services.ways_back import ways_back
 from controller.store import ledger, reported
 from tests.simulation import sim_door
 from tests.simulation.sim_agent import SimAgent
@@ -201,6 +202,24 @@ def _taken_too_early(stack: ExitStack) -> None:
     stack.enter_context(patch.object(SimAgent, "_share_out", early))
 
 
+def _one_way_back(stack: ExitStack) -> None:
+    """A device that leaves versions of two models at once gets one way back for both."""
+    real = ways_back
+
+    def mixed(conn: Any, entries: Any) -> Any:
+        found = real(conn, entries)
+        last = {device: entry for (device, _), entry in found.items()}
+        return {key: last[key[0]] for key in found}
+
+    stack.enter_context(patch("controller.services.rollout_orders.ways_back", mixed))
+
+
+def _waits_for_who_went_on(stack: ExitStack) -> None:
+    """A device that went on to a newer version is still to show more of this one."""
+    name = "controller.services.rollout_facts._gone_on"
+    stack.enter_context(patch(name, lambda *_: frozenset()))
+
+
 PLANTED: Mapping[str, Patches] = {
     "ledger without retries": _ledger_without_retries,
     "gate that passes on silence": _passes_on_silence,
@@ -219,6 +238,8 @@ PLANTED: Mapping[str, Patches] = {
     "late joiner round the ramp": _late_round_the_ramp,
     "superseded order stays desired": _superseded_stays_desired,
     "order taken before it is noted": _taken_too_early,
+    "one way back for two models": _one_way_back,
+    "wave that waits for who went on": _waits_for_who_went_on,
 }
 
 

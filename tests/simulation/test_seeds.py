@@ -15,7 +15,7 @@ def stage() -> Iterator[Stage]:
     made.close()
 
 
-@pytest.mark.parametrize("seed", [3, 7])
+@pytest.mark.parametrize("seed", [3, 15])  # 15: two models left at once
 def test_invariants_hold_whatever_happens(stage: Stage, seed: int) -> None:
     found = stage.play(seed)
     assert not found.broken, found.text()

@@ -1,4 +1,4 @@
-"""The picture of a forecast, as `fleetctl rollout plan --picture` draws it: the real cores play it."""
+"""The picture of a forecast, as `fleetctl rollout plan --picture` draws it: cores play it."""
 
 from controller.api.convert_forecasts import forecast_message
 from controller.cli.forecast import picture
