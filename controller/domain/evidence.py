@@ -169,6 +169,13 @@ class Worse(StrEnum):
     HOLD = "hold"
 
 
+class OnInconclusive(StrEnum):
+    """What becomes of a wave whose figures cannot tell."""
+
+    PAUSE = "pause"  # a person decides
+    ROLL_BACK = "roll_back"
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What the rollout demands. None: no limit of that kind, only the absolute ones."""
@@ -181,6 +188,7 @@ class Rules:
     slower_pct: float | None = None
     stepped_down_pts: float | None = None
     worse: Worse = Worse.ROLL_BACK
+    on_inconclusive: OnInconclusive = OnInconclusive.PAUSE
 
     def to_json(self) -> dict[str, object]:
         """The form stored."""
@@ -193,6 +201,7 @@ class Rules:
             "slower_pct": self.slower_pct,
             "stepped_down_pts": self.stepped_down_pts,
             "worse": self.worse.value,
+            "on_inconclusive": self.on_inconclusive.value,
         }
 
     @classmethod
@@ -208,6 +217,9 @@ class Rules:
             slower_pct=spec.optional("slower_pct"),
             stepped_down_pts=spec.optional("stepped_down_pts"),
             worse=Worse(spec.text("worse", Worse.ROLL_BACK.value)),
+            on_inconclusive=OnInconclusive(
+                spec.text("on_inconclusive", OnInconclusive.PAUSE.value)
+            ),
         )
 
 

@@ -9,11 +9,11 @@ against untouched ones meanwhile, by tests that a look every two seconds does no
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from controller.domain.comparison import ALL_WAVES, Comparison, Metric
-from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts, Worse
+from controller.domain.evidence import OnInconclusive, Rules, Side, Soak, Trouble, WaveFacts, Worse
 from controller.domain.rollout import Verdict
 from controller.domain.sequential import share_bounds
 from controller.domain.words import count_of, ms, times_ms
@@ -46,6 +46,16 @@ class Judgement:
 
 def judge(facts: WaveFacts, rules: Rules, now: datetime) -> Judgement:
     """Judge one wave. Total: every combination of facts has a verdict."""
+    found = _judge(facts, rules, now)
+    if found.verdict is not Verdict.INCONCLUSIVE:
+        return found
+    if rules.on_inconclusive is OnInconclusive.PAUSE:
+        return found
+    reason = f"{found.reason}; inconclusive, and the policy says to roll back then"
+    return replace(found, verdict=Verdict.FAILED, reason=reason)
+
+
+def _judge(facts: WaveFacts, rules: Rules, now: datetime) -> Judgement:
     settled = facts.exposed > 0 and facts.in_flight == 0 and facts.committed > 0
     soak = _advance(facts) if settled else Soak()
     found = (

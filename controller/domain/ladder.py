@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from controller.domain.build import PassedBuild
-from controller.domain.evidence import Worse
+from controller.domain.evidence import OnInconclusive, Worse
 from controller.domain.hosting import Hosting
 from controller.domain.selection import EVERYTHING, Selector, Subject, matches
 from controller.domain.selector import parse_filter
@@ -75,6 +75,7 @@ class GateLimits:
     slower_pct: float | None = None  # than before, on the same devices and beside untouched ones
     stepped_down_pts: float | None = None  # more answers below the heaviest rung, points
     worse: Worse = Worse.ROLL_BACK
+    on_inconclusive: OnInconclusive = OnInconclusive.PAUSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,11 +329,20 @@ def _thresholds(spec: Spec) -> dict[str, float]:
 
 
 def _gate(spec: Spec) -> GateLimits:
-    spec.only("slower_pct", "stepped_down_pts", "worse")
+    spec.only("slower_pct", "stepped_down_pts", "worse", "on_inconclusive")
     worse = spec.text("worse", Worse.ROLL_BACK.value)
     if worse not in set(Worse):
         raise InvalidError(f"{spec.where}.worse is {worse!r}", f"known are {', '.join(Worse)}")
-    return GateLimits(spec.optional("slower_pct"), spec.optional("stepped_down_pts"), Worse(worse))
+    unsure = spec.text("on_inconclusive", OnInconclusive.PAUSE.value)
+    if unsure not in set(OnInconclusive):
+        known = ", ".join(OnInconclusive)
+        raise InvalidError(f"{spec.where}.on_inconclusive is {unsure!r}", f"known are {known}")
+    return GateLimits(
+        spec.optional("slower_pct"),
+        spec.optional("stepped_down_pts"),
+        Worse(worse),
+        OnInconclusive(unsure),
+    )
 
 
 def _wishes(value: object, where: str) -> tuple[RungWish, ...]:

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from controller.domain.comparison import together
-from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts, Worse
+from controller.domain.evidence import OnInconclusive, Rules, Side, Soak, Trouble, WaveFacts, Worse
 from controller.domain.health import SOAK_GAP_S
 from controller.domain.histogram import Histogram, merged
-from controller.domain.ladder import GateLimits, Policy
+from controller.domain.ladder import Policy
 from controller.domain.planner import Facts
 from controller.domain.rollout import (
     LIVE,
@@ -173,7 +173,9 @@ def rules_of(policies: Sequence[Policy], spec: RolloutSpec) -> Rules:
     Of the limits of comparisons, which not every policy has, the strictest.
     """
     limits = [policy.gate for policy in policies]
-    holds = [gate.worse is Worse.HOLD for gate in limits if gate != GateLimits(worse=gate.worse)]
+    compared = [one for one in limits if (one.slower_pct, one.stepped_down_pts) != (None, None)]
+    holds = [gate.worse is Worse.HOLD for gate in compared]
+    unsure = {gate.on_inconclusive for gate in limits}
     return Rules(
         soak_s=spec.soak_s,
         min_samples=spec.min_samples,
@@ -183,6 +185,9 @@ def rules_of(policies: Sequence[Policy], spec: RolloutSpec) -> Rules:
         slower_pct=_strictest(gate.slower_pct for gate in limits),
         stepped_down_pts=_strictest(gate.stepped_down_pts for gate in limits),
         worse=Worse.HOLD if holds and all(holds) else Worse.ROLL_BACK,
+        on_inconclusive=OnInconclusive.ROLL_BACK
+        if OnInconclusive.ROLL_BACK in unsure
+        else OnInconclusive.PAUSE,
     )
 
 

@@ -97,3 +97,21 @@ def test_what_cannot_be_read_is_refused_with_its_column(home: Running) -> None:
     assert "at column 26: expected `)`" in said
     said = run(home, "rollout", "plan", "digits:1.0.0", "--to", "site=berlin,version<1.3", expect=1)
     assert "at column 20: `<` compares versions alone" in said
+
+
+def test_a_described_fleet_is_forecast_and_drawn(home: Running, tmp_path: Path) -> None:
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text("classes: [{name: gate, devices: 30, inferences_per_s: 20}]\nbytes: 20MB\n")
+    plan = ("rollout", "plan", "detector:1.0.0", "--to", "all", "--fleet", str(fleet))
+    drawn = tmp_path / "forecast.svg"
+    said = run(home, *plan, "--fails-on", "50", "--soak", "1m", "--picture", str(drawn))
+    assert "fails on, devices" in said
+    assert "ROLLED_BACK" in said
+    assert drawn.read_text().startswith("<svg ")
+    document = json.loads(run(home, *plan, "-o", "json"))
+    found = document["forecast"]
+    assert found["devices"] == 30
+    assert found["exposed"]["p90"] == 30
+    assert found == json.loads(run(home, *plan, "-o", "json"))["forecast"]
+    fleet.write_text("classes: [{name: gate, devices: 30, awy_s: 1}]\n")
+    assert "did you mean away_s ?" in run(home, *plan, expect=1)

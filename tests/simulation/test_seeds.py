@@ -6,6 +6,7 @@ import pytest
 
 from tests.simulation.sim_faults import Faults
 from tests.simulation.sim_run import Stage
+from tests.simulation.sim_whatif import WhatIf
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +34,10 @@ def test_a_bug_is_found_told_and_made_small(stage: Stage, monkeypatch: pytest.Mo
     lines = small.text().splitlines()
     assert len(lines) <= 20
     assert lines[-1].endswith("make sim SEED=0")
+
+
+@pytest.mark.parametrize("seed", [1, 4])  # a good version, and one that fails on a third
+def test_a_forecast_holds_for_what_then_happens(stage: Stage, seed: int) -> None:
+    found = WhatIf(stage).compare(seed)
+    assert found.is_hit, found
+    assert found.fails is (seed == 4)

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 
 from controller.domain.comparison import Comparison, Metric
-from controller.domain.evidence import Rules, Side, Soak, Trouble, WaveFacts, Worse
+from controller.domain.evidence import OnInconclusive, Rules, Side, Soak, Trouble, WaveFacts, Worse
 from controller.domain.health import SOAK_GAP_S, Judgement, judge
 from controller.domain.histogram import Histogram, histogram_of
 from controller.domain.rollout import Verdict
@@ -98,6 +98,16 @@ def test_a_tail_worse_than_before_but_inside_the_budget_passes() -> None:
     assert "times" not in look(before=side(60), after=side(80)).reason
     few = look(before=side(20, 3), after=side(80))  # three say nothing of a tail
     assert "times" not in few.reason
+
+
+def test_a_policy_may_take_back_what_the_figures_cannot_tell() -> None:
+    facts = replace(HEALTHY, after=side(160), same=side(160), control=side(170))
+    strict = replace(RULES, on_inconclusive=OnInconclusive.ROLL_BACK)
+    assert judge(facts, RULES, NOW).verdict is Verdict.INCONCLUSIVE
+    found = judge(facts, strict, NOW)
+    assert found.verdict is Verdict.FAILED
+    assert found.reason.endswith("inconclusive, and the policy says to roll back then")
+    assert Rules.from_json(json.loads(json.dumps(strict.to_json()))) == strict
 
 
 def test_a_tail_that_the_untouched_devices_show_too_is_for_a_person() -> None:

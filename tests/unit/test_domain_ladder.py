@@ -9,7 +9,7 @@ from agent.domain.manifest import parse_model
 from agent.domain.manifest import parse_policy as parse_on_agent
 from agent.domain.remote import parse_remote
 from controller.domain.build import PassedBuild
-from controller.domain.evidence import Worse
+from controller.domain.evidence import OnInconclusive, Worse
 from controller.domain.ladder import (
     GateLimits,
     Policy,
@@ -207,10 +207,13 @@ def test_limits_of_the_gate_are_read_strictly_and_stay_with_the_controller() -> 
     gate = {"slower_pct": 10, "stepped_down_pts": 5, "worse": "hold"}
     policy = parse_policy("p", {"gate": gate})
     assert policy.gate == GateLimits(10.0, 5.0, Worse.HOLD)
+    unsure = parse_policy("p", {"gate": {"on_inconclusive": "roll_back"}}).gate
+    assert unsure == GateLimits(on_inconclusive=OnInconclusive.ROLL_BACK)
     assert "gate" not in policy.to_manifest()
     for slip, message in (
         ({"slower": 10}, "unknown keys: slower"),
         ({"worse": "pass"}, "known are roll_back, hold"),
+        ({"on_inconclusive": "pass"}, "known are pause, roll_back"),
         ({"slower_pct": -1}, "slower_pct is -1"),
     ):
         with pytest.raises(InvalidError) as caught:
