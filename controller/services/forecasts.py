@@ -168,9 +168,12 @@ def _away(
 ) -> tuple[float, float]:
     """Share of the time that these are away, in percent, and how long at a time."""
     away_s, times = 0.0, 0
-    oldest = min((rows[0].at for rows in presence.values()), default=ctx.now)
-    whole_s = max(3600.0, (ctx.now - oldest).total_seconds()) * max(1, len(ids))
-    for row in find_devices(conn, ids):
+    rows = find_devices(conn, ids)
+    oldest = max(ctx.now - PRESENCE, min((row.enrolled_at for row in rows), default=ctx.now))
+    if sum(map(len, presence.values())) >= EVENTS_MOST:  # older ones were not read
+        oldest = max(oldest, min(said[0].at for said in presence.values()))
+    whole_s = max(60.0, (ctx.now - oldest).total_seconds()) * max(1, len(ids))
+    for row in rows:
         since: datetime | None = None
         for said in presence.get(row.device_id, ()):
             if said.kind == "device_offline":

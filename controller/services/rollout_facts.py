@@ -74,16 +74,8 @@ def wave_facts(
         committed=len(committed),
         offline=_count_offline(conn, rollout, in_flight),
         rolled_back=_left(conn, rollout.rollout_id),
-        failed=tuple(
-            _trouble(row)
-            for row in mine
-            if row.state is _A.FAILED and row.activated_at is None and row.updated_at > since
-        ),
-        starved=tuple(
-            _trouble(row)
-            for row in in_flight
-            if row.evidence.get("starved") and row.updated_at > since
-        ),
+        failed=_failed(mine, since),
+        starved=_starved(in_flight, since),
         last_change_at=max((row.updated_at for row in mine), default=None),
         acknowledged_at=acknowledged_at,
         passed=wave.verdict is Verdict.PASSED,
@@ -97,6 +89,21 @@ def wave_facts(
         return _with_first_wave(conn, rollout, wave, facts, now)
     except InvalidError as error:
         return replace(facts, unreadable=error.text())
+
+
+def _failed(rows: Iterable[AssignmentRow], since: datetime) -> tuple[Trouble, ...]:
+    """Those that could not take it, by what was said after `since`."""
+    return tuple(
+        _trouble(row)
+        for row in rows
+        if row.state is _A.FAILED and row.activated_at is None and row.updated_at > since
+    )
+
+
+def _starved(rows: Iterable[AssignmentRow], since: datetime) -> tuple[Trouble, ...]:
+    return tuple(
+        _trouble(row) for row in rows if row.evidence.get("starved") and row.updated_at > since
+    )
 
 
 def _with_samples(
