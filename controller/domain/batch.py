@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from controller.errors import InvalidError
 
-# A gain below this is a clock's noise, and waiting for a batch to fill costs latency.
-LEAST_GAIN = 1.1
+# A gain below this may be the noise of a busy machine: 1.1 chose a batch that lost when asked
+# again. And waiting for a batch to fill costs latency.
+LEAST_GAIN = 1.3
 # The smallest batch within so much of the best one: half the wait for nearly the same.
 NEAR_BEST = 0.95
 
