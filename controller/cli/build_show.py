@@ -21,6 +21,11 @@ from lighterman.v1 import fleet_pb2
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+NOTHING_BUILT = (
+    "nothing is built of {ref}: no device reports a runtime that these profiles build for\n"
+    "name recipes with --recipe, or enrol a device first: fleetctl device list"
+)
+
 
 def _which_options(function: F) -> F:
     options = [

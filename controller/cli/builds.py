@@ -26,7 +26,7 @@ from controller.cli.build_figures import (
     quality_cells,
     quality_column,
 )
-from controller.cli.build_show import build_name
+from controller.cli.build_show import NOTHING_BUILT, build_name
 from controller.cli.follow import follow, watch_option
 from controller.cli.problem import CliError
 from controller.cli.session import CLOCK, Session, common, parse_ref
@@ -70,6 +70,8 @@ def run(
         model=name, version=version, profiles=profiles, dataset=dataset, recipes=recipes
     )
     builds = list(session.stub.StartBuild(request, timeout=60).builds)
+    if not builds:
+        raise CliError(NOTHING_BUILT.format(ref=ref))
     if not wait:
         _show(session, builds)
         return 0
@@ -80,8 +82,7 @@ def _follow(
     session: Session, name: str, version: str, builds: list[fleet_pb2.Build], timeout_s: float
 ) -> int:
     """Wait until these are judged, whoever asked for them; 1 where a variant got no build."""
-    wanted = {_key(item) for item in builds}
-    builds = _wait(session, name, version, wanted, timeout_s)
+    builds = _wait(session, name, version, {_key(item) for item in builds}, timeout_s)
     if session.machine:
         _show(session, builds)
     unusable = _without_usable(builds)

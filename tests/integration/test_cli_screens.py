@@ -197,6 +197,19 @@ def test_what_is_unknown_is_answered_by_what_was_meant(
     assert said in run(home, *words.split(), expect=1)
 
 
+def test_a_run_that_builds_nothing_says_so_and_waits_for_nothing(
+    home: Running, tmp_path: Path
+) -> None:
+    document = tmp_path / "profile.yaml"
+    document.write_text(
+        "kind: Profile\nname: no-device\nspec:\n  match: {arch: x86_64}\n"
+        "  runtimes: [onnxruntime, openvino]\n  recipes: [openvino-fp32]\n"
+    )
+    run(home, "apply", "-f", str(document))
+    said = run(home, "build", "run", "digits:1.0.0", "--profile", "no-device", "--wait", expect=1)
+    assert "nothing is built of digits:1.0.0: no device reports a runtime" in said
+
+
 def test_the_first_variant_is_no_same_signature(home: Running) -> None:
     shown = run(home, "model", "show", "digits").splitlines()
     assert [line.endswith("same signature") for line in shown[1:3]] == [False, True]
