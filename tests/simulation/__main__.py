@@ -138,7 +138,7 @@ def _hunt(job: tuple[str, int, int]) -> tuple[str, int | None, str]:
     name, first, last = job
     for seed in range(first, last):
         found = _stage().play(seed, bug=name)
-        if found.broken:
+        if found.broken and not _stage().play(seed).broken:  # it is the bug that breaks it
             return name, seed, found.broken[:120]
     return name, None, ""
 
