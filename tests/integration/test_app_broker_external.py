@@ -169,7 +169,11 @@ def test_keys_may_lie_in_a_folder_of_their_own(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     with running(tmp_path / "first", trust_dir=str(keys)):
         pass
-    assert sorted(path.name for path in keys.iterdir()) == ["authority.pem", "engines.pem", "signing.pem"]
+    assert sorted(path.name for path in keys.iterdir()) == [
+        "authority.pem",
+        "engines.pem",
+        "signing.pem",
+    ]
     assert not (tmp_path / "first" / "trust").exists()
     with running(tmp_path / "second", trust_dir=str(keys)):
         pass

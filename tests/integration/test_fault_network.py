@@ -187,11 +187,10 @@ def test_negative_control_an_agent_that_drops_what_it_sent(
             wait_for(lambda: "dropped" in since_commit(careless.agent, rollout), 20, "the loss")
             careless.roads.cut()
             careless.roads.restore()
-            with pytest.raises(AssertionError, match="COMMITTED of r-careless"):
-                careless.wait_states(rollout, PROVEN, 10)
-        careless.agent.stop()
-        with pytest.raises(AssertionError, match=r"I7: photo of .* is COMMITTED on careless"):
-            check_agent(controller.settings.data_dir, careless.agent)
+            # How its orders stand is told anew; what it dropped stays on record as a gap.
+            careless.wait_states(rollout, PROVEN)
+        (gap,) = controller.events("careless", "reports_forgotten")
+        assert "were acknowledged and are not stored" in gap.reason
     finally:
         careless.agent.stop()
         careless.roads.close()
