@@ -11,7 +11,7 @@ SEEDS ?= 100
 PLANTED ?=
 MODELS ?= demo
 # What `make test` runs with shorter waits.
-TRUE_LENGTH := tests/integration/test_fault_poison.py \
+TRUE_LENGTH := tests/integration/test_fault_poison.py tests/e2e/test_random_faults.py \
   tests/integration/test_fault_network.py::test_a_controller_away_for_a_while_hears_everything_once
 
 .DEFAULT_GOAL := help

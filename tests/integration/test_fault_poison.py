@@ -188,6 +188,7 @@ def test_the_version_before_is_back_within_30_s_without_a_controller(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(HANG_S != DEFAULT_HANG_S, reason="at its default length: make test-slow")
 def test_a_loop_is_called_off_at_the_default_limit(
     controller: ControllerWorld, tmp_path: Path
 ) -> None:
