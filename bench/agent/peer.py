@@ -60,29 +60,40 @@ def picture_of(number: int) -> Any:
 
 
 def ask(endpoint: str, model: str, number: str) -> Work:
-    """Threads that ask and wait; one request, serialized once: asking is to cost little."""
+    """Threads that ask and wait, each with a picture of its own, as cameras do.
+
+    Requests are serialized once: asking is to cost little.
+    """
     import grpc
 
     from lighterman.oip import inference_pb2 as pb
 
-    request = pb.ModelInferRequest(model_name=model)
-    request.inputs.add(name=INPUT, datatype="FP32", shape=SHAPE)
-    request.raw_input_contents.append(picture_of(0).tobytes())
-    data = request.SerializeToString()
+    def asked(of: int) -> bytes:
+        request = pb.ModelInferRequest(model_name=model)
+        request.inputs.add(name=INPUT, datatype="FP32", shape=SHAPE)
+        request.raw_input_contents.append(picture_of(of).tobytes())
+        whole: bytes = request.SerializeToString()
+        return whole
+
     channel = grpc.insecure_channel(
         endpoint, [("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
     )
     call: Any = channel.unary_unary(METHOD, request_serializer=bytes)
-    call(data, timeout=CALL_S, wait_for_ready=True)
+    call(asked(0), timeout=CALL_S, wait_for_ready=True)
 
-    def once() -> str:
-        try:
-            call(data, timeout=CALL_S)
-        except grpc.RpcError as error:
-            return str(error.details() if isinstance(error, grpc.Call) else error)
-        return ""
+    def asker(of: int) -> Callable[[], str]:
+        data = asked(of)
 
-    return _in_flight([once] * int(number))
+        def once() -> str:
+            try:
+                call(data, timeout=CALL_S)
+            except grpc.RpcError as error:
+                return str(error.details() if isinstance(error, grpc.Call) else error)
+            return ""
+
+        return once
+
+    return _in_flight([asker(of) for of in range(int(number))])
 
 
 def send(endpoint: str, number: str) -> Work:
