@@ -1,18 +1,11 @@
 """An agent process: `lighterman-agent enroll`, then `run`, with a state folder of its own."""
 
 import os
-import socket
 import subprocess
 from pathlib import Path
 
+from examples.fleet.ports import free_port
 from examples.fleet.processes import Child, ChildError
-
-
-def free_port() -> int:
-    """A loopback port that nobody uses at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class AgentProcess(Child):

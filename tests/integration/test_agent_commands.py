@@ -14,8 +14,8 @@ from agent.clock import SystemClock
 from agent.store.identity import FileIdentityStore
 from controller.services.devices import retire_device
 from controller.trust.authority import Authority
+from examples.fleet.ports import free_port
 from tests.support.agent_world import AgentProcess, ControllerWorld, running_controller
-from tests.support.ports import free_port
 from tests.support.wait import wait_for
 
 

@@ -123,7 +123,7 @@ def test_an_edge_server_with_another_version_is_not_used_and_that_is_told(
 
 
 def free_address() -> str:
-    from tests.support.ports import free_port
+    from examples.fleet.ports import free_port
 
     return f"127.0.0.1:{free_port()}"
 

@@ -17,9 +17,9 @@ import pytest
 from controller.app import Controller
 from controller.errors import UnavailableError
 from controller.mqtt.broker import find_mosquitto
+from examples.fleet.ports import free_port
 from lighterman.v1 import device_pb2, fleet_pb2, topics
 from tests.support.gateway import Mqtt, Running, client_context, free_settings, running
-from tests.support.ports import free_port
 from tests.support.wait import wait_for
 
 # Tells the broker whose number stands beside it: what `systemctl reload mosquitto` does elsewhere.

@@ -17,9 +17,9 @@ import pytest
 
 from controller.app import Controller
 from controller.errors import LightermanError, UnavailableError
+from examples.fleet.ports import free_ports
 from lighterman.v1 import fleet_pb2
 from tests.support.gateway import Context, Running, channel, free_settings, read_context, running
-from tests.support.ports import free_ports
 from tests.support.wait import wait_for
 
 ENDED = 20.0

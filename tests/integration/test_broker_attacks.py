@@ -16,8 +16,8 @@ from controller.mqtt.broker_config import BrokerLimits, render_acl, render_confi
 from controller.mqtt.client import take_over, tls_context
 from controller.trust.authority import Authority, read_certificate
 from controller.trust.names import Role, Subject
+from examples.fleet.ports import free_port
 from tests.support.gateway import Context, Mqtt, broker_files, client_context, identity
-from tests.support.ports import free_port
 from tests.support.wait import wait_for
 
 MINE, VICTIM = "mallory", "victim"

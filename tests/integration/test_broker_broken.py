@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from controller.mqtt import broker as broker_room
+from examples.fleet.ports import free_ports
 from lighterman.v1 import fleet_pb2
 from tests.support.agent_world import AgentProcess, running_controller
 from tests.support.gateway import Running
-from tests.support.ports import free_ports
 from tests.support.serving import make_release, scaled
 from tests.support.wait import wait_for
 

@@ -16,8 +16,8 @@ from controller.errors import UnavailableError
 from controller.mqtt.broker import Broker, end_stale, find_mosquitto
 from controller.mqtt.broker_config import PID_FILE, render_acl
 from controller.trust.authority import Authority
+from examples.fleet.ports import free_port
 from tests.support.gateway import broker_files
-from tests.support.ports import free_port
 from tests.support.wait import wait_for
 
 # A controller in small: starts a broker, says so, and waits for its death.

@@ -15,9 +15,9 @@ from typing import Any
 import grpc
 import pytest
 
+from examples.fleet.ports import free_ports
 from tests.proxy import Direction, Door, Faults
 from tests.support.agent_world import AgentProcess, Client, ControllerWorld
-from tests.support.ports import free_ports
 from tests.support.roads import Roads, bad_network
 from tests.support.serving import heavy_file, make_release, products_for, scaled, slow
 from tests.support.wait import wait_for

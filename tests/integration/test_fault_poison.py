@@ -18,9 +18,9 @@ import grpc
 import pytest
 
 from examples.fleet.clock import monotonic
+from examples.fleet.ports import free_ports
 from tests.support.agent_world import AgentProcess, Client, ControllerWorld
 from tests.support.poison import POISONS
-from tests.support.ports import free_ports
 from tests.support.routed_agent import DEADLY
 from tests.support.serving import crashing, make_release, not_a_number, products_for, scaled, slow
 from tests.support.wait import wait_for

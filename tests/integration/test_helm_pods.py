@@ -14,9 +14,9 @@ import yaml
 from controller.clock import SystemClock
 from controller.trust.authority import Authority
 from controller.trust.signing import Signer
+from examples.fleet.ports import free_port, free_ports
 from tests.support.containerfile import last, read_containerfile
 from tests.support.pods import Pod, node_can_run, processes_in, running_node
-from tests.support.ports import free_port, free_ports
 from tests.support.wait import wait_for
 from tools.check_helm import CHART, ROOT, render, value_sets
 

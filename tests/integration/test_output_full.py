@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import lighterman.output
+from examples.fleet.ports import free_ports
 from tests.support.agent_world import AgentProcess, ControllerWorld, running_controller
-from tests.support.ports import free_ports
 from tests.support.wait import wait_for
 
 SAID = "error: the output cannot be written: No space left on device"

@@ -28,8 +28,8 @@ from controller.services.tokens import create_token
 from controller.settings import Settings
 from controller.store import devices
 from controller.store.devices import DeviceRow
+from examples.fleet.ports import free_ports
 from lighterman.oip import inference_pb2, inference_pb2_grpc
-from tests.support.ports import free_ports
 from tests.support.releases import digest_of
 from tests.support.wait import wait_for
 

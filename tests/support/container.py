@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.ports import free_port
+from examples.fleet.ports import free_port
 from tests.support.sources import ROOT
 from tests.support.wait import wait_for
 

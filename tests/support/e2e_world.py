@@ -21,10 +21,10 @@ from examples.fleet.camera import Answer, Camera, Picture
 from examples.fleet.clock import monotonic, wait_until
 from examples.fleet.controller import ControllerProcess
 from examples.fleet.ctl import Ctl
+from examples.fleet.ports import free_ports
 from examples.fleet.proxy import Proxy
 from examples.hosts import write_host
 from tests.support import e2e_models as models
-from tests.support.ports import free_ports
 
 DIGITS = "digits"
 REAL = ("gate-1", "gate-2")

@@ -33,8 +33,8 @@ from controller.store.session import Store, migrate
 from controller.trust.authority import Authority, Identity
 from controller.trust.names import Role, Subject
 from controller.trust.signing import Signer
+from examples.fleet.ports import free_ports
 from lighterman.v1 import device_pb2_grpc, enrollment_pb2, enrollment_pb2_grpc, fleet_pb2_grpc
-from tests.support.ports import free_ports
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 

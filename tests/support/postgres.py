@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import TypedDict
 
-from tests.support.ports import free_port
+from examples.fleet.ports import free_port
 from tests.support.wait import wait_for
 
 # PostgreSQL refuses to run as root; this user owns nothing, which is enough.

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.ports import free_port
+from examples.fleet.ports import free_port
 from tests.support.sources import ROOT
 from tests.support.wait import wait_for
 

@@ -17,11 +17,11 @@ import pytest
 
 from examples.fleet.controller import ControllerProcess
 from examples.fleet.ctl import Ctl
+from examples.fleet.ports import free_ports
 from lighterman.oip import inference_pb2 as pb
 from lighterman.oip import inference_pb2_grpc as pb_grpc
 from tests.support.container import AGENT, STATE, UNIT, USER, Container, missing, wheels
 from tests.support.hanging import POISON, hanging
-from tests.support.ports import free_ports
 from tests.support.wait import wait_for
 
 # Who asks for these tests is told what they need; only a run of all tests may pass them by.

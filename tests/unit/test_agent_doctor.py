@@ -16,8 +16,8 @@ from agent.store.identity import FileIdentityStore
 from controller.trust.authority import Authority
 from controller.trust.names import Role, Subject
 from controller.trust.signing import Signer
+from examples.fleet.ports import free_port
 from tests.support.link_server import HOSTS, LinkServer, Trust, now
-from tests.support.ports import free_port
 
 HOUR = timedelta(hours=1)
 ANEW = "lighterman-agent enroll --controller https://127.0.0.1:7444 --token TOKEN"

@@ -10,8 +10,8 @@ import pytest
 from agent.doctor_serve import Silence, ask_grpc, ask_http, look_at_http
 from agent.finding import Verdict
 from agent.serve.http2.server import GrpcServer
+from examples.fleet.ports import free_port
 from tests.support.http_api import HttpApi
-from tests.support.ports import free_port
 
 STUCK = "takes connections and gives no answer in 1 s"
 

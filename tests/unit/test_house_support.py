@@ -1,11 +1,12 @@
 """What the tests lean on: waiting, ports, PostgreSQL."""
 
 import socket
+from pathlib import Path
 
 import pytest
 import sqlalchemy
 
-from tests.support.ports import free_port, free_ports
+from examples.fleet.ports import free_port, free_ports
 from tests.support.wait import wait_for
 
 
@@ -30,6 +31,8 @@ def test_wait_for_tells_the_last_assertion() -> None:
 def test_ports_are_free_and_differ() -> None:
     ports = free_ports(5)
     assert len(set(ports)) == 5
+    outgoing = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    assert max(ports) < int(outgoing[0]), "no client's end may take it before it is bound"
     with socket.socket() as server:
         server.bind(("127.0.0.1", free_port()))
 

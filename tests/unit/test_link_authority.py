@@ -17,8 +17,8 @@ from agent.link.authority import (
     parse_url,
 )
 from agent.link.errors import EnrolError, LinkFault
+from examples.fleet.ports import free_port
 from tests.support.link_server import LinkServer, Trust
-from tests.support.ports import free_port
 
 
 @pytest.fixture

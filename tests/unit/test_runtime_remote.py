@@ -13,7 +13,7 @@ from agent.domain.probation import StepDown
 from agent.errors import InferenceError, LoadError
 from agent.runtime.remote import LinkProber, open_remote
 from agent.serve.server import InferenceServer
-from tests.support.ports import free_port
+from examples.fleet.ports import free_port
 from tests.support.serving import Bench, make_release, scaled, tensor, values
 from tests.support.wait import wait_for
 

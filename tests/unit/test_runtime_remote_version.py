@@ -14,9 +14,9 @@ from agent.domain.remote import RemoteAddress, parse_remote, why_not
 from agent.errors import InferenceError
 from agent.runtime.remote import LinkProber, Remote, open_remote
 from agent.serve.server import InferenceServer
+from examples.fleet.ports import free_port
 from lighterman.oip import inference_pb2 as pb
 from lighterman.oip import inference_pb2_grpc as pb_grpc
-from tests.support.ports import free_port
 from tests.support.serving import Bench, make_release, scaled, tensor, values
 from tests.support.wait import wait_for
 
